@@ -1,0 +1,1 @@
+"""Paged KV bookkeeping: page pool, page tables, radix tree. Ints only."""

@@ -1,0 +1,80 @@
+"""The one tree of errors, each with a stable code.
+
+Everything Plait raises on purpose is a `PlaitError`. A message says what was wrong and, where there is one, how to
+mend it; faces (CLI, Python, HTTP) print it in one line. Knows nothing of any other module.
+"""
+
+from __future__ import annotations
+
+
+class PlaitError(Exception):
+    """Root of the tree. `code` is stable and machine-readable; `str(error)` is one line for a person."""
+
+    code = "internal"
+
+
+class OptionError(PlaitError):
+    """An option or argument whose value cannot be used."""
+
+    code = "invalid_option"
+
+
+class ModelNotFoundError(PlaitError):
+    """No model at that path, and no such model id."""
+
+    code = "model_not_found"
+
+
+class ModelFileError(PlaitError):
+    """A model file with a defect. Names the file, the tensor or key (if any), and the reason."""
+
+    code = "bad_model_file"
+
+    def __init__(self, file: object, reason: str, tensor: str | None = None) -> None:
+        self.file = str(file)
+        self.tensor = tensor
+        self.reason = reason
+        where = f"{self.file}: tensor '{tensor}'" if tensor else self.file
+        super().__init__(f"{where}: {reason}")
+
+
+class UnsupportedModelError(ModelFileError):
+    """A sound file that holds something Plait does not run: an architecture, a tensor type, a tokenizer."""
+
+    code = "unsupported_model"
+
+
+class TokenizerError(PlaitError):
+    """A tokenizer that is missing, damaged or of an unknown kind, or a token id outside its vocabulary."""
+
+    code = "tokenizer"
+
+
+class TemplateError(PlaitError):
+    """A chat template that is missing or fails to render these messages."""
+
+    code = "chat_template"
+
+
+class RequestError(PlaitError):
+    """A request that cannot be served as asked: a parameter out of range, an empty prompt."""
+
+    code = "invalid_request"
+
+
+class PromptTooLongError(RequestError):
+    """The prompt does not fit into the context, or never into the KV memory there is."""
+
+    code = "prompt_too_long"
+
+
+class BackendError(PlaitError):
+    """A kernel library that cannot be used here, or cannot run this model; says what was tried and why."""
+
+    code = "backend_unavailable"
+
+
+class StepError(PlaitError):
+    """A step of the model that failed for one request, for example with logits that are not finite."""
+
+    code = "step_failed"

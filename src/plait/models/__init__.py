@@ -1,0 +1,1 @@
+"""Architectures, composed from ops; config mappings and name tables."""

@@ -1,0 +1,1 @@
+"""Arithmetic: the ops protocol and its backends."""

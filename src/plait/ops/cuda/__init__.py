@@ -1,0 +1,1 @@
+"""The PyTorch + Triton kernel library for CUDA GPUs."""

@@ -1,0 +1,84 @@
+"""The step contract: what the scheduler asks of the runner, and what it gets back. Plain data, ints only.
+
+`handle = runner.submit(plan)`; `events = scheduler.commit(plan, handle.result())`. Frozen records, no numpy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from plait.cache.edits import GroupEdits
+from plait.types import Logprob, SamplingParams, TokenId
+
+SequenceId: TypeAlias = int
+
+
+@dataclass(frozen=True, slots=True)
+class FromStep:
+    """A token the host does not know yet: the one that sampling row `output` of step `step` yields."""
+
+    step: int
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSampling:
+    """How to sample one output row. `position` is the index in the sequence of the token to be drawn; the random
+    number is keyed by (params.seed, sample_index, position). `history` are the tokens so far that the host knows
+    (empty unless a stage of the chain looks at them); `pending` is the token it does not know yet, if any."""
+
+    params: SamplingParams
+    sample_index: int
+    position: int
+    history: tuple[TokenId, ...] = ()
+    pending: FromStep | None = None
+    dry_breaker_ids: tuple[tuple[TokenId, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSequence:
+    """The rows of one sequence: consecutive tokens at consecutive positions from `first_position`.
+
+    `tables[g]` is the page table of KV group g up to and including these tokens, entries (page, first, count);
+    `slots[g]` the slot of each row in group g. `outputs` are the rows (by index in `tokens`) that want logits, each
+    with how to sample it, or None for logits that are only looked at."""
+
+    sequence: SequenceId
+    tokens: tuple[TokenId | FromStep, ...]
+    first_position: int
+    tables: tuple[tuple[tuple[int, int, int], ...], ...]
+    slots: tuple[tuple[int, ...], ...]
+    outputs: tuple[tuple[int, PlannedSampling | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step. `edits[g]` are done before anything else in group g."""
+
+    step: int
+    sequences: tuple[PlannedSequence, ...]
+    edits: tuple[GroupEdits, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(s.tokens) for s in self.sequences)
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """One output row: the tokens it yields (more than one with verified drafts), with their log-probabilities where
+    asked for, or the error that this row alone suffered."""
+
+    tokens: tuple[TokenId, ...]
+    logprobs: tuple[tuple[Logprob, ...], ...] = ()
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Results of the output rows, in the plan's order, and the seconds the step took."""
+
+    step: int
+    rows: tuple[RowResult, ...]
+    seconds: float

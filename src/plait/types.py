@@ -1,0 +1,180 @@
+"""Plain data that crosses module seams: sampling parameters, requests, token events.
+
+Parsed and checked once, here, at the edge: a `SamplingParams` that exists is valid. Knows only `errors`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+from plait.errors import RequestError
+
+TokenId: TypeAlias = int
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended. The names are OpenAI's where it has them."""
+
+    STOP = "stop"  # an end-of-generation token, a stop id or a stop string
+    LENGTH = "length"  # max_tokens, or the context is full
+    ABORT = "abort"  # the caller cancelled
+
+
+class SamplerStage(StrEnum):
+    """One stage of the sampler chain; llama.cpp's names."""
+
+    PENALTIES = "penalties"
+    DRY = "dry"
+    TOP_K = "top_k"
+    TYPICAL_P = "typ_p"
+    TOP_P = "top_p"
+    MIN_P = "min_p"
+    TEMPERATURE = "temperature"
+
+
+LLAMA_CPP_CHAIN: tuple[SamplerStage, ...] = (
+    SamplerStage.PENALTIES,
+    SamplerStage.DRY,
+    SamplerStage.TOP_K,
+    SamplerStage.TYPICAL_P,
+    SamplerStage.TOP_P,
+    SamplerStage.MIN_P,
+    SamplerStage.TEMPERATURE,
+)
+
+OPENAI_CHAIN: tuple[SamplerStage, ...] = (
+    SamplerStage.PENALTIES,
+    SamplerStage.DRY,
+    SamplerStage.TEMPERATURE,
+    SamplerStage.TOP_K,
+    SamplerStage.TYPICAL_P,
+    SamplerStage.TOP_P,
+    SamplerStage.MIN_P,
+)
+
+MAX_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How to choose the next token, and when to stop. Defaults are llama.cpp's.
+
+    `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p` 0, `typical_p` 1, `repeat_penalty` 1 and the zeros of the
+    other penalties switch a stage off. `repeat_last_n` and `dry_penalty_last_n` count tokens; -1 is the whole
+    context. `logit_bias` is added to the raw logits before the chain runs. `seed` None lets the caller's face draw
+    one. `logprobs` is the number of alternatives to report for each token (0: only the chosen one; None: nothing).
+
+    Raises `RequestError` for a value out of range.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    logit_bias: tuple[tuple[TokenId, float], ...] = ()
+    seed: int | None = None
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[TokenId, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    samplers: tuple[SamplerStage, ...] = LLAMA_CPP_CHAIN
+
+    def __post_init__(self) -> None:
+        self._range("temperature", 0, 100)
+        self._range("top_p", 0, 1)
+        self._range("min_p", 0, 1)
+        self._range("typical_p", 0, 1)
+        self._range("top_k", 0)
+        self._range("n", 1, 1024)
+        self._range("repeat_last_n", -1)
+        self._range("dry_penalty_last_n", -1)
+        self._range("dry_allowed_length", 0)
+        self._range("dry_multiplier", 0)
+        self._range("dry_base", 1)
+        self._range("presence_penalty", -100, 100)
+        self._range("frequency_penalty", -100, 100)
+        if not (math.isfinite(self.repeat_penalty) and self.repeat_penalty > 0):
+            raise RequestError(f"repeat_penalty is {self.repeat_penalty}; it must be greater than 0 (1 is off)")
+        if self.max_tokens is not None:
+            self._range("max_tokens", 0)
+        if self.seed is not None:
+            self._range("seed", 0, MAX_SEED)
+        if self.logprobs is not None:
+            self._range("logprobs", 0, 100)
+        if any(s == "" for s in self.stop):
+            raise RequestError("a stop string is empty; give at least one character, or leave it out")
+        if len(set(self.samplers)) != len(self.samplers):
+            raise RequestError("samplers names a stage twice; name each at most once")
+
+    def _range(self, name: str, low: float, high: float = math.inf) -> None:
+        value = getattr(self, name)
+        if not low <= value <= high or value == math.inf:  # also refuses NaN
+            bound = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+            raise RequestError(f"{name} is {value}; it must be {bound}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRequest:
+    """One request as the engine sees it: token ids and resolved limits. `request_id` is the caller's, unique.
+
+    `sampling.seed` is set. Sample `i` of `sampling.n` draws from the stream keyed by (seed, i, position).
+    `stop_token_ids` already holds the model's end-of-generation ids unless they are ignored.
+    """
+
+    request_id: str
+    prompt: tuple[TokenId, ...]
+    sampling: SamplingParams
+    stop_token_ids: frozenset[TokenId] = frozenset()
+    salt: str = ""
+    dry_breaker_ids: tuple[tuple[TokenId, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """Natural-log probability of a token under the model's own distribution, before the sampler chain."""
+
+    token: TokenId
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenEvent:
+    """News of one sample of one request: new tokens, and perhaps its end. Exactly one event of a sample is final:
+    it has `finish_reason` or `error`, never both. Usage counters are set on the final event."""
+
+    request_id: str
+    index: int
+    tokens: tuple[TokenId, ...] = ()
+    logprobs: tuple[tuple[Logprob, ...], ...] = ()
+    finish_reason: FinishReason | None = None
+    error: Exception | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+
+    @property
+    def final(self) -> bool:
+        return self.finish_reason is not None or self.error is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatMessage:
+    """One turn of a conversation. `role` is usually system, user, assistant or tool."""
+
+    role: str
+    content: str
+    extra: dict[str, object] = field(default_factory=dict)
