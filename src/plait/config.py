@@ -1,0 +1,149 @@
+"""Options: declared once with their help, resolved once, then frozen.
+
+The command line, validation and the options reference are all derived from the declarations here. The only module that
+reads the environment. Knows `errors` and `types`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from plait.errors import OptionError
+from plait.types import SamplingParams
+
+DEVICES = ("auto", "cpu", "cuda", "reference")
+KV_TYPES = ("f16", "f32", "bf16")
+CPU_PATHS = ("auto", "scalar", "avx2", "avx512")
+
+
+@dataclass(frozen=True, slots=True)
+class OptionInfo:
+    """How an option looks to a person: its flags (the first long one names it), help, and the allowed words."""
+
+    flags: tuple[str, ...]
+    help: str
+    choices: tuple[str, ...] = ()
+    env: str | None = None
+
+
+def option(default: Any, *flags: str, help: str, choices: tuple[str, ...] = (), env: str | None = None) -> Any:  # noqa: A002 - `help` is the field's word
+    """A dataclass field that is also an option of the command line."""
+    return field(default=default, metadata={"option": OptionInfo(flags, help, choices, env)})
+
+
+def option_fields(cls: type) -> list[tuple[str, type | str, Any, OptionInfo]]:
+    """(name, annotation, default, info) of each field of `cls` that was declared with `option`."""
+    return [(f.name, f.type, f.default, f.metadata["option"]) for f in fields(cls) if "option" in f.metadata]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How the engine runs: limits, memory, device. Counts are of tokens or sequences; `kv_memory` is in MiB.
+
+    Raises `OptionError` for a value that cannot be used.
+    """
+
+    n_ctx: int = option(
+        0, "-c", "--ctx-size", help="Context of each sequence, in tokens; 0 is the model's own. It is never split."
+    )
+    n_batch: int = option(
+        1024, "-b", "--batch-size", help="Token budget of a step: at most this many tokens run at once."
+    )
+    n_parallel: int = option(8, "-np", "--parallel", help="At most this many sequences run at once; others wait.")
+    threads: int = option(
+        0, "-t", "--threads", help="CPU threads; 0 takes the cores this process may use.", env="PLAIT_THREADS"
+    )
+    kv_type: str = option("f16", "-ctk", "--cache-type", help="Number type of the KV memory.", choices=KV_TYPES)
+    kv_memory: int = option(
+        0, "--kv-memory", help="KV memory in MiB; 0 holds every sequence at full context, within a quarter of the RAM."
+    )
+    device: str = option("auto", "--device", help="Where to run.", choices=DEVICES, env="PLAIT_DEVICE")
+    cpu_path: str = option(
+        "auto", "--cpu-path", help="Instruction set of the CPU kernels.", choices=CPU_PATHS, env="PLAIT_CPU"
+    )
+    prefix_cache: bool = option(True, "--prefix-cache/--no-prefix-cache", help="Share the KV memory of equal prefixes.")
+    page_size: int = 16
+    in_flight: int = 1
+
+    def __post_init__(self) -> None:
+        for name, low in (("n_ctx", 0), ("n_batch", 1), ("n_parallel", 1), ("threads", 0), ("kv_memory", 0)):
+            value = getattr(self, name)
+            if not low <= value <= 2**31 - 1:
+                raise OptionError(f"{flag_of(EngineOptions, name)} is {value}; give at least {low}")
+        for name in ("kv_type", "device", "cpu_path"):
+            info = next(info for n, _, _, info in option_fields(EngineOptions) if n == name)
+            if getattr(self, name) not in info.choices:
+                raise OptionError(
+                    f"{info.flags[-1]} is '{getattr(self, name)}'; choose one of {', '.join(info.choices)}"
+                )
+        if self.threads > 4096:
+            raise OptionError(f"--threads is {self.threads}; give at most 4096")
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOption:
+    """An option that fills the field `name` of `SamplingParams`; its default is that class's."""
+
+    name: str
+    info: OptionInfo
+
+
+def _sampling(name: str, *flags: str, help: str) -> SamplingOption:  # noqa: A002 - as above
+    return SamplingOption(name, OptionInfo(flags, help))
+
+
+SAMPLING_OPTIONS: tuple[SamplingOption, ...] = (
+    _sampling(
+        "max_tokens", "-n", "--predict", help="At most this many new tokens a sequence; -1 is until the model ends."
+    ),
+    _sampling("temperature", "--temp", "--temperature", help="0 is greedy; higher is more varied."),
+    _sampling("top_k", "--top-k", help="Keep the k most likely tokens; 0 is off."),
+    _sampling("top_p", "--top-p", help="Keep the most likely tokens that make up this probability; 1 is off."),
+    _sampling("min_p", "--min-p", help="Drop tokens less likely than this share of the best one; 0 is off."),
+    _sampling("typical_p", "--typical", help="Locally typical sampling; 1 is off."),
+    _sampling("repeat_penalty", "--repeat-penalty", help="Divide the logits of recent tokens by this; 1 is off."),
+    _sampling("repeat_last_n", "--repeat-last-n", help="Recent means this many tokens; -1 is the whole context."),
+    _sampling("presence_penalty", "--presence-penalty", help="Lower the logits of recent tokens by this; 0 is off."),
+    _sampling("frequency_penalty", "--frequency-penalty", help="The same for each time the token occurred; 0 is off."),
+    _sampling("dry_multiplier", "--dry-multiplier", help="Strength of the DRY penalty on repeated runs; 0 is off."),
+    _sampling("dry_base", "--dry-base", help="Growth of the DRY penalty for each further token of the run."),
+    _sampling("dry_allowed_length", "--dry-allowed-length", help="Runs up to this length carry no DRY penalty."),
+    _sampling("dry_penalty_last_n", "--dry-penalty-last-n", help="How far back DRY looks; -1 is the whole context."),
+    _sampling(
+        "seed", "-s", "--seed", help="Seed of the random numbers; without one a fresh seed is drawn and reported."
+    ),
+    _sampling("ignore_eos", "--ignore-eos", help="Go on past the model's end-of-text token."),
+    _sampling("stop", "-r", "--stop", help="End when this text appears; may be given several times."),
+)
+
+
+def flag_of(cls: type, name: str) -> str:
+    """The longest flag of a field, to name it in messages."""
+    return max(next(info for n, _, _, info in option_fields(cls) if n == name).flags, key=len)
+
+
+def from_environment(values: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> EngineOptions:
+    """`EngineOptions` from explicit `values`, then the environment (see each option's `env`), then defaults.
+
+    Raises `OptionError` for an unusable value, naming the variable it came from.
+    """
+    environ = os.environ if environ is None else environ
+    resolved = dict(values)
+    for name, _, default, info in option_fields(EngineOptions):
+        if name in resolved or info.env is None or not environ.get(info.env):
+            continue
+        text = environ[info.env]
+        try:
+            resolved[name] = type(default)(text)
+            EngineOptions(**{name: resolved[name]})
+        except (ValueError, OptionError) as error:
+            raise OptionError(f"environment variable {info.env} is '{text}': {error}") from None
+    return EngineOptions(**resolved)
+
+
+def sampling_default(name: str) -> Any:
+    """The default of a field of `SamplingParams`."""
+    return next(f.default for f in fields(SamplingParams) if f.name == name)
