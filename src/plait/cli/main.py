@@ -1,0 +1,89 @@
+"""The command line: finds the subcommand, and turns every failure into one line and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Heavy modules are imported by the subcommand that runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from plait import __version__
+from plait.errors import OptionError, PlaitError, RequestError
+
+COMMANDS = {
+    "run": ("plait.cli.run", "Continue prompts, many sequences at once."),
+    "inspect": ("plait.cli.inspect", "Show what a model file holds."),
+}
+
+
+class Plait(click.Group):
+    """The group of subcommands; imports one only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command: click.Command = module.COMMAND
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _root() -> Plait:
+    group = Plait(
+        "plait",
+        help="Batched LLM inference on your own machine.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        no_args_is_help=True,
+    )
+    return click.version_option(__version__, prog_name="plait")(group)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        _root().main(args=None if args is None else list(args), prog_name="plait", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 2
+    except click.ClickException as error:
+        return _fail(_usage(error), 2)
+    except (OptionError, RequestError) as error:
+        return _fail(str(error), 2)
+    except PlaitError as error:
+        return _fail(str(error), 1)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader has gone; nothing is left to say, and Python's flush at exit must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MemoryError:
+        return _fail("out of memory; try a smaller --ctx-size, --parallel or --kv-memory", 1)
+    return 0
+
+
+def _usage(error: click.ClickException) -> str:
+    message = " ".join(error.format_message().split())
+    where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "plait"
+    return f"{message.rstrip('.')}; see {where} --help"
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"plait: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

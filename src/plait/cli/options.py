@@ -1,0 +1,77 @@
+"""Command-line options made from their declarations in `config`. Knows click; decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from plait.config import (
+    SAMPLING_OPTIONS,
+    EngineOptions,
+    OptionInfo,
+    from_environment,
+    option_fields,
+    sampling_default,
+)
+from plait.types import SamplingParams
+
+REPEATED = {"stop"}  # fields that hold a tuple: the option may be given several times
+
+
+def _click_option(name: str, default: Any, info: OptionInfo) -> click.Option:
+    flags = [name, *info.flags]
+    if isinstance(default, bool):
+        is_pair = any("/" in flag for flag in info.flags)
+        return click.Option(flags, is_flag=True, default=None if is_pair else False, help=info.help)
+    if info.choices:
+        return click.Option(flags, type=click.Choice(info.choices), help=_with_default(info, default))
+    kind = float if isinstance(default, float) else str if name in REPEATED else int
+    return click.Option(flags, type=kind, multiple=name in REPEATED, help=_with_default(info, default))
+
+
+def _with_default(info: OptionInfo, default: Any) -> str:
+    said = "" if default in (None, ()) else f" Default: {default}."
+    env = f" Environment: {info.env}." if info.env else ""
+    return f"{info.help}{said}{env}"
+
+
+def engine_options(skip: frozenset[str] = frozenset()) -> list[click.Option]:
+    """One click option for each declared field of `EngineOptions`. None stands for 'not given'."""
+    return [_click_option(n, default, info) for n, _, default, info in option_fields(EngineOptions) if n not in skip]
+
+
+def sampling_options() -> list[click.Option]:
+    """One click option for each declared sampling option."""
+    return [_click_option(o.name, sampling_default(o.name), o.info) for o in SAMPLING_OPTIONS]
+
+
+def take_engine_options(values: dict[str, Any]) -> EngineOptions:
+    """Remove the engine's fields from parsed `values` and resolve them. Raises `OptionError`."""
+    given = _take(values, [name for name, *_ in option_fields(EngineOptions)])
+    return from_environment(given)
+
+
+def take_sampling(values: dict[str, Any], **fixed: Any) -> SamplingParams:
+    """Remove the sampling fields from parsed `values`; `fixed` fields win. Raises `RequestError`."""
+    given = _take(values, [o.name for o in SAMPLING_OPTIONS])
+    if given.get("max_tokens") == -1:
+        given["max_tokens"] = None
+    return SamplingParams(**(given | fixed))
+
+
+def _take(values: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    taken = {name: values.pop(name) for name in names if name in values}
+    return {name: value for name, value in taken.items() if value is not None}
+
+
+def command(name: str, params: list[click.Parameter], callback: Callable[..., None]) -> click.Command:
+    """A click command whose help is its callback's docstring."""
+    return click.Command(
+        name,
+        params=params,
+        callback=callback,
+        help=callback.__doc__,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
