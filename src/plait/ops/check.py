@@ -1,0 +1,72 @@
+"""Checks of one step's inputs against the KV memory it addresses: what would read or write outside it is a ValueError.
+
+Knows the contract in `ops.api` and numpy; does no arithmetic of the model, and knows no backend.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from plait.ops.api import I32Array, KVConfig, KVInputs, StepInputs
+
+
+def check_step(step: StepInputs, config: KVConfig, vocab: int) -> None:
+    """Raises ValueError when an index of `step` is out of range or its arrays do not fit each other."""
+    rows = len(step.tokens)
+    for name, array in (("positions", step.positions), ("row_seq", step.row_seq)):
+        if array.shape != (rows,):
+            raise ValueError(f"{name} has shape {array.shape}; there are {rows} tokens")
+    _check_range("token", step.tokens, vocab)
+    _check_range("out_rows", step.out_rows, rows)
+    if np.any(np.diff(step.row_seq) < 0):
+        raise ValueError("row_seq falls; rows of one sequence are adjacent, sequences in ascending order")
+    if len(step.kv) != len(config.num_pages):
+        raise ValueError(f"the step has {len(step.kv)} KV groups; the memory has {len(config.num_pages)}")
+    for group, (inputs, num_pages) in enumerate(zip(step.kv, config.num_pages, strict=True)):
+        _check_group(f"group {group}", inputs, step, config.page_size, num_pages)
+
+
+def check_slots(what: str, slots: I32Array, page_size: int, num_pages: int) -> None:
+    """Raises ValueError unless every slot lies in a page that may be handed out (page 0 may not)."""
+    bad = slots[(slots < page_size) | (slots >= page_size * num_pages)]
+    if bad.size:
+        raise ValueError(
+            f"{what}: slot {bad[0]} is outside the pages 1..{num_pages - 1} of {page_size} slots "
+            f"(slots {page_size}..{page_size * num_pages - 1})"
+        )
+
+
+def _check_group(what: str, inputs: KVInputs, step: StepInputs, page_size: int, num_pages: int) -> None:
+    _check_tables(what, inputs, step, page_size, num_pages)
+    if inputs.store_row.shape != inputs.store_slot.shape or inputs.store_row.ndim != 1:
+        raise ValueError(f"{what}: store_row and store_slot are of shapes {inputs.store_row.shape} and "
+                         f"{inputs.store_slot.shape}; they must be vectors of one length")  # fmt: skip
+    _check_range(f"{what}: store_row", inputs.store_row, len(step.tokens))
+    check_slots(f"{what}: store_slot", inputs.store_slot, page_size, num_pages)
+    for copy in inputs.copies:
+        ends = np.array([copy.src, copy.src + copy.count - 1, copy.dst, copy.dst + copy.count - 1], np.int32)
+        if copy.count < 1 or abs(copy.src - copy.dst) < copy.count:
+            raise ValueError(f"{what}: {copy} is empty, or its source and destination overlap")
+        check_slots(f"{what}: {copy}", ends, page_size, num_pages)
+    slots = np.array([r.slot for r in inputs.repositions], np.int32)
+    check_slots(f"{what}: reposition", slots, page_size, num_pages)
+
+
+def _check_tables(what: str, inputs: KVInputs, step: StepInputs, page_size: int, num_pages: int) -> None:
+    starts, entries = inputs.entry_start, inputs.entries
+    if starts.ndim != 1 or entries.ndim != 2 or entries.shape[1] != 3:
+        raise ValueError(f"{what}: entry_start is a vector and entries is (E, 3), not {starts.shape}, {entries.shape}")
+    if len(starts) == 0 or starts[0] != 0 or starts[-1] != len(entries) or np.any(np.diff(starts) < 0):
+        raise ValueError(f"{what}: entry_start must rise from 0 to the number of entries, {len(entries)}")
+    _check_range("row_seq", step.row_seq, len(starts) - 1)
+    page, first, count = entries.T
+    if np.any((page < 1) | (page >= num_pages)):
+        raise ValueError(f"{what}: a page table names a page outside 1..{num_pages - 1}: {sorted(set(page.tolist()))}")
+    if np.any((first < 0) | (count < 0) | (first + count > page_size)):
+        raise ValueError(f"{what}: a page table entry reaches outside its page of {page_size} slots")
+
+
+def _check_range(what: str, values: I32Array, limit: int) -> None:
+    bad = values[(values < 0) | (values >= limit)]
+    if bad.size:
+        raise ValueError(f"{what}: {bad[0]} is outside 0..{limit - 1}")
