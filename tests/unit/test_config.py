@@ -1,0 +1,43 @@
+"""Options are declared once, checked once, and only config reads the environment."""
+
+import pytest
+
+from plait.config import EngineOptions, flag_of, from_environment, option_fields
+from plait.errors import OptionError
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_parallel", 0),
+        ("n_batch", 0),
+        ("n_ctx", -1),
+        ("threads", -1),
+        ("threads", 5000),
+        ("kv_type", "q9"),
+        ("device", "tpu"),
+    ],
+)
+def test_an_unusable_option_is_refused_by_its_flag(name: str, value: object) -> None:
+    with pytest.raises(OptionError) as caught:
+        EngineOptions(**{name: value})
+    assert flag_of(EngineOptions, name) in str(caught.value)
+
+
+def test_the_environment_fills_what_is_not_given() -> None:
+    assert from_environment({}, {"PLAIT_THREADS": "3"}).threads == 3
+    assert from_environment({"threads": 2}, {"PLAIT_THREADS": "3"}).threads == 2
+    assert from_environment({}, {"PLAIT_CPU": "scalar"}).cpu_path == "scalar"
+    assert from_environment({}, {"PLAIT_CPU": ""}).cpu_path == "auto"
+
+
+@pytest.mark.parametrize("value", ["x", "-3"])
+def test_a_bad_variable_is_named(value: str) -> None:
+    with pytest.raises(OptionError, match="PLAIT_THREADS"):
+        from_environment({}, {"PLAIT_THREADS": value})
+
+
+def test_every_option_has_help_and_a_flag() -> None:
+    for name, _, _, info in option_fields(EngineOptions):
+        assert info.help.endswith("."), name
+        assert info.flags
