@@ -1,0 +1,136 @@
+"""From logits to tokens: the meaning of the `sample` op.
+
+One row at a time, never looking at its neighbours: a row's token depends on its logits, parameters, history and the key
+(seed, sample index, position), and a row that fails fails alone. Knows numpy and the parameters of `plait.types`;
+knows no model, no backend and no scheduler.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import numpy as np
+
+from plait.errors import PlaitError, RequestError, StepError
+from plait.formats.tensor import F32Array
+from plait.ops import candidates as stages
+from plait.ops.candidates import Candidates, FloatArray
+from plait.ops.penalties import bias, dry, penalise
+from plait.ops.random import token_uniform
+from plait.types import Logprob, SamplerStage, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """How to sample one row. `history` are all tokens before `position`, the prompt's included (it may be empty when
+    no stage of the chain looks at it); `dry_breaker_ids` are the DRY breakers as sequences of token ids."""
+
+    params: SamplingParams
+    sample_index: int
+    position: int
+    history: Sequence[int]
+    dry_breaker_ids: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What one row yields: a token, or an error (then `token` is -1 and `logprobs` is empty).
+
+    `logprobs` (empty unless `params.logprobs` is set) holds the chosen token first, then the `params.logprobs` most
+    likely tokens of the whole vocabulary, most likely first, the chosen one among them if it is one of them."""
+
+    token: int
+    logprobs: tuple[Logprob, ...]
+    error: Exception | None
+
+
+def sample_rows(logits: F32Array, rows: Sequence[SampleRow]) -> list[Sampled]:
+    """Draws one token for each row of `logits`, (L, vocabulary), which is not changed.
+
+    The chain: logit_bias, then the stages of `params.samplers` in their order, then the draw by inverse CDF over the
+    candidates in token-id order. At temperature 0 the token is the largest logit (the lowest id, if several) after
+    bias and whichever of penalties and DRY the chain names.
+
+    A row's `error` is a StepError when its logits hold NaN or +inf or nothing above -inf, before or after bias and
+    penalties; a RequestError when its parameters do not fit (a bias outside the vocabulary, a draw without a seed).
+    """
+    assert len(logits) == len(rows), f"{len(logits)} rows of logits for {len(rows)} rows to sample"
+    # Overflow to an infinity is found by `_check_logits`.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return [_sample_or_fail(row_logits, row) for row_logits, row in zip(logits, rows, strict=True)]
+
+
+def _sample_or_fail(logits: F32Array, row: SampleRow) -> Sampled:
+    try:
+        _check_logits(logits, "the model's logits")
+        token = _choose(logits, row)
+    except PlaitError as error:
+        return Sampled(-1, (), error)
+    return Sampled(token, _logprobs(logits, token, row.params.logprobs), None)
+
+
+def _choose(logits: F32Array, row: SampleRow) -> int:
+    params = row.params
+    candidates = bias(Candidates(None, logits), params.logit_bias)
+    if params.logit_bias:
+        _check_logits(candidates.logits, "the logits after logit_bias")
+    greedy = params.temperature == 0
+    for stage in params.samplers:
+        penalty = stage in (SamplerStage.PENALTIES, SamplerStage.DRY)
+        if greedy and not penalty:
+            continue
+        before, candidates = candidates, _apply(stage, candidates, row)
+        if penalty and candidates is not before:
+            _check_logits(candidates.logits, f"the logits after {stage}")
+    if greedy:
+        return candidates.token(int(candidates.logits.argmax()))
+    if params.seed is None:
+        raise RequestError("a draw needs a seed; set SamplingParams.seed, or temperature 0")
+    return stages.draw(candidates, token_uniform(params.seed, row.sample_index, row.position))
+
+
+def _apply(stage: SamplerStage, candidates: Candidates, row: SampleRow) -> Candidates:
+    params = row.params
+    match stage:
+        case SamplerStage.PENALTIES:
+            return penalise(candidates, params, row.history)
+        case SamplerStage.DRY:
+            return dry(candidates, params, row.history, row.dry_breaker_ids)
+        case SamplerStage.TOP_K:
+            return stages.top_k(candidates, params.top_k)
+        case SamplerStage.TYPICAL_P:
+            return stages.typical_p(candidates, params.typical_p)
+        case SamplerStage.TOP_P:
+            return stages.top_p(candidates, params.top_p)
+        case SamplerStage.MIN_P:
+            return stages.min_p(candidates, params.min_p)
+        case SamplerStage.TEMPERATURE:
+            return stages.temperature(candidates, params.temperature)
+        case _:
+            assert_never(stage)
+
+
+def _check_logits(logits: FloatArray, what: str) -> None:
+    """Raises StepError unless the largest logit is finite: NaN and +inf are larger than any number to argmax."""
+    largest: Any = logits[logits.argmax()]
+    if math.isfinite(largest):
+        return
+    if largest == -math.inf:
+        raise StepError(f"{what} are all -inf: no token can be chosen")
+    bad = int(np.count_nonzero(~(logits < math.inf)))
+    raise StepError(f"{what} are not finite: {bad} of {len(logits)} are NaN or +inf")
+
+
+def _logprobs(logits: F32Array, token: int, count: int | None) -> tuple[Logprob, ...]:
+    """Log-softmax of the raw logits, natural logarithm: `token`, then the `count` most likely tokens."""
+    if count is None:
+        return ()
+    shifted = logits - logits.max()
+    log_sum = math.log(np.exp(shifted).sum(dtype=np.float64))
+    best = stages.largest(logits, count) if count else np.zeros(0, np.int64)
+    ranked = best[np.argsort(-logits[best], kind="stable")].tolist()
+    likely = [t for t in ranked if shifted[t] > -math.inf]
+    return tuple(Logprob(t, float(shifted[t]) - log_sum) for t in (token, *likely))
