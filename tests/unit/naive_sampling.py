@@ -47,7 +47,7 @@ def dry(logits: Logits, params: SamplingParams, history: Sequence[int], breakers
                 while length <= end and window[end - length] == window[len(window) - 1 - length]:
                     length += 1
                 longest = max(longest, min(length, limit))
-        if longest >= params.dry_allowed_length:
+        if longest >= params.dry_allowed_length and (token,) not in breakers:
             value -= params.dry_multiplier * params.dry_base ** (longest - params.dry_allowed_length)
         out[token] = value
     return out

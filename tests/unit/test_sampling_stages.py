@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import naive_sampling as naive
 import numpy as np
 import pytest
@@ -70,7 +72,7 @@ def test_typical_p(values: list[float], p: float) -> None:
 def _near(kept: dict[int, float], probs: dict[int, float]) -> bool:
     entropy = -sum(q * np.log(q) for q in probs.values() if q > 0)
     distances = sorted(abs(-np.log(q) - entropy) for q in probs.values() if q > 0)
-    return any(b - a < 1e-9 for a, b in zip(distances, distances[1:], strict=False)) or len(kept) == len(probs)
+    return any(b - a < 1e-9 for a, b in itertools.pairwise(distances)) or len(kept) == len(probs)
 
 
 def _assert_same_cut(ours: dict[int, float], theirs: dict[int, float], values: list[float], p: float) -> None:

@@ -60,7 +60,7 @@ def dry(candidates: Candidates, params: SamplingParams, history: Sequence[int], 
     of n >= dry_allowed_length tokens loses dry_multiplier * dry_base ** (n - dry_allowed_length).
 
     A repetition is looked for in the last `dry_penalty_last_n` tokens and never reaches back over a breaker, a
-    sequence of token ids."""
+    sequence of token ids. A token that is a breaker by itself is not penalised."""
     if params.dry_multiplier == 0:
         return candidates
     window = last_tokens(history, params.dry_penalty_last_n)
@@ -75,6 +75,9 @@ def dry(candidates: Candidates, params: SamplingParams, history: Sequence[int], 
     if max_exponent:
         limit = min(limit, allowed + max_exponent)
     lengths = _repetitions(window, limit, allowed)
+    for token, tails in _tails(breakers).items():
+        if () in tails:
+            lengths.pop(token, None)
     if not lengths:
         return candidates
     index, found = candidates.locate(np.fromiter(lengths.keys(), np.int64))
