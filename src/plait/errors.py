@@ -68,6 +68,12 @@ class PromptTooLongError(RequestError):
     code = "prompt_too_long"
 
 
+class OutOfPagesError(PlaitError):
+    """An operation on sequences needs more pages of KV memory than are free or can be evicted. Nothing was changed."""
+
+    code = "out_of_pages"
+
+
 class BackendError(PlaitError):
     """A kernel library that cannot be used here, or cannot run this model; says what was tried and why."""
 

@@ -1,0 +1,218 @@
+"""`KVCache`, the face of the paged KV bookkeeping: what the scheduler and the memory API ask for, in sequence ids.
+
+Ints only: which slots hold which tokens of which sequence. Knows no model, no arrays, and not when a step runs; it
+relies on steps being run in the order in which they were planned, each with the edits that were taken for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plait.cache.check import check_sequences
+from plait.cache.config import CacheConfig
+from plait.cache.edits import GroupEdits
+from plait.cache.memory import Reserved, SequenceMemory
+from plait.cache.sequence import CacheSequence
+from plait.cache.store import PageStore
+from plait.cache.table import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """Pages in each group: free, cached (only the radix tree holds them) and held by sequences; and how many pages
+    have been evicted, all groups together, since the start."""
+
+    free: tuple[int, ...]
+    cached: tuple[int, ...]
+    held: tuple[int, ...]
+    evictions: int
+
+
+class KVCache:
+    """Pages, sequences and the radix tree.
+
+    The scheduler opens a sequence, reserves slots for its next tokens, plans the step with `table` and `take_edits`,
+    and commits the tokens once the step is done; any number of steps may be planned before the first is committed.
+    Every step takes its edits. Slots that were reserved for a step and given up again (truncate, close) before its
+    edits were taken must not be written by it.
+
+    Two calls between a `reserve` and the `take_edits` of the same step that share what the step has yet to compute
+    (`fork`, `seq_cp`) are right but leave a gap in a page: such sequences are no longer cached. Fork first.
+
+    An unknown sequence id is a KeyError in the scheduler's face; the memory API takes it for an empty sequence.
+    """
+
+    def __init__(self, config: CacheConfig) -> None:
+        self._store = PageStore(config)
+        self._sequences: dict[int, CacheSequence] = {}
+        self._memory = SequenceMemory(self._store, self._sequences)
+        self._page_size = config.page_size
+        self._refs = self._store.pools[0].refs
+        self._fresh = self._store.pending[0].fresh
+        self._one_group = len(config.num_pages) == 1
+
+    # --- the scheduler's face: position == index ----------------------------------------------------------------------
+
+    def cached_prefix(self, tokens: Sequence[int], salt: str = "") -> int:
+        """How many leading tokens `open` would take from the tree now: whole pages, at most len(tokens) - 1, and only
+        as far as every group has what it needs."""
+        return len(self._store.tree.match(tokens, salt)) * self._page_size
+
+    def open(self, seq: int, tokens: Sequence[int] = (), salt: str = "", reuse: bool = True) -> int:
+        """A new sequence. Holds the longest resident prefix of `tokens` (none where `reuse` is False) and returns its
+        length: those tokens are committed, the next to reserve is the one after. ValueError if `seq` exists."""
+        self._refuse_existing(seq)
+        sequence = self._sequences[seq] = self._store.attach(tokens, salt, reuse)
+        return sequence.committed
+
+    def reserve(self, seq: int, count: int) -> tuple[tuple[int, ...], ...] | None:
+        """Slots for the next `count` tokens, one tuple for each group. Evicts cached pages as needed; copies first
+        where the last page is shared. None if there is no room: then nothing has changed."""
+        sequence = self._sequences[seq]
+        if count == 1 and self._one_group:  # the common case, without a loop: one more token in one's own page
+            table = sequence.tables[0]
+            offset = table.first + table.count
+            page = table.page
+            if offset < self._page_size and self._refs[page] == 1:
+                table.count += 1
+                self._fresh.add(page)
+                if sequence.positions is None:
+                    sequence.length += 1
+                else:
+                    sequence.grow(1)
+                return ((page * self._page_size + offset,),)
+        if not self._store.fits(self.pages_needed(seq, count)):
+            return None
+        slots = []
+        for group, table in enumerate(sequence.tables):
+            taken, ragged = self._store.extend(group, (table,), count)
+            slots.append(tuple(taken))
+            if ragged:
+                sequence.plain = sequence.cacheable = False
+        sequence.grow(count)
+        return tuple(slots)
+
+    def commit(self, seq: int, tokens: Sequence[int], cacheable: bool = True) -> None:
+        """The next len(tokens) reserved tokens have been computed, and these are their ids. Whole pages enter the tree;
+        where it has the path already, the sequence drops its own page and takes the tree's. After a commit that is not
+        `cacheable` no later token of the sequence enters the tree either: what follows depends on it."""
+        sequence = self._sequences[seq]
+        committed = sequence.committed + len(tokens)
+        assert committed <= sequence.length, f"sequence {seq}: {committed} tokens committed, {sequence.length} reserved"
+        sequence.committed = committed
+        if not cacheable:
+            sequence.cacheable = False
+        if sequence.cacheable:
+            sequence.tail.extend(tokens)
+        if committed >= sequence.boundary:
+            self._store.settle(sequence)
+
+    def truncate(self, seq: int, length: int) -> None:
+        """Drop all tokens past `length`, reserved or committed (rejected drafts, rollback). ValueError if a window
+        group no longer has what the token after them looks at; down to `committed` that cannot happen."""
+        sequence = self._sequences[seq]
+        if not 0 <= length <= sequence.length:
+            raise ValueError(f"sequence {seq} has {sequence.length} tokens; it cannot be truncated to {length}")
+        if not self._store.can_shorten(sequence, length):
+            raise ValueError(
+                f"sequence {seq} cannot go back to {length} tokens: pages outside the window were given back"
+            )
+        self._store.shorten(sequence, length)
+
+    def fork(self, src: int, dst: int) -> None:
+        """`dst`, a new sequence, shares everything `src` has. A last page that is not full is copied by whoever writes
+        to it first. ValueError if `dst` exists."""
+        self._refuse_existing(dst)
+        self._sequences[dst] = self._memory.forked(self._sequences[src])
+
+    def close(self, seq: int) -> None:
+        """Forget a sequence. What the tree knows of it stays as cached."""
+        sequence = self._sequences.pop(seq)
+        self._store.shorten(sequence, 0)
+
+    def length(self, seq: int) -> int:
+        """Tokens that have slots."""
+        return self._sequences[seq].length
+
+    def committed(self, seq: int) -> int:
+        """Tokens that have been computed, from the first."""
+        return self._sequences[seq].committed
+
+    def table(self, seq: int, group: int = 0) -> tuple[Entry, ...]:
+        """Entries (page, first, count) of all tokens that have slots, in order; a window group's table may begin later,
+        at a multiple of 64 tokens (`CacheConfig.block_tokens`)."""
+        return self._sequences[seq].tables[group].entries()
+
+    def pages_needed(self, seq: int, count: int) -> tuple[int, ...]:
+        """New pages that `reserve` would take, for each group."""
+        tables = self._sequences[seq].tables
+        return tuple(self._store.pages_needed(g, table, count) for g, table in enumerate(tables))
+
+    def available(self, group: int = 0) -> int:
+        """Free pages, and those that can be evicted."""
+        return self._store.pools[group].available
+
+    def stats(self) -> CacheStats:
+        pools = self._store.pools
+        return CacheStats(
+            free=tuple(pool.num_free for pool in pools),
+            cached=tuple(pool.num_cached for pool in pools),
+            held=tuple(pool.num_held for pool in pools),
+            evictions=self._store.tree.evictions,
+        )
+
+    def take_edits(self) -> tuple[GroupEdits, ...]:
+        """Copies and repositions that the step planned now must do before anything else, for each group. They are
+        handed over: the next call returns only what came after."""
+        return self._store.drain()
+
+    def check(self) -> None:
+        """Every invariant; raises AssertionError. Looks at everything: for tests."""
+        self._store.check(self._sequences.values())
+        check_sequences(self._store, self._sequences)
+
+    def _refuse_existing(self, seq: int) -> None:
+        if seq in self._sequences:
+            raise ValueError(f"sequence {seq} exists already; close it first, or take another id")
+
+    # --- llama.cpp's memory API ---------------------------------------------------------------------------------------
+
+    def reserve_shared(self, seqs: tuple[int, ...], count: int, first_position: int | None = None) -> Reserved | None:
+        """See `SequenceMemory.reserve_shared`."""
+        return self._memory.reserve_shared(seqs, count, first_position)
+
+    def seq_cp(self, src: int, dst: int, p0: int, p1: int) -> None:
+        """See `SequenceMemory.copy`."""
+        self._memory.copy(src, dst, p0, p1)
+
+    def seq_rm(self, seq: int, p0: int, p1: int) -> bool:
+        """See `SequenceMemory.remove`."""
+        return self._memory.remove(seq, p0, p1)
+
+    def seq_keep(self, seq: int) -> None:
+        """Forget all other sequences."""
+        for other in [s for s in self._sequences if s != seq]:
+            self.close(other)
+
+    def seq_add(self, seq: int, p0: int, p1: int, delta: int) -> None:
+        """See `SequenceMemory.add`."""
+        self._memory.add(seq, p0, p1, delta)
+
+    def seq_div(self, seq: int, p0: int, p1: int, d: int) -> None:
+        """See `SequenceMemory.divide`."""
+        self._memory.divide(seq, p0, p1, d)
+
+    def seq_pos_min(self, seq: int) -> int:
+        """The least position in `seq`, -1 when it is empty."""
+        return self._memory.least_position(seq)
+
+    def seq_pos_max(self, seq: int) -> int:
+        """The greatest position in `seq`, -1 when it is empty."""
+        sequence = self._sequences.get(seq)
+        return sequence.next_position - 1 if sequence else -1
+
+    def clear(self) -> None:
+        """Forget all sequences, and all that the radix tree knows."""
+        self.seq_keep(-1)
+        self._store.forget_cached()

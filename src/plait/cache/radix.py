@@ -1,0 +1,174 @@
+"""The radix tree: which token paths have pages in memory. One node is one page of tokens.
+
+Knows tokens, nodes and the page pools; knows no sequences. A salt (tenant, adapter) at the root keeps paths apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import lcm
+
+from plait.cache.config import CacheConfig
+from plait.cache.pages import PagePool
+
+
+class RadixNode:
+    """`page_size` tokens, `key`, after the path of `parent`. `pages[g]` is the page in group g, 0 where a window
+    group's page was evicted. A node that left the tree has no parent."""
+
+    __slots__ = ("children", "depth", "key", "pages", "parent", "salt")
+
+    def __init__(self, key: tuple[int, ...], parent: RadixNode | None, pages: list[int], salt: str) -> None:
+        self.key = key
+        self.parent = parent
+        self.depth: int = parent.depth + 1 if parent else 0
+        self.pages = pages
+        self.salt = salt
+        self.children: dict[tuple[int, ...], RadixNode] = {}
+
+
+class RadixTree:
+    """Token paths and their pages. The tree holds one reference to each of its pages.
+
+    A sequence that holds a page of a node holds the full groups' pages of all nodes above it, unless it was edited, and
+    sequences give pages back last page first. So the least recently used page of a full group that no sequence holds
+    (`PagePool.idle`) belongs to a node without children of use, and evicting costs no search. Evicting a full group's
+    page removes the node and what is below it: nothing can be reached through it. Evicting a window group's page
+    leaves a gap in the node: later tokens do not look that far back.
+    """
+
+    def __init__(self, config: CacheConfig, pools: Sequence[PagePool]) -> None:
+        self._page_size = config.page_size
+        self._windows = config.windows
+        self._pools = pools
+        self._align = lcm(config.block_tokens, config.page_size)
+        self._windowed = [g for g, window in enumerate(config.windows) if window is not None]
+        self._roots: dict[str, RadixNode] = {}
+        self._owners: list[dict[int, RadixNode]] = [{} for _ in pools]
+        self.evictions = 0
+
+    def first_kept(self, group: int, length: int) -> int:
+        """The first token index that group `group` needs once `length` tokens are computed; what is before it may go.
+
+        Attention sums over blocks of `block_tokens` keys by index in the table, and the sum must not depend on what was
+        given back, so a table begins at a multiple of the block (and of the page). At least one whole page is kept, and
+        counting is from whole pages, so that what a sequence keeps is enough for the next one to hit.
+        """
+        window = self._windows[group]
+        if window is None:
+            return 0
+        needed = length // self._page_size * self._page_size - max(window - 1, 1)
+        return max(0, needed // self._align * self._align)
+
+    def match(self, tokens: Sequence[int], salt: str) -> list[RadixNode]:
+        """The nodes of the longest usable path over whole pages and at most len(tokens) - 1 tokens."""
+        node = self._roots.get(salt)
+        path: list[RadixNode] = []
+        if node is None:
+            return path
+        size = self._page_size
+        for start in range(0, (len(tokens) - 1) // size * size, size):
+            node = node.children.get(tuple(tokens[start : start + size]))
+            if node is None:
+                break
+            path.append(node)
+        return self._usable(path) if self._windowed else path
+
+    def _usable(self, path: list[RadixNode]) -> list[RadixNode]:
+        """The longest beginning of `path` after which every window group still has the pages it needs."""
+        usable = 0
+        run_start = dict.fromkeys(self._windowed, 0)  # first page of the gapless run up to here
+        for depth, node in enumerate(path, start=1):
+            for g in self._windowed:
+                if not node.pages[g]:
+                    run_start[g] = depth
+            length = depth * self._page_size
+            if all(run_start[g] * self._page_size <= self.first_kept(g, length) for g in self._windowed):
+                usable = depth
+        return path[:usable]
+
+    def child(self, parent: RadixNode | None, key: tuple[int, ...], salt: str) -> RadixNode | None:
+        """The node of `key` after `parent`, or after the root of `salt` where parent is None."""
+        above = self._roots.get(salt) if parent is None else parent
+        return above.children.get(key) if above else None
+
+    def add(self, parent: RadixNode | None, key: tuple[int, ...], salt: str) -> RadixNode:
+        """A new node without pages; the caller gives it some at once."""
+        if parent is None:
+            parent = self._roots.get(salt)
+            if parent is None:
+                parent = self._roots[salt] = RadixNode((), None, [0] * len(self._pools), salt)
+        node = RadixNode(key, parent, [0] * len(self._pools), salt)
+        parent.children[key] = node
+        return node
+
+    def give(self, node: RadixNode, group: int, page: int) -> None:
+        """The node takes a reference to a page that a sequence holds."""
+        node.pages[group] = page
+        self._owners[group][page] = node
+        self._pools[group].learn(page)
+
+    def evict(self, group: int) -> None:
+        """Frees the least recently used page of `group` that no sequence holds (there must be one)."""
+        node = self._owners[group][next(iter(self._pools[group].idle))]
+        self.evictions += 1
+        if self._windows[group] is None:
+            self._remove(node)
+        else:
+            self._withdraw(node, group)
+            if not node.children and not any(node.pages):
+                self._remove(node)
+
+    def _withdraw(self, node: RadixNode, group: int) -> None:
+        page = node.pages[group]
+        node.pages[group] = 0
+        del self._owners[group][page]
+        self._pools[group].forget(page)
+
+    def _remove(self, node: RadixNode) -> None:
+        """Takes a node and all below it out of the tree, and the nodes above that are left without any use."""
+        parent = node.parent
+        assert parent is not None, "a root is never evicted"
+        del parent.children[node.key]
+        below = [node]
+        while below:
+            gone = below.pop()
+            below.extend(gone.children.values())
+            gone.children = {}
+            gone.parent = None
+            for group, page in enumerate(gone.pages):
+                if page:
+                    self._withdraw(gone, group)
+        while not parent.children and not any(parent.pages):
+            above = parent.parent
+            if above is None:
+                del self._roots[parent.salt]
+                return
+            del above.children[parent.key]
+            parent.parent = None
+            parent = above
+
+    def check(self) -> None:
+        seen: list[dict[int, RadixNode]] = [{} for _ in self._pools]
+        todo = list(self._roots.values())
+        for salt, root in self._roots.items():
+            assert root.salt == salt, "a root under another salt"
+            assert root.depth == 0, "a root below another node"
+            assert root.children, "a root without children"
+        while todo:
+            node = todo.pop()
+            for key, child in node.children.items():
+                assert child.key == key, "a node under another key"
+                assert child.parent is node, "a node that does not know its parent"
+                assert child.depth == node.depth + 1, "a node at the wrong depth"
+                assert len(key) == self._page_size, "a node that is not a page"
+                assert child.children or any(child.pages), "a node without pages or children"
+                todo.append(child)
+                for g, page in enumerate(child.pages):
+                    assert page or self._windows[g] is not None, "a gap in a full group"
+                    assert page not in seen[g] or not page, f"page {page} in two nodes"
+                    if page:
+                        seen[g][page] = child
+        assert seen == self._owners, "owners are not the nodes of the tree"
+        for g, pool in enumerate(self._pools):
+            assert pool.known == set(seen[g]), "the pool and the tree disagree about what is known"

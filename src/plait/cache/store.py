@@ -1,0 +1,234 @@
+"""Pools, radix tree and waiting edits together: slots for new tokens, pages given back, pages made known.
+
+Knows page references and how tables change; knows no sequence ids.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from plait.cache.config import CacheConfig
+from plait.cache.edits import GroupEdits
+from plait.cache.pages import PagePool
+from plait.cache.pending import PendingEdits
+from plait.cache.radix import RadixTree
+from plait.cache.sequence import CacheSequence
+from plait.cache.table import Entry, PageTable
+
+
+class PageStore:
+    """The pages of all groups. Whoever changes a table does it here, so that references follow."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        if config.page_size < 1 or config.block_tokens < 1:
+            raise ValueError(
+                f"page_size {config.page_size}, block_tokens {config.block_tokens}: both must be at least 1"
+            )
+        if len(config.num_pages) != len(config.windows) or not config.windows:
+            raise ValueError(f"{len(config.num_pages)} page counts for {len(config.windows)} groups: give one for each")
+        if min(config.num_pages) < 2:
+            raise ValueError(f"num_pages {config.num_pages}: page 0 is reserved, so a group needs at least 2")
+        if any(window is not None and window < 1 for window in config.windows):
+            raise ValueError(f"windows {config.windows}: a window is at least 1 token, or None")
+        self.config = config
+        self.page_size = config.page_size
+        self.groups = range(len(config.num_pages))
+        self.pools = [PagePool(count) for count in config.num_pages]
+        self.tree = RadixTree(config, self.pools)
+        self.pending = [PendingEdits(config.page_size) for _ in self.groups]
+
+    def new_sequence(self, salt: str = "") -> CacheSequence:
+        return CacheSequence(salt, [PageTable() for _ in self.groups], self.page_size)
+
+    def drain(self) -> tuple[GroupEdits, ...]:
+        return tuple(pending.drain() for pending in self.pending)
+
+    # --- room -------------------------------------------------------------------------------------------------------
+
+    def fits(self, needs: Iterable[int]) -> bool:
+        """Whether each group has, or can make, that many free pages."""
+        return all(need <= pool.available for need, pool in zip(needs, self.pools, strict=True))
+
+    def take(self, group: int) -> int:
+        """A free page with one reference; evicts one where none is free. There must be one of either."""
+        pool = self.pools[group]
+        if not pool.num_free:
+            self.tree.evict(group)
+        page = pool.take()
+        self.pending[group].handed_out(page)
+        return page
+
+    def pages_needed(self, group: int, table: PageTable, count: int, sharers: int = 1) -> int:
+        """Pages that `extend` takes for `count` tokens of `sharers` tables with the same tail."""
+        size = self.page_size
+        room = size - table.first - table.count if table.page else 0
+        if room == 0 or count == 0:
+            return -(-count // size)
+        if self.pools[group].refs[table.page] == sharers:
+            return -(-max(0, count - room) // size)
+        if table.page in self.pending[group].fresh:
+            return -(-count // size)
+        return 1 - (-max(0, count - room) // size)
+
+    def forget_cached(self) -> None:
+        """Evict everything that no sequence holds."""
+        for group in self.groups:
+            while self.pools[group].idle:
+                self.tree.evict(group)
+
+    # --- tables -----------------------------------------------------------------------------------------------------
+
+    def extend(self, group: int, tables: Sequence[PageTable], count: int) -> tuple[list[int], bool]:
+        """Slots for `count` more tokens of tables that end at the same slot, or all at the end of a page; and whether
+        a page was left with a gap. The pages must be available.
+
+        A tail that somebody else holds too is copied first. But a tail that the coming step has yet to fill cannot be
+        copied before it: then its page is left as it is, and the tokens go to a new page.
+        """
+        size, pool, pending = self.page_size, self.pools[group], self.pending[group]
+        slots: list[int] = []
+        lead, ragged = tables[0], False
+        end = lead.first + lead.count
+        if lead.page and end < size and count:
+            if pool.refs[lead.page] != len(tables):
+                ragged = lead.page in pending.fresh
+                if not ragged:
+                    self._copy_tail(group, tables)
+            if not ragged:
+                taken = min(size - end, count)
+                slots.extend(range(lead.page * size + end, lead.page * size + end + taken))
+                pending.fresh.add(lead.page)
+                for table in tables:
+                    table.count += taken
+        while len(slots) < count:
+            page, taken = self.take(group), min(size, count - len(slots))
+            slots.extend(range(page * size, page * size + taken))
+            pending.fresh.add(page)
+            for number, table in enumerate(tables):
+                table.push(page, taken)
+                if number:
+                    pool.hold(page)
+        return slots, ragged
+
+    def _copy_tail(self, group: int, tables: Sequence[PageTable]) -> None:
+        pool, old = self.pools[group], tables[0].page
+        new = self.take(group)
+        first, end = min(table.first for table in tables), tables[0].first + tables[0].count
+        self.pending[group].copy(old, new, first, end - first)
+        for number, table in enumerate(tables):
+            table.page = new
+            if number:
+                pool.hold(new)
+            pool.drop(old)
+
+    def set_entries(self, group: int, table: PageTable, entries: Iterable[Entry]) -> None:
+        """Replace a whole table; what was named only by the old one is given back, last page first."""
+        pool, old = self.pools[group], table.entries()
+        table.replace(entries)
+        for page, _, _ in table.entries():
+            pool.hold(page)
+        for page, _, _ in reversed(old):
+            pool.drop(page)
+
+    def share(self, sequence: CacheSequence) -> list[PageTable]:
+        """A second reference to all pages of a sequence: its tables, copied."""
+        copies = [PageTable(table.entries(), table.start) for table in sequence.tables]
+        for pool, table in zip(self.pools, copies, strict=True):
+            for page, _, _ in table.entries():
+                pool.hold(page)
+        return copies
+
+    def shorten(self, sequence: CacheSequence, length: int) -> None:
+        """Drop all tokens past `length`; see `can_shorten`."""
+        if length == sequence.length:
+            return
+        for pool, table in zip(self.pools, sequence.tables, strict=True):
+            for page in table.cut_tail(min(sequence.length - length, sequence.length - table.start)):
+                pool.drop(page)
+            if length == 0:
+                table.start = 0
+        sequence.shorten(length, self.page_size)
+
+    def can_shorten(self, sequence: CacheSequence, length: int) -> bool:
+        """Whether a token after the first `length` would still find all the keys it looks at."""
+        if length == 0:
+            return True
+        for window, table in zip(self.config.windows, sequence.tables, strict=True):
+            if window is not None and table.start > max(0, length - window + 1):
+                return False
+        return True
+
+    # --- computed pages -----------------------------------------------------------------------------------------------
+
+    def attach(self, tokens: Sequence[int], salt: str, reuse: bool) -> CacheSequence:
+        """A new sequence that holds the longest usable path of the tree."""
+        sequence = self.new_sequence(salt)
+        path = self.tree.match(tokens, salt) if reuse else []
+        if not path:
+            return sequence
+        size = self.page_size
+        sequence.length = sequence.committed = len(path) * size
+        sequence.boundary = sequence.length + size
+        sequence.node = path[-1]
+        for g, table in enumerate(sequence.tables):
+            table.start = self.tree.first_kept(g, sequence.length)
+            table.replace((node.pages[g], 0, size) for node in path[table.start // size :])
+            for page, _, _ in table.entries():
+                self.pools[g].hold(page)
+        return sequence
+
+    def settle(self, sequence: CacheSequence) -> None:
+        """`committed` has passed `boundary`: whole pages enter the tree, and window groups give back what no later
+        token looks at."""
+        size = self.page_size
+        sequence.boundary = (sequence.committed // size + 1) * size
+        if sequence.cacheable:
+            self._publish(sequence)
+        if not sequence.plain:
+            return
+        for g, table in enumerate(sequence.tables):
+            gone = self.tree.first_kept(g, sequence.committed) - table.start
+            if gone > 0:
+                for page in table.cut_head(gone // size, gone):
+                    self.pools[g].drop(page)
+
+    def _publish(self, sequence: CacheSequence) -> None:
+        """Whole pages of committed tokens enter the tree. Where it knows the path already, the sequence takes the
+        tree's page and drops its own; a gap in the tree is filled with the sequence's."""
+        size, node, at = self.page_size, sequence.node, 0
+        while len(sequence.tail) - at >= size:
+            if node is not None and node.parent is None:
+                sequence.cacheable = False  # the path was evicted above us: it cannot be continued
+                break
+            number = node.depth if node else 0
+            key = tuple(sequence.tail[at : at + size])
+            at += size
+            node = self.tree.child(node, key, sequence.salt) or self.tree.add(node, key, sequence.salt)
+            for g, table in enumerate(sequence.tables):
+                entry = number - table.start // size
+                if entry < 0:
+                    continue
+                own, known = table.page_at(entry), node.pages[g]
+                if not known:
+                    self.tree.give(node, g, own)
+                elif known != own:
+                    self.pools[g].hold(known)
+                    table.set_page(entry, known)
+                    self.pools[g].drop(own)
+        sequence.node = node
+        del sequence.tail[:at]
+
+    # --- checks -------------------------------------------------------------------------------------------------------
+
+    def check(self, sequences: Iterable[CacheSequence]) -> None:
+        named: list[Counter[int]] = [Counter() for _ in self.groups]
+        for sequence in sequences:
+            for g, table in enumerate(sequence.tables):
+                named[g].update(page for page, _, _ in table.entries())
+        self.tree.check()
+        for g, pool in enumerate(self.pools):
+            pool.check()
+            named[g].update(pool.known)
+            held = {page: refs for page, refs in enumerate(pool.refs) if refs}
+            assert held == named[g], f"group {g}: references {held} are not those of tables and tree {dict(named[g])}"
