@@ -1,0 +1,31 @@
+"""Logits of a tiny model as transformers computes them: float32, eager attention, one prompt at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import transformers
+
+from plait.formats.tensor import F32Array
+from support.tiny_llama import TinyLlama
+
+
+def transformers_model(tiny: TinyLlama, seed: int = 0) -> transformers.PreTrainedModel:
+    config = dict(tiny.hf_config())
+    model_class = getattr(transformers, tiny.hf_class)
+    model = model_class(model_class.config_class(**config, attn_implementation="eager")).float().eval()
+    state = {name: torch.from_numpy(array) for name, array in tiny.hf_tensors(seed).items()}
+    if tiny.tied:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    model.load_state_dict(state)
+    return model
+
+
+def transformers_logits(tiny: TinyLlama, prompts: Sequence[Sequence[int]], seed: int = 0) -> list[F32Array]:
+    """For each prompt (tokens, vocabulary)."""
+    model = transformers_model(tiny, seed)
+    with torch.no_grad():
+        results = [model(torch.tensor([list(prompt)])).logits[0].numpy() for prompt in prompts]
+    return [np.ascontiguousarray(logits, np.float32) for logits in results]
