@@ -52,6 +52,10 @@ class KVCache:
         self._fresh = self._store.pending[0].fresh
         self._one_group = len(config.num_pages) == 1
 
+    @property
+    def config(self) -> CacheConfig:
+        return self._store.config
+
     # --- the scheduler's face: position == index ----------------------------------------------------------------------
 
     def cached_prefix(self, tokens: Sequence[int], salt: str = "") -> int:
