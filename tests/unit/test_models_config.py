@@ -213,7 +213,7 @@ def test_a_window_as_long_as_the_context_is_none() -> None:
         ({"rope_parameters": {"rope_type": "linear"}}, "key 'factor' is missing"),
         ({"rope_parameters": {**LLAMA3, "low_freq_factor": 4.0}}, "must be below high_freq_factor"),
         ({"rope_parameters": {**LLAMA3, "factor": None}}, "key 'factor' is missing"),
-        ({"intermediate_size": 49}, "tensor 'model.layers.0.mlp.gate_proj.weight': has shape"),
+        ({"intermediate_size": 49}, "tensor 'model.layers.0.mlp.gate_proj.weight': shape"),
     ],
 )
 def test_hf_that_is_wrong(changes: dict[str, object], message: str) -> None:

@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from plait.errors import ModelFileError, UnsupportedModelError
+from plait.formats.check import require_tensor
 from plait.formats.tensor import ModelSource
 from plait.models.config import MAX_CONTEXT, MAX_HEADS, MAX_LAYERS, MAX_WIDTH, DecoderConfig, checked, head_dim_of
 from plait.models.keys import Keys
@@ -86,10 +87,7 @@ def _scaling_factor(keys: Keys) -> float:
 
 
 def _divisors(source: ModelSource, n: int) -> tuple[float, ...]:
-    tensor = source.tensors[ROPE_DIVISORS]
-    if tensor.shape != (n,):
-        raise ModelFileError(source.path, f"has shape {tensor.shape}; the keys ask for ({n},)", ROPE_DIVISORS)
-    values = tensor.numpy()
+    values = require_tensor(source, ROPE_DIVISORS, (n,)).numpy()
     if not np.all(np.isfinite(values) & (values > 0)):
         raise ModelFileError(source.path, "holds a divisor that is not a positive number", ROPE_DIVISORS)
     return tuple(values.astype(np.float64).tolist())

@@ -9,7 +9,8 @@ import math
 import re
 from dataclasses import dataclass, field
 
-from plait.errors import ModelFileError, UnsupportedModelError
+from plait.errors import UnsupportedModelError
+from plait.formats.check import require_tensor
 from plait.formats.tensor import ModelSource
 from plait.ops.api import Weight
 
@@ -23,12 +24,7 @@ class WeightReader:
 
     def take(self, name: str, *shape: int) -> Weight:
         """The tensor `name`, the same object each time. Raises ModelFileError if it is missing or of another shape."""
-        tensor = self.source.tensors.get(name)
-        if tensor is None:
-            raise ModelFileError(self.source.path, "is missing", name)
-        if tensor.shape != shape:
-            raise ModelFileError(self.source.path, f"has shape {tensor.shape}; the model's keys ask for {shape}", name)
-        return self.taken.setdefault(name, Weight(tensor))
+        return self.taken.setdefault(name, Weight(require_tensor(self.source, name, shape)))
 
     def check_all_taken(self, unused: re.Pattern[str]) -> None:
         """Raises UnsupportedModelError if there are tensors that nobody took and `unused` does not match: the model
