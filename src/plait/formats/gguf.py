@@ -70,6 +70,7 @@ def _check_parts(parts: Sequence[GGUFPart]) -> None:
         if (number, count) != (index, len(parts)):
             reason = f"its name says part {index + 1} of {len(parts)}, its keys split.no {number}, split.count {count}"
             raise ModelFileError(part.path, reason)
+    for part in parts:
         claimed = part.int_value("split.tensors.count", n_tensors)
         if claimed != n_tensors:
             reason = f"key 'split.tensors.count': claims {claimed} tensors, but the {len(parts)} parts hold {n_tensors}"
