@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from plait.formats.quant import quantize
+from plait.formats.stored import StoredTensor
 from plait.formats.tensor import F32Array, LazyTensor, U8Array
 from plait.ops.api import Weight
 
@@ -42,6 +44,19 @@ class MemorySource:
     tensors: dict[str, LazyTensor] = field(default_factory=dict)
     container: str = "safetensors"
     path: Path = Path("memory")
+
+
+def quantised(source: MemorySource, block_format: str) -> MemorySource:
+    """The same model with every matrix in `block_format`, which must divide its rows."""
+    tensors = {name: _quantised(tensor, block_format, source.path) for name, tensor in source.tensors.items()}
+    return MemorySource(source.metadata, tensors, source.container, source.path)
+
+
+def _quantised(tensor: LazyTensor, block_format: str, path: Path) -> LazyTensor:
+    if len(tensor.shape) == 1:
+        return tensor
+    data = quantize(tensor.numpy(), block_format).reshape(-1)
+    return StoredTensor(tensor.name, tensor.shape, block_format, data, path)
 
 
 def weight(name: str, array: object) -> Weight:

@@ -1,0 +1,115 @@
+"""Batching never changes the answer: logits are bit-identical to the sequence run alone.
+
+Whatever else is in the batch, however prompts are chunked, wherever their pages lie, for any number of threads, and
+for weights of any format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plait.formats.tensor import F32Array
+from plait.models.registry import load_model
+from plait.ops.api import Executable, KVConfig
+from support.backends import BACKENDS, make_backend
+from support.steps import Chunk, Driver
+from support.tensors import MemorySource, quantised
+from support.tiny_llama import TinyLlama
+
+TINY = TinyLlama(d_model=64, ff=96, head_dim=16, vocab=48, n_layers=2, context=512)
+WINDOWED = TinyLlama(d_model=64, ff=96, head_dim=16, vocab=48, n_layers=2, context=512, window=70)
+KV = KVConfig(16, (64,), "f16")
+MAX_PROMPT = 150  # more than two attention blocks of 64 keys
+
+MODELS: dict[str, MemorySource] = {
+    "f32": TINY.source("safetensors"),
+    "window": WINDOWED.source("gguf"),
+    "F16": quantised(TINY.source("gguf"), "F16"),
+    "BF16": quantised(TINY.source("gguf"), "BF16"),
+    "Q8_0": quantised(TINY.source("gguf"), "Q8_0"),
+    "Q4_0": quantised(TINY.source("gguf"), "Q4_0"),
+}
+
+
+@dataclass
+class Subject:
+    """One model on one backend, and on the plainest instance of it: the logits of prompts alone are kept."""
+
+    executable: Executable
+    plain: Executable
+    alone_logits: dict[tuple[int, ...], F32Array] = field(default_factory=dict)
+
+    def alone(self, prompt: tuple[int, ...]) -> F32Array:
+        if prompt not in self.alone_logits:
+            driver = Driver(self.plain, KV)
+            self.alone_logits[prompt] = driver.step({"alone": Chunk.every(prompt)})["alone"]
+        return self.alone_logits[prompt]
+
+
+@pytest.fixture(scope="module", params=[*BACKENDS, "cpu-3"])
+def backend_name(request: pytest.FixtureRequest) -> str:
+    make_backend(request.param)  # skips where it is not built
+    return request.param
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def subject(request: pytest.FixtureRequest, backend_name: str) -> Subject:
+    program = load_model(MODELS[request.param]).program
+    plain = "cpu-1" if backend_name.startswith("cpu") else backend_name
+    return Subject(make_backend(backend_name).compile(program, KV), make_backend(plain).compile(program, KV))
+
+
+@st.composite
+def prompts(draw: st.DrawFn) -> dict[str, tuple[int, ...]]:
+    """Up to four prompts. Tokens come from a seed: their values matter little, and shrinking lengths says more."""
+    lengths = draw(st.lists(st.integers(1, MAX_PROMPT), min_size=1, max_size=4))
+    random = np.random.default_rng(draw(st.integers(0, 3)))
+    return {f"s{i}": tuple(random.integers(0, 48, n).tolist()) for i, n in enumerate(lengths)}
+
+
+def draw_step(data: st.DataObject, left: dict[str, tuple[int, ...]]) -> dict[str, Chunk]:
+    """Some of the sequences that have tokens left, in any order, each with a chunk that wants some rows' logits."""
+    names = data.draw(st.lists(st.sampled_from(sorted(left)), min_size=1, unique=True))
+    chunks = {}
+    for name in names:
+        size = data.draw(st.one_of(st.just(1), st.integers(1, len(left[name]))))
+        size = min(size, len(left[name]))
+        outputs = range(size) if data.draw(st.booleans()) else [size - 1]
+        chunks[name] = Chunk(left[name][:size], outputs)
+    return chunks
+
+
+def check_schedule(subject: Subject, given_prompts: dict[str, tuple[int, ...]], data: st.DataObject) -> None:
+    """Runs the prompts by a random schedule of up to a dozen steps; every logit asked for must have the right bits."""
+    driver = Driver(subject.executable, KV, np.random.default_rng(data.draw(st.integers(0, 99))))
+    left = dict(given_prompts)
+    for _ in range(12):
+        if not left:
+            return
+        chunks = draw_step(data, left)
+        for name, logits in driver.step(chunks).items():
+            done = len(given_prompts[name]) - len(left[name])
+            rows = [done + row for row in chunks[name].outputs]
+            np.testing.assert_array_equal(logits, subject.alone(given_prompts[name])[rows])
+            left[name] = left[name][len(chunks[name].tokens) :]
+        left = {name: tokens for name, tokens in left.items() if tokens}
+
+
+@settings(deadline=None, max_examples=4, derandomize=True)
+@given(given_prompts=prompts(), data=st.data())
+def test_any_schedule_gives_the_bits_of_the_sequence_alone(
+    subject: Subject, given_prompts: dict[str, tuple[int, ...]], data: st.DataObject
+) -> None:
+    check_schedule(subject, given_prompts, data)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=60)
+@given(given_prompts=prompts(), data=st.data())
+def test_very_many_schedules(subject: Subject, given_prompts: dict[str, tuple[int, ...]], data: st.DataObject) -> None:
+    check_schedule(subject, given_prompts, data)
