@@ -18,11 +18,12 @@ from plait.models.registry import load_model
 from plait.ops.api import Executable, KVConfig
 from support.backends import BACKENDS, make_backend
 from support.steps import Chunk, Driver
-from support.tensors import MemorySource, quantised
+from support.tensors import MemorySource, in_k_formats, quantised
 from support.tiny_llama import TinyLlama
 
 TINY = TinyLlama(d_model=64, ff=96, head_dim=16, vocab=48, n_layers=2, context=512)
 WINDOWED = TinyLlama(d_model=64, ff=96, head_dim=16, vocab=48, n_layers=2, context=512, window=70)
+K_SIZED = TinyLlama(d_model=256, ff=512, head_dim=32, n_heads=8, vocab=48, n_layers=1, context=512)
 KV = KVConfig(16, (64,), "f16")
 MAX_PROMPT = 150  # more than two attention blocks of 64 keys
 
@@ -33,6 +34,7 @@ MODELS: dict[str, MemorySource] = {
     "BF16": quantised(TINY.source("gguf"), "BF16"),
     "Q8_0": quantised(TINY.source("gguf"), "Q8_0"),
     "Q4_0": quantised(TINY.source("gguf"), "Q4_0"),
+    "Q4_K_M": in_k_formats(K_SIZED.source("gguf"), np.random.default_rng(5)),
 }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from plait.formats.quant import quantize
+from plait.formats.quant import BLOCK_FORMATS, quantize
 from plait.formats.stored import StoredTensor
 from plait.formats.tensor import F32Array, LazyTensor, U8Array
 from plait.ops.api import Weight
@@ -57,6 +58,30 @@ def _quantised(tensor: LazyTensor, block_format: str, path: Path) -> LazyTensor:
         return tensor
     data = quantize(tensor.numpy(), block_format).reshape(-1)
     return StoredTensor(tensor.name, tensor.shape, block_format, data, path)
+
+
+SCALE_BYTES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+"""Where the float16 scales of a block begin."""
+
+
+def random_blocks(rng: np.random.Generator, name: str, shape: tuple[int, ...], block_format: str) -> LazyTensor:
+    """A tensor of a K format from random bytes, with scales that keep values below 1 or so."""
+    fmt = BLOCK_FORMATS[block_format]
+    blocks = rng.integers(0, 256, (math.prod(shape) // fmt.block_values, fmt.block_bytes), np.uint8)
+    for start in SCALE_BYTES[block_format]:
+        scales = (rng.standard_normal((len(blocks), 1)) * 3e-4).astype(np.float16)
+        blocks[:, start : start + 2] = scales.view(np.uint8)
+    return StoredTensor(name, shape, block_format, blocks.reshape(-1), Path("memory"))
+
+
+def in_k_formats(source: MemorySource, rng: np.random.Generator) -> MemorySource:
+    """A model of the same shape in random Q4_K and Q6_K, mixed as llama.cpp's Q4_K_M mixes them."""
+    tensors = dict(source.tensors)
+    for name, tensor in source.tensors.items():
+        if len(tensor.shape) == 2:
+            better = any(part in name for part in ("attn_v", "ffn_down", "output"))
+            tensors[name] = random_blocks(rng, name, tensor.shape, "Q6_K" if better else "Q4_K")
+    return MemorySource(source.metadata, tensors, source.container, source.path)
 
 
 def weight(name: str, array: object) -> Weight:
