@@ -1,1 +1,21 @@
-"""The PyTorch + Triton kernel library for CUDA GPUs."""
+"""The PyTorch kernel library. Importing this package does not import torch: `open_cuda` does, when asked."""
+
+from __future__ import annotations
+
+from plait.errors import BackendError
+from plait.ops.api import Backend
+
+
+def open_cuda(device: str = "cuda", dtype: str = "bf16") -> Backend:
+    """The backend on a device that torch names, computing in `dtype` (bf16, f16 or f32).
+
+    Raises BackendError, with what was tried, when torch or the device is missing."""
+    try:
+        from plait.ops.cuda.backend import CudaBackend
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise BackendError(
+            f"device {device} needs PyTorch, which is not installed: pip install 'plait[cuda]', or use the CPU"
+        ) from None
+    return CudaBackend(device, dtype)
