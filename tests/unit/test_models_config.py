@@ -109,7 +109,7 @@ def test_gguf_old_linear_scaling() -> None:
         ({"attention.head_count": 0}, "head_count' is 0"),
         ({"attention.head_count_kv": 3}, "4 attention heads cannot be shared out over 3"),
         ({"attention.head_count_kv": []}, "head_count_kv' is an empty list"),
-        ({"attention.head_count_kv": [2, "x"]}, "head_count_kv' is 'x'"),
+        ({"attention.head_count_kv": [2, "x"]}, "key 'llama.attention.head_count_kv' is 'x'"),
         ({"attention.head_count": 5, "attention.key_length": None}, "32 cannot be shared out over 5"),
         ({"attention.layer_norm_rms_epsilon": float("nan")}, "is nan; it must be finite"),
         ({"rope.freq_base": 0.0}, "freq_base' is 0.0"),

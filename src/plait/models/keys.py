@@ -42,7 +42,7 @@ class Keys:
         value = self._value(key, default)
         if isinstance(value, str) or not isinstance(value, Iterable):
             return self.integer(key, low, high, default)
-        numbers = {Keys(self.path, {key: each}).integer(key, low, high) for each in value}
+        numbers = {Keys(self.path, {self.prefix + key: each}, self.prefix).integer(key, low, high) for each in value}
         if not numbers:
             raise self.error(key, "is an empty list")
         if len(numbers) > 1:
