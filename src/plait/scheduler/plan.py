@@ -16,7 +16,8 @@ SequenceId: TypeAlias = int
 
 @dataclass(frozen=True, slots=True)
 class FromStep:
-    """A token the host does not know yet: the one that sampling row `output` of step `step` yields."""
+    """A token the host does not know yet: the one that output row `output` (counted over the whole plan) of step
+    `step` yields."""
 
     step: int
     output: int
@@ -54,11 +55,13 @@ class PlannedSequence:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step. `edits[g]` are done before anything else in group g."""
+    """One step. `edits[g]` are done before anything else in group g. `prompt_tokens` rows compute tokens of prompts (or
+    compute again what a preempted sequence had lost); the rest are decode rows."""
 
     step: int
     sequences: tuple[PlannedSequence, ...]
     edits: tuple[GroupEdits, ...]
+    prompt_tokens: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -77,8 +80,10 @@ class RowResult:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Results of the output rows, in the plan's order, and the seconds the step took."""
+    """Results of the output rows, in the plan's order, and the seconds the step took. `failures` are the sequences
+    that failed as a whole, with or without output rows; the rows they have carry the same error."""
 
     step: int
     rows: tuple[RowResult, ...]
     seconds: float
+    failures: tuple[tuple[SequenceId, Exception], ...] = ()

@@ -1,0 +1,136 @@
+"""The state of a request and of its samples. Knows tokens and limits; knows no pages, no plan but the token references.
+
+A sample goes PENDING -> WAITING -> RUNNING -> ENDED. The first sample of a request starts as WAITING; the others are
+PENDING until the first tokens are drawn from the prompt that the first one computes. A preempted sample goes back to
+WAITING, through LEAVING while a step with it is in flight. Any state may go to ENDED.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from plait.scheduler.plan import FromStep, PlannedSampling
+from plait.types import EngineRequest, SamplerStage, SamplingParams, TokenId
+
+
+class Phase(Enum):
+    PENDING = "pending"  # waits for the request's prompt
+    WAITING = "waiting"  # in the queue; holds no sequence
+    RUNNING = "running"  # has a sequence and takes part in steps
+    LEAVING = "leaving"  # preempted with a step in flight; its pages are held until that is in
+    ENDED = "ended"  # its final event is out; a sequence, if any, is held until its steps are in
+
+
+class Sample:
+    """One continuation of a request's prompt.
+
+    `tokens` are those the host knows, the prompt first; `drawing` the further ones that steps in flight will draw.
+    `planned` counts the sequence's tokens with a place in KV memory, in flight or computed. `in_flight` counts the
+    plans that the sequence is in. `cached_tokens` of the prompt were not computed for this sample (None: it has not
+    begun).
+    """
+
+    __slots__ = ("cached_tokens", "drawing", "in_flight", "index", "phase", "planned", "request", "sequence", "tokens")
+
+    def __init__(self, request: Request, index: int) -> None:
+        self.request = request
+        self.index = index
+        self.phase = Phase.PENDING
+        self.tokens: list[TokenId] = []
+        self.drawing: list[FromStep] = []
+        self.sequence: int | None = None
+        self.planned = 0
+        self.in_flight = 0
+        self.cached_tokens: int | None = None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Arrival, then sample: the order of service, and of giving way from the end."""
+        return (self.request.arrival, self.index)
+
+    @property
+    def total(self) -> int:
+        """Tokens of the sequence, those being drawn included."""
+        return len(self.tokens) + len(self.drawing)
+
+    @property
+    def wanted(self) -> int:
+        """Tokens to put into coming steps. At its limit a sample draws no more, so its last token is never run."""
+        if self.total >= self.request.limit:
+            return max(self.request.prompt_length - self.planned, 0)
+        return self.total - self.planned
+
+    @property
+    def decoding(self) -> bool:
+        """Whether the next row is the one that follows a drawn token, not a part of a prompt or of a recomputation."""
+        return self.wanted == 1 and self.planned >= self.request.prompt_length
+
+    def next_tokens(self, count: int) -> tuple[TokenId | FromStep, ...]:
+        """The next `count` tokens to run."""
+        first, known = self.planned, len(self.tokens)
+        if first >= known:
+            return tuple(self.drawing[first - known : first - known + count])
+        rows: tuple[TokenId | FromStep, ...] = tuple(self.tokens[first : first + count])
+        return rows + tuple(self.drawing[: first + count - known]) if first + count > known else rows
+
+
+class Request:
+    """One request and its `samples`, by index. `limit` is the longest a sequence of it may get, in tokens.
+
+    `base` is a sequence that keeps the prompt's pages for the samples in `heirs`, which have not been forked yet.
+    `drawn` turns true when the row that draws the first tokens is planned. `open` counts the samples that have not
+    ended.
+    """
+
+    __slots__ = (
+        "arrival", "base", "drawn", "engine_request", "heirs", "limit", "open", "prompt_length",
+        "samples", "stop_ids", "tail",
+    )  # fmt: skip
+
+    def __init__(self, request: EngineRequest, arrival: int, context_length: int) -> None:
+        params = request.sampling
+        self.engine_request = request
+        self.arrival = arrival
+        self.prompt_length = len(request.prompt)
+        longest = context_length if params.max_tokens is None else self.prompt_length + params.max_tokens
+        self.limit = min(longest, context_length)
+        self.stop_ids = request.stop_token_ids | frozenset(params.stop_token_ids)
+        self.tail = history_tail(params)
+        self.samples = [Sample(self, index) for index in range(params.n)]
+        self.samples[0].tokens = list(request.prompt)
+        self.open = params.n
+        self.base: int | None = None
+        self.heirs: set[int] = set()
+        self.drawn = False
+
+    def pass_lead(self, lead: Sample) -> Sample:
+        """`lead`, which computes the prompt for all, is to end. Lets another sample that has not begun have its place:
+        the two swap indices, and the one returned is the one to end."""
+        heir = next((s for s in self.samples if s.phase is Phase.PENDING), None)
+        if self.drawn or heir is None or lead.phase is Phase.PENDING:
+            return lead
+        lead.index, heir.index = heir.index, lead.index
+        self.samples[lead.index], self.samples[heir.index] = lead, heir
+        return heir
+
+    def sampling(self, sample: Sample, tokens: list[TokenId], position: int) -> PlannedSampling:
+        """How to draw `sample`'s token at `position`, after `tokens` and what the sample is still drawing."""
+        request = self.engine_request
+        if self.tail == 0:
+            return PlannedSampling(request.sampling, sample.index, position)
+        history = tokens if self.tail < 0 else tokens[-self.tail :]
+        pending = sample.drawing[-1] if sample.drawing else None
+        return PlannedSampling(
+            request.sampling, sample.index, position, tuple(history), pending, request.dry_breaker_ids
+        )
+
+
+def history_tail(params: SamplingParams) -> int:
+    """How many of the last tokens the sampler chain looks at: 0 for none, -1 for all."""
+    tails = []
+    penalties = params.repeat_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
+    if penalties and SamplerStage.PENALTIES in params.samplers:
+        tails.append(params.repeat_last_n)
+    if params.dry_multiplier != 0 and SamplerStage.DRY in params.samplers:
+        tails.append(params.dry_penalty_last_n)
+    return -1 if -1 in tails else max(tails, default=0)

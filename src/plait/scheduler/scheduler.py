@@ -1,0 +1,367 @@
+"""Decides every step anew: which sequences run, with which tokens, and what their results mean.
+
+Knows requests, limits and the bookkeeping of the cache. Knows no numbers of the model, no text, no clock and no thread:
+it is driven by one caller, who runs its plans in order. Priorities, speculation and a controller are not its business
+yet; `policy` is where orders change, `limits` is read anew at every step.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import insort
+from collections import deque
+from collections.abc import Iterator
+from operator import attrgetter
+
+from plait.cache.kv import KVCache
+from plait.errors import PromptTooLongError, RequestError
+from plait.scheduler.draft import Draft
+from plait.scheduler.limits import Limits
+from plait.scheduler.plan import PlannedSequence, RowResult, StepPlan, StepResult
+from plait.scheduler.request import Phase, Request, Sample
+from plait.scheduler.sequences import Sequences
+from plait.types import EngineRequest, FinishReason, Logprob, TokenEvent
+
+_ORDER = attrgetter("order")
+RETRY_STEPS = 16
+"""Steps after which a request that found no room looks again, though nobody has left meanwhile."""
+
+
+class Scheduler:
+    """Requests in; plans out; results in; events out. Each sample of a request gets exactly one final event.
+
+    Ends: a stop id (not part of the event's tokens) gives `stop`; `max_tokens` or a full context gives `length`. When
+    pages run out, the sequence that arrived last gives its pages back and is computed again later, with the same
+    tokens as its outcome.
+    """
+
+    def __init__(self, cache: KVCache, limits: Limits, *, reuse: bool = True) -> None:
+        """`reuse` False computes every prompt afresh."""
+        self.limits = limits
+        self._sequences = Sequences(cache, reuse=reuse)  # RUNNING, LEAVING, and ENDED with a step in flight
+        # A sequence that has the memory to itself always fits, so whoever is admitted gets to its end.
+        self.context_length = min(limits.context_length, self._sequences.capacity)
+        self._requests: dict[str, Request] = {}
+        self._waiting: list[Sample] = []  # by order
+        self._running: list[Sample] = []  # by order
+        self._in_flight: deque[StepPlan] = deque()
+        self._arrivals = itertools.count()
+        self._steps = 0
+        self._refused: tuple[Sample, int, int] | None = None  # who found no room, at which step, after how many left
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    def add(self, request: EngineRequest) -> None:
+        """Accept a request, to be served in order of arrival.
+
+        Raises `RequestError` for an empty prompt or an id in use, `PromptTooLongError` for a prompt that leaves no
+        room in the context or the KV memory for a single new token.
+        """
+        if request.request_id in self._requests:
+            raise RequestError(f"request id '{request.request_id}' is in use; give each request its own")
+        if not request.prompt:
+            raise RequestError("the prompt is empty; give at least one token")
+        needed = len(request.prompt) + (request.sampling.max_tokens != 0)
+        if needed > self.context_length:
+            raise PromptTooLongError(self._too_long(len(request.prompt)))
+        accepted = Request(request, next(self._arrivals), self.context_length)
+        self._requests[request.request_id] = accepted
+        self._enqueue(accepted.samples[0])
+
+    def _too_long(self, length: int) -> str:
+        what = f"the prompt has {length} tokens, and its answer needs room"
+        if self.context_length < self.limits.context_length:
+            return f"{what}: the KV memory holds {self.context_length}; shorten the prompt, or give more KV memory"
+        return f"{what}: the context is {self.context_length}; shorten the prompt, or give a larger context"
+
+    def abort(self, request_id: str) -> list[TokenEvent]:
+        """End what is left of a request with `abort`. An id that is not (or no longer) known gives no events."""
+        return self._end_samples(request_id, None, FinishReason.ABORT)
+
+    def finish(self, request_id: str, index: int) -> list[TokenEvent]:
+        """End one sample with `stop`, because the caller found a stop string in its text. Tokens drawn meanwhile are
+        dropped. No events if it has ended already."""
+        return self._end_samples(request_id, index, FinishReason.STOP)
+
+    def fail_all(self, error: Exception) -> list[TokenEvent]:
+        """End every request with `error`, and forget the plans in flight: none of them will be committed."""
+        for sample in list(self._sequences.by_id.values()):
+            sample.in_flight = 0
+        self._in_flight.clear()
+        events = []
+        for request in list(self._requests.values()):
+            request.drawn = True  # nobody takes over
+            events += [self._end(sample, error=error) for sample in request.samples if sample.phase is not Phase.ENDED]
+        for sample in list(self._sequences.by_id.values()):
+            self._settle(sample)
+        return events
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._requests or self._in_flight)
+
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """Requests that have not ended, in order of arrival."""
+        return tuple(self._requests)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that take part in steps."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Samples in the queue."""
+        return len(self._waiting)
+
+    # --- planning -------------------------------------------------------------------------------------------------
+
+    def schedule(self) -> StepPlan | None:
+        """The next step, or None if nothing can run before the step in flight is committed (or at all). May be called
+        with one step in flight."""
+        assert len(self._in_flight) < 2, "two steps are in flight; commit one first"
+        draft = Draft(self._steps, self.limits.n_batch)
+        self._extend(draft, decoding=True)
+        self._extend(draft, decoding=False)
+        self._admit(draft)
+        if not draft.sequences:
+            assert self._in_flight or not self._requests, "requests wait and nothing runs"
+            return None
+        plan = draft.finish(self._sequences.take_edits())
+        self._steps += 1
+        self._in_flight.append(plan)
+        return plan
+
+    def _extend(self, draft: Draft, *, decoding: bool) -> None:
+        """Give running sequences their rows: one for each that decodes, or chunks of prompts, the oldest first."""
+        for sample in [s for s in self._running if s.decoding is decoding]:
+            if draft.budget == 0:
+                return
+            if sample.phase is Phase.RUNNING and sample.wanted:
+                self._place(sample, draft)
+
+    def _place(self, sample: Sample, draft: Draft) -> None:
+        """Plan the sample's next rows, if room can be found or made for them."""
+        count = min(sample.wanted, draft.budget)
+        while (reserved := self._sequences.reserve(sample, count)) is None:
+            draft.pressed = True
+            if not self._make_room(sample):
+                return
+        draft.add(sample, *reserved)
+
+    # --- memory pressure ------------------------------------------------------------------------------------------
+
+    def _make_room(self, sample: Sample) -> bool:
+        """Let go of pages so that `sample` can go on. False if it must wait, because it gave way itself or because
+        the pages of those who leave are in use by the step in flight."""
+        base = next((r for r in reversed(self._requests.values()) if r.base is not None), None)
+        if base is not None:
+            self._sequences.drop_base(base)
+            return True
+        if len(self._sequences.by_id) > len(self._running):
+            return False
+        assert len(self._running) > 1, "a sequence that is alone found no room"
+        victim = self._running[-1]
+        return self._preempt(victim) and victim is not sample
+
+    def _preempt(self, sample: Sample) -> bool:
+        """Take a running sample's sequence away. True if its pages are free at once."""
+        self._running.remove(sample)
+        sample.phase = Phase.LEAVING
+        return self._settle(sample)
+
+    def _settle(self, sample: Sample) -> bool:
+        """Release the sequence of a sample that leaves or has ended, unless a step in flight uses it."""
+        if sample.in_flight or sample.phase not in (Phase.LEAVING, Phase.ENDED):
+            return False
+        self._sequences.close(sample)
+        if sample.phase is Phase.LEAVING:
+            self._enqueue(sample)
+        return True
+
+    def _enqueue(self, sample: Sample) -> None:
+        sample.phase = Phase.WAITING
+        insort(self._waiting, sample, key=_ORDER)
+
+    # --- admission ------------------------------------------------------------------------------------------------
+
+    def _admit(self, draft: Draft) -> None:
+        """Let waiting samples in, in order, while there are places, pages and budget. One whose prefix an older
+        sequence is just computing is passed over: it will find those pages in the cache."""
+        position = passed = 0
+        while position < len(self._waiting) and passed < self.limits.places and self._may_admit(draft):
+            sample = self._waiting[position]
+            if self._sequences.prefix_is_coming(sample, self._running):
+                position += 1
+                passed += 1
+            elif self._open(sample):
+                del self._waiting[position]
+                sample.phase = Phase.RUNNING
+                insort(self._running, sample, key=_ORDER)
+                self._place(sample, draft)
+            else:
+                return
+
+    def _may_admit(self, draft: Draft) -> bool:
+        return draft.budget > 0 and not draft.pressed and len(self._running) < self.limits.places
+
+    def _open(self, sample: Sample) -> bool:
+        """Give a waiting sample a sequence, if the pages for all its tokens are there."""
+        alone = not self._sequences.by_id
+        if self._refused is not None and not alone:
+            who, step, departures = self._refused
+            if who is sample and departures == self._sequences.departures and self._steps < step + RETRY_STEPS:
+                return False
+        self._refused = None
+        self._sequences.open(sample)
+        if not alone and not self._sequences.has_room(sample, self._running):
+            self._sequences.close(sample)
+            self._refused = (sample, self._steps, self._sequences.departures)
+            return False
+        self._sequences.leave_base(sample)
+        if sample.cached_tokens is None:
+            sample.cached_tokens = sample.planned
+        return True
+
+    # --- results --------------------------------------------------------------------------------------------------
+
+    def commit(self, plan: StepPlan, result: StepResult) -> list[TokenEvent]:
+        """Take a step's result in; plans are committed in the order they were made. Rows of samples that have ended
+        meanwhile are dropped."""
+        oldest = self._in_flight.popleft()
+        assert oldest is plan, "commit plans in order"
+        assert result.step == plan.step, "this is another step's result"
+        rows = iter(result.rows)
+        failures = dict(result.failures)
+        events: list[TokenEvent] = []
+        for planned in plan.sequences:
+            sample = self._sequences.by_id[planned.sequence]
+            sample.in_flight -= 1
+            drawn = [next(rows) for _ in planned.outputs]
+            if planned.sequence in failures:
+                events += self._fail(sample, planned, failures[planned.sequence])
+            else:
+                self._store(sample, planned)
+                events += self._draw(sample, planned, drawn)
+            self._settle(sample)
+        return events
+
+    def _store(self, sample: Sample, planned: PlannedSequence) -> None:
+        count = len(planned.tokens)
+        if planned.first_position + count <= len(sample.tokens):  # else the last row is behind the end, to be dropped
+            self._sequences.commit(sample, planned.first_position, count)
+
+    def _fail(self, sample: Sample, planned: PlannedSequence, error: Exception) -> Iterator[TokenEvent]:
+        """The rows of a sequence failed: so do all samples that rely on them."""
+        request = sample.request
+        for other in request.samples:
+            if (other is sample or other.phase is Phase.PENDING) and other.phase is not Phase.ENDED:
+                request.drawn = True  # the prompt is to blame: nobody takes over
+                yield self._end(other, error=error)
+
+    def _draw(self, sample: Sample, planned: PlannedSequence, drawn: list[RowResult]) -> Iterator[TokenEvent]:
+        request = sample.request
+        if request.limit == request.prompt_length <= planned.first_position + len(planned.tokens):
+            yield from [self._end(s, FinishReason.LENGTH) for s in request.samples if s.phase is not Phase.ENDED]
+        heirs = []
+        for (_, sampling), row in zip(planned.outputs, drawn, strict=True):
+            if sampling is None:
+                continue
+            target = request.samples[sampling.sample_index]
+            if target is sample:
+                sample.drawing.pop(0)
+            elif target.phase is Phase.PENDING:
+                target.tokens = list(request.engine_request.prompt)
+                target.cached_tokens = request.prompt_length  # all of it was computed for another sample
+                heirs.append(target)
+            if target.phase is not Phase.ENDED:
+                yield self._accept(target, row)
+        heirs = [heir for heir in heirs if heir.phase is not Phase.ENDED]
+        if heirs:
+            self._sequences.keep_base(sample, heirs)
+        for heir in heirs:
+            self._enqueue(heir)
+
+    def _accept(self, sample: Sample, row: RowResult) -> TokenEvent:
+        """Append the drawn tokens, as far as the sample goes."""
+        if row.error is not None:
+            return self._end(sample, error=row.error)
+        request, count = sample.request, 0
+        reason = None
+        for token in row.tokens:
+            if token in request.stop_ids:
+                reason = FinishReason.STOP
+                break
+            sample.tokens.append(token)
+            count += 1
+            if len(sample.tokens) >= request.limit:
+                reason = FinishReason.LENGTH
+                break
+        tokens, logprobs = row.tokens[:count], row.logprobs[:count]
+        if reason is not None:
+            return self._end(sample, reason, tokens=tokens, logprobs=logprobs)
+        return TokenEvent(
+            request_id=request.engine_request.request_id, index=sample.index, tokens=tokens, logprobs=logprobs
+        )
+
+    # --- ends -----------------------------------------------------------------------------------------------------
+
+    def _end_samples(self, request_id: str, index: int | None, reason: FinishReason) -> list[TokenEvent]:
+        request = self._requests.get(request_id)
+        chosen = [] if request is None else [s for s in request.samples if index in (None, s.index)]
+        if request is not None and index is None:
+            request.drawn = True  # all end: nobody takes over
+        return [self._end(sample, reason) for sample in chosen if sample.phase is not Phase.ENDED]
+
+    def _end(
+        self,
+        sample: Sample,
+        reason: FinishReason | None = None,
+        *,
+        error: Exception | None = None,
+        tokens: tuple[int, ...] = (),
+        logprobs: tuple[tuple[Logprob, ...], ...] = (),
+    ) -> TokenEvent:
+        """The sample's final event. Its pages go as soon as no step in flight uses them."""
+        request, index, cached = sample.request, sample.index, sample.cached_tokens or 0
+        sample = request.pass_lead(sample)
+        if sample.phase is Phase.WAITING:
+            self._waiting.remove(sample)
+        elif sample.phase is Phase.RUNNING:
+            self._running.remove(sample)
+        sample.phase = Phase.ENDED
+        self._settle(sample)
+        request.open -= 1
+        self._sequences.leave_base(sample)
+        if request.open == 0:
+            del self._requests[request.engine_request.request_id]
+        return TokenEvent(
+            request_id=request.engine_request.request_id,
+            index=index,
+            tokens=tokens,
+            logprobs=logprobs,
+            finish_reason=reason,
+            error=error,
+            prompt_tokens=request.prompt_length,
+            cached_tokens=cached,
+        )
+
+    def check(self) -> None:
+        """Verify the invariants; raises `AssertionError`."""
+        samples = [s for r in self._requests.values() for s in r.samples]
+        assert self._waiting == sorted((s for s in samples if s.phase is Phase.WAITING), key=_ORDER)
+        assert self._running == sorted((s for s in samples if s.phase is Phase.RUNNING), key=_ORDER)
+        assert len(self._running) <= self.limits.places
+        flying = [p.sequence for plan in self._in_flight for p in plan.sequences]
+        assert set(flying) <= set(self._sequences.by_id)
+        for sequence, sample in self._sequences.by_id.items():
+            assert sample.in_flight == flying.count(sequence)
+            assert sample.phase is Phase.RUNNING or sample.in_flight, "a sequence without a future holds pages"
+        assert all(s.sequence is None for s in samples if s.phase in (Phase.PENDING, Phase.WAITING))
+        for request in self._requests.values():
+            assert request.open == sum(s.phase is not Phase.ENDED for s in request.samples) > 0
+            assert (request.base is None) == (not request.heirs)
+            assert all(request.samples[i].phase is Phase.WAITING for i in request.heirs)
+            assert [s.index for s in request.samples] == list(range(len(request.samples)))
+        self._sequences.check()
