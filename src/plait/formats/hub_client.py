@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub import HfApi, scan_cache_dir, snapshot_download
+from huggingface_hub.errors import CacheNotFound, GatedRepoError, RepositoryNotFoundError
 
 from plait.errors import ModelNotFoundError
+
+_TIMEOUT_S = 20.0
 
 
 class HuggingFaceHub:
@@ -23,7 +25,8 @@ class HuggingFaceHub:
 
     def list_files(self, repo: str) -> list[str]:
         try:
-            return self._api.list_repo_files(repo)
+            # One request; the listing proper is paged, and retries for half a minute when there is no network.
+            return [file.rfilename for file in self._api.model_info(repo, timeout=_TIMEOUT_S).siblings or []]
         except (GatedRepoError, RepositoryNotFoundError) as error:
             raise self._refused(repo, error) from None
         except Exception as error:  # whatever the client's HTTP library raises; it differs between versions
@@ -31,30 +34,30 @@ class HuggingFaceHub:
 
     def download(self, repo: str, files: list[str]) -> Path:
         try:
-            return Path(self._snapshot(repo, files, local_only=False))
+            directory = Path(
+                snapshot_download(repo, allow_patterns=files, endpoint=self._endpoint, cache_dir=self._cache)
+            )
         except (GatedRepoError, RepositoryNotFoundError) as error:
             raise self._refused(repo, error) from None
         except Exception as error:
             raise ModelNotFoundError(f"{repo}: download from the hub failed: {_first_line(error)}") from None
+        # When the hub cannot be reached, the client returns what it has, complete or not.
+        missing = [file for file in files if not (directory / file).exists()]
+        if missing:
+            raise ModelNotFoundError(f"{repo}: the hub cannot be reached and the local cache lacks {missing[0]}")
+        return directory
 
     def _cached_files(self, repo: str, cause: Exception) -> list[str]:
         try:
-            directory = Path(self._snapshot(repo, None, local_only=True))
-        except (LocalEntryNotFoundError, OSError, ValueError):
-            reason = f"the hub cannot be reached and the model is not in the local cache: {_first_line(cause)}"
-            raise ModelNotFoundError(f"{repo}: {reason}") from None
-        return [entry.relative_to(directory).as_posix() for entry in directory.rglob("*") if entry.is_file()]
-
-    def _snapshot(self, repo: str, files: list[str] | None, *, local_only: bool) -> str:
-        return str(
-            snapshot_download(
-                repo,
-                allow_patterns=files,
-                local_files_only=local_only,
-                endpoint=self._endpoint,
-                cache_dir=self._cache,
-            )
-        )
+            cached = scan_cache_dir(self._cache).repos
+        except (CacheNotFound, OSError, ValueError):
+            cached = frozenset()
+        for entry in cached:
+            for revision in entry.revisions:
+                if (entry.repo_id, entry.repo_type) == (repo, "model") and "main" in revision.refs:
+                    return [f.file_path.relative_to(revision.snapshot_path).as_posix() for f in revision.files]
+        reason = f"the hub cannot be reached and the model is not in the local cache: {_first_line(cause)}"
+        raise ModelNotFoundError(f"{repo}: {reason}")
 
     @staticmethod
     def _refused(repo: str, error: Exception) -> ModelNotFoundError:
