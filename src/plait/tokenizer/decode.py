@@ -1,0 +1,50 @@
+"""Token ids to text: all at once, or one id at a time without ever splitting a character.
+
+Knows what bytes a token spells; not how text becomes ids.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable
+
+from plait.tokenizer.vocabulary import Vocabulary
+from plait.types import TokenId
+
+
+def decode(vocabulary: Vocabulary, ids: Iterable[TokenId], skip_special: bool, continuing: bool) -> str:
+    """The text of `ids`; bytes that are no UTF-8 become U+FFFD. See `Tokenizer.decode`."""
+    piece, hidden, attributes = vocabulary.piece, vocabulary.hidden, vocabulary.attributes
+    pieces = [piece(token) for token in ids if not (skip_special and token >= 0 and _has(attributes, token, hidden))]
+    text = b"".join(pieces).decode("utf-8", "replace")
+    return text[1:] if vocabulary.strips_space and not continuing and text[:1] == " " else text
+
+
+def _has(attributes: bytes, token: TokenId, bits: int) -> bool:
+    return token < len(attributes) and bool(attributes[token] & bits)
+
+
+class StreamDecoder:
+    """Decodes one id at a time. What `push` and `flush` return adds up to `decode` of the same ids."""
+
+    def __init__(self, vocabulary: Vocabulary, skip_special: bool, continuing: bool) -> None:
+        self._vocabulary = vocabulary
+        self._skip_special = skip_special
+        self._at_start = vocabulary.strips_space and not continuing
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: TokenId) -> str:
+        """The characters that `token` completes. Raises `TokenizerError` for an id outside the vocabulary."""
+        if self._skip_special and self._vocabulary.is_special(token):
+            return ""
+        return self._strip(self._utf8.decode(self._vocabulary.piece(token)))
+
+    def flush(self) -> str:
+        """The end of the ids: bytes still waiting for the rest of their character become U+FFFD."""
+        return self._strip(self._utf8.decode(b"", final=True))
+
+    def _strip(self, text: str) -> str:
+        if not self._at_start or not text:
+            return text
+        self._at_start = False
+        return text.removeprefix(" ")
