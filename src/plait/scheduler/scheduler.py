@@ -237,13 +237,13 @@ class Scheduler:
         events: list[TokenEvent] = []
         for planned in plan.sequences:
             sample = self._sequences.by_id[planned.sequence]
-            sample.in_flight -= 1
             drawn = [next(rows) for _ in planned.outputs]
             if planned.sequence in failures:
                 events += self._fail(sample, planned, failures[planned.sequence])
             else:
                 self._store(sample, planned)
                 events += self._draw(sample, planned, drawn)
+            sample.in_flight -= 1  # until here its pages are held, also if it ended just now
             self._settle(sample)
         return events
 

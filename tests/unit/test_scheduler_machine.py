@@ -1,0 +1,206 @@
+"""Whatever the schedule, chunking, preemption, forks, aborts, pool and steps in flight: every sample ends exactly once,
+with exactly the tokens it yields alone."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support.toy_model import DUD, POISON, STOP, Alone, ToyRunner, alone
+
+from plait.cache.config import CacheConfig
+from plait.cache.kv import KVCache
+from plait.errors import PromptTooLongError
+from plait.scheduler.limits import Limits
+from plait.scheduler.plan import StepPlan, StepResult
+from plait.scheduler.scheduler import Scheduler
+from plait.types import EngineRequest, FinishReason, SamplingParams, TokenEvent
+
+STEMS = ((1, 2, 3, 4, 5, 1, 2, 3, 4), (1, 2, 3, 4, 4, 4, 4, 4), (2, 2, 2), ())
+TAILS = st.lists(st.sampled_from((1, 2, 3, DUD)), min_size=1, max_size=5)
+PENALTIES = st.sampled_from(({}, {"repeat_penalty": 1.2, "repeat_last_n": 3}, {"dry_multiplier": 0.5}))
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> CacheConfig:
+    """Tiny pools, one group or two, so that a few sequences exhaust them."""
+    page_size = draw(st.sampled_from((1, 2, 4)))
+    pages = draw(st.integers(24 // page_size, 48 // page_size))
+    windows = draw(st.sampled_from(((None,), (None, 3))))
+    return CacheConfig(page_size, (pages,) * len(windows), windows, block_tokens=4)
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    @initialize(
+        config=configs(),
+        n_batch=st.integers(1, 12),
+        n_parallel=st.integers(1, 5),
+        context_length=st.integers(12, 40),
+        in_flight=st.sampled_from((0, 1)),
+        reuse=st.booleans(),
+    )
+    def begin(
+        self, config: CacheConfig, n_batch: int, n_parallel: int, context_length: int, in_flight: int, reuse: bool
+    ) -> None:
+        limits = Limits(n_batch=n_batch, n_parallel=n_parallel, context_length=context_length)
+        self.cache = KVCache(config)
+        self.scheduler = Scheduler(self.cache, limits, reuse=reuse)
+        self.runner = ToyRunner(config)
+        self.in_flight = in_flight
+        self.flying: deque[tuple[StepPlan, StepResult]] = deque()
+        self.requests: dict[str, EngineRequest] = {}
+        self.got: dict[tuple[str, int], list[int]] = {}
+        self.final: dict[tuple[str, int], TokenEvent] = {}
+        self.asked_to_end: dict[tuple[str, int], FinishReason] = {}
+        self.steps = 0
+
+    @rule(
+        stem=st.sampled_from(STEMS),
+        tail=TAILS,
+        poison=st.sampled_from((False, False, False, True)),
+        n=st.sampled_from((1, 1, 1, 2, 4)),
+        max_tokens=st.sampled_from((None, 0, 1, 2, 9)),
+        seed=st.integers(0, 50),
+        stop=st.booleans(),
+        salt=st.sampled_from(("", "", "b")),
+        penalties=PENALTIES,
+    )
+    def add(
+        self,
+        stem: tuple[int, ...],
+        tail: list[int],
+        poison: bool,
+        n: int,
+        max_tokens: int | None,
+        seed: int,
+        stop: bool,
+        salt: str,
+        penalties: dict[str, float],
+    ) -> None:
+        prompt = (*stem, *((POISON,) if poison else ()), *tail)
+        params = SamplingParams(n=n, max_tokens=max_tokens, seed=seed, **penalties)  # type: ignore[arg-type]
+        request = EngineRequest(
+            request_id=f"r{len(self.requests)}",
+            prompt=prompt,
+            sampling=params,
+            stop_token_ids=frozenset({STOP}) if stop else frozenset(),
+            salt=salt,
+        )
+        if len(prompt) + (max_tokens != 0) > self.scheduler.context_length:
+            with pytest.raises(PromptTooLongError):
+                self.scheduler.add(request)
+            return
+        self.scheduler.add(request)
+        self.requests[request.request_id] = request
+
+    @rule(count=st.integers(1, 6))
+    def step(self, count: int) -> None:
+        for _ in range(count):
+            self._step()
+
+    def _step(self) -> None:
+        plan = self.scheduler.schedule()
+        if plan is not None:
+            self._check_plan(plan)
+            self.flying.append((plan, self.runner.run(plan)))
+            self.scheduler.check()
+        if self.flying and (plan is None or len(self.flying) > self.in_flight):
+            done, result = self.flying.popleft()
+            self._take(self.scheduler.commit(done, result))
+        self.steps += 1
+
+    def _check_plan(self, plan: StepPlan) -> None:
+        limits = self.scheduler.limits
+        assert 0 < plan.num_tokens <= limits.n_batch
+        assert len(plan.sequences) <= limits.n_parallel
+        assert len({p.sequence for p in plan.sequences}) == len(plan.sequences)
+        assert 0 <= plan.prompt_tokens <= plan.num_tokens
+        assert all(p.first_position + len(p.tokens) <= self.scheduler.context_length for p in plan.sequences)
+
+    def _take(self, events: list[TokenEvent]) -> None:
+        for event in events:
+            key = (event.request_id, event.index)
+            assert key not in self.final, "an event after the final one"
+            self.got.setdefault(key, []).extend(event.tokens)
+            if event.final:
+                self.final[key] = event
+                assert (event.finish_reason is None) != (event.error is None)
+                assert event.prompt_tokens == len(self.requests[event.request_id].prompt)
+                assert 0 <= event.cached_tokens <= event.prompt_tokens
+
+    def _open(self) -> list[tuple[str, int]]:
+        keys = [(r.request_id, i) for r in self.requests.values() for i in range(r.sampling.n)]
+        return [key for key in keys if key not in self.final]
+
+    @precondition(lambda self: self._open())
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        request_id, _ = data.draw(st.sampled_from(self._open()))
+        for key in self._open():
+            if key[0] == request_id:
+                self.asked_to_end[key] = FinishReason.ABORT
+        events = self.scheduler.abort(request_id)
+        assert events
+        assert all(e.final for e in events)
+        self._take(events)
+        assert self.scheduler.abort(request_id) == []
+
+    @precondition(lambda self: self._open())
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(self._open()))
+        self.asked_to_end[key] = FinishReason.STOP
+        events = self.scheduler.finish(*key)
+        assert [(e.request_id, e.index, e.finish_reason) for e in events] == [(*key, FinishReason.STOP)]
+        self._take(events)
+        assert self.scheduler.finish(*key) == []
+
+    @invariant()
+    def sound(self) -> None:
+        if hasattr(self, "scheduler"):
+            self.scheduler.check()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        bound = self.steps + 100 + 10 * sum(
+            r.sampling.n * self.scheduler.context_length for r in self.requests.values()
+        )
+        while self.scheduler.has_work:
+            assert self.steps < bound, "a request starves"
+            self._step()
+        self.scheduler.check()
+        assert not self._open()
+        assert set(self.cache.stats().held) == {0}, "pages are held by nobody"
+        for request in self.requests.values():
+            for index in range(request.sampling.n):
+                self._check_outcome(request, index)
+
+    def _check_outcome(self, request: EngineRequest, index: int) -> None:
+        key = (request.request_id, index)
+        event, tokens = self.final[key], tuple(self.got[key])
+        wanted = alone(request, index, self.scheduler.context_length)
+        if key in self.asked_to_end:
+            assert event.finish_reason == self.asked_to_end[key]
+            assert tokens == wanted.tokens[: len(tokens)]
+            return
+        end = "error" if event.error is not None else str(event.finish_reason)
+        assert Alone(tokens, end) == wanted
+
+
+SchedulerMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestScheduler = SchedulerMachine.TestCase
+
+
+class TestSchedulerAtLength(SchedulerMachine.TestCase):
+    """The same with many more schedules."""
+
+    settings = settings(
+        max_examples=400, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    pytestmark = pytest.mark.slow
