@@ -5,9 +5,17 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 U8, BOOL, U32, STRING, ARRAY, F32_VALUE, U16 = 0, 7, 4, 8, 9, 6, 2
+
+
+def write(path: Path, content: bytes) -> Path:
+    """A new file in place of the old one: some file systems take milliseconds to shorten one that was just written."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+    return path
 
 
 def text(s: str | bytes) -> bytes:

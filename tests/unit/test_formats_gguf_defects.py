@@ -17,7 +17,7 @@ ONE = [mb.tensor("a", (4,), 0, 0)]
 
 
 def refusal(path: Path, content: bytes, kind: type[PlaitError] = ModelFileError) -> str:
-    path.write_bytes(content)
+    mb.write(path, content)
     with pytest.raises(PlaitError) as caught:
         open_gguf(path)
     assert type(caught.value) is kind

@@ -135,8 +135,8 @@ def test_config_defects(model: Path, content: bytes, says: str) -> None:
 
 
 def opened(folder: Path, content: bytes) -> HuggingFaceSource:
-    write_config(folder)
-    (folder / "model.safetensors").write_bytes(content)
+    mb.write(folder / "config.json", b"{}")
+    mb.write(folder / "model.safetensors", content)
     return open_hf(folder)
 
 
