@@ -38,6 +38,7 @@ class Scheduler:
     def __init__(self, cache: KVCache, limits: Limits, *, reuse: bool = True) -> None:
         """`reuse` False computes every prompt afresh."""
         self.limits = limits
+        self.preemptions = 0  # so far
         self._sequences = Sequences(cache, reuse=reuse)  # RUNNING, LEAVING, and ENDED with a step in flight
         # A sequence that has the memory to itself always fits, so whoever is admitted gets to its end.
         self.context_length = min(limits.context_length, self._sequences.capacity)
@@ -167,6 +168,7 @@ class Scheduler:
 
     def _preempt(self, sample: Sample) -> bool:
         """Take a running sample's sequence away. True if its pages are free at once."""
+        self.preemptions += 1
         self._running.remove(sample)
         sample.phase = Phase.LEAVING
         return self._settle(sample)

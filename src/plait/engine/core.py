@@ -1,0 +1,142 @@
+"""The loop: schedule, run, commit. Knows the scheduler and the runner; knows no text, no files and no processes.
+
+One caller at a time: an engine has no lock of its own.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+
+from plait.engine.runner import Handle, Runner
+from plait.engine.stats import EngineStats, StepRecord
+from plait.errors import OptionError, StepError
+from plait.scheduler.plan import StepPlan, StepResult
+from plait.scheduler.scheduler import Scheduler
+from plait.types import EngineRequest, TokenEvent
+
+KEPT_RECORDS = 4096
+
+
+class Engine:
+    """Serves requests step by step. Every accepted sample gets exactly one final event, whatever happens.
+
+    `in_flight` is the number of steps (0 or 1) that may run while the next is planned. `records` are the latest steps.
+    Raises `OptionError` for another number.
+    """
+
+    def __init__(self, scheduler: Scheduler, runner: Runner, *, in_flight: int = 0) -> None:
+        if in_flight not in (0, 1):
+            raise OptionError(f"in_flight is {in_flight}; give 0 or 1")
+        self.stats = EngineStats()
+        self.records: deque[StepRecord] = deque(maxlen=KEPT_RECORDS)
+        self._scheduler = scheduler
+        self._runner = runner
+        self._in_flight = in_flight
+        self._flying: deque[tuple[StepPlan, Handle, int]] = deque()  # and how many waited
+        self._news: list[TokenEvent] = []  # for the next step to hand out
+
+    def add(self, request: EngineRequest) -> None:
+        """Accept a request. Raises `RequestError` or `PromptTooLongError` for one that cannot be served."""
+        self._scheduler.add(request)
+
+    def abort(self, request_id: str) -> None:
+        """End a request with `abort`; the next step brings its final events. An unknown id is no error: it may just
+        have ended."""
+        self._news += self._scheduler.abort(request_id)
+
+    def finish(self, request_id: str, index: int) -> None:
+        """End one sample with `stop`: the caller found a stop string. The next step brings its final event."""
+        self._news += self._scheduler.finish(request_id, index)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to do or to tell."""
+        return bool(self._news or self._flying or self._scheduler.has_work)
+
+    def step(self) -> list[TokenEvent]:
+        """Plan and start a step if one can be planned, and wait for the oldest one if no more may be in flight. May
+        return nothing though there is work."""
+        plan = None
+        if len(self._flying) <= self._in_flight:  # more, if an interrupt cut the last step short
+            waiting = self._scheduler.num_waiting
+            plan = self._scheduler.schedule()
+            if plan is not None:
+                self._flying.append((plan, self._runner.submit(plan), waiting))
+        if self._flying and (plan is None or len(self._flying) > self._in_flight):
+            self._news += self._land()
+        events, self._news = self._news, []
+        self._count(events)
+        return events
+
+    def run(self) -> Iterator[TokenEvent]:
+        """Step until nothing is left to do."""
+        while self.has_work:
+            yield from self.step()
+
+    def close(self) -> list[TokenEvent]:
+        """End every request with `abort`, stop the worker, and return the last events. May be called again."""
+        while self._flying:
+            self._news += self._land()
+        for request_id in self._scheduler.request_ids:
+            self.abort(request_id)
+        self._runner.close()
+        events, self._news = self._news, []
+        self._count(events)
+        return events
+
+    def check(self) -> None:
+        """Verify the invariants of the bookkeeping; raises `AssertionError`."""
+        self._scheduler.check()
+
+    def _land(self) -> list[TokenEvent]:
+        """Wait for the oldest step and take its result in."""
+        plan, handle, waiting = self._flying[0]
+        try:
+            result = handle.result()
+        except Exception as error:
+            return self._give_up(error)
+        self._flying.popleft()
+        self._record(plan, result, waiting)
+        return self._scheduler.commit(plan, result)
+
+    def _give_up(self, error: Exception) -> list[TokenEvent]:
+        """The runner itself broke, and it is not known what was computed: every request hears of it, and ends."""
+        found = StepError(f"the engine failed on this step: {type(error).__name__}: {error}")
+        found.__cause__ = error
+        while self._flying:
+            _, handle, _ = self._flying.popleft()
+            handle.wait()
+        return self._scheduler.fail_all(found)
+
+    def _record(self, plan: StepPlan, result: StepResult, waiting: int) -> None:
+        tokens, budget = plan.num_tokens, self._scheduler.limits.n_batch
+        record = StepRecord(
+            step=plan.step,
+            prompt_tokens=plan.prompt_tokens,
+            decode_tokens=tokens - plan.prompt_tokens,
+            sequences=len(plan.sequences),
+            budget=budget,
+            seconds=result.seconds,
+            waiting=waiting,
+        )
+        self.records.append(record)
+        old, prefill = self.stats, result.seconds * plan.prompt_tokens / tokens
+        self.stats = replace(
+            old,
+            steps=old.steps + 1,
+            prompt_tokens=old.prompt_tokens + record.prompt_tokens,
+            decode_tokens=old.decode_tokens + record.decode_tokens,
+            budget_tokens=old.budget_tokens + budget,
+            preemptions=self._scheduler.preemptions,
+            prefill_seconds=old.prefill_seconds + prefill,
+            decode_seconds=old.decode_seconds + result.seconds - prefill,
+        )
+
+    def _count(self, events: list[TokenEvent]) -> None:
+        self.stats = replace(
+            self.stats,
+            generated_tokens=self.stats.generated_tokens + sum(len(event.tokens) for event in events),
+            cached_tokens=self.stats.cached_tokens + sum(event.cached_tokens for event in events),
+        )

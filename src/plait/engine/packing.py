@@ -1,0 +1,94 @@
+"""From a step plan to the arrays of one step. Knows numpy and the two contracts; knows no model and no sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from plait.cache.edits import GroupEdits
+from plait.ops.api import I32Array, KVInputs, Reposition, SlotCopy, StepInputs
+from plait.scheduler.plan import FromStep, PlannedSequence
+from plait.types import TokenId
+
+Entries: TypeAlias = tuple[tuple[int, int, int], ...]
+
+
+class _Table:
+    """A sequence's page table as an array. From step to step little but its end changes."""
+
+    __slots__ = ("_rows", "entries")
+
+    def __init__(self) -> None:
+        self.entries: Entries = ()
+        self._rows = np.empty((8, 3), np.int32)
+
+    def update(self, entries: Entries) -> I32Array:
+        kept = len(self.entries) - 1
+        if kept < 0 or len(entries) <= kept or entries[:kept] != self.entries[:kept]:
+            kept = 0
+        count = len(entries)
+        if count > len(self._rows):
+            rows = np.empty((2 * count, 3), np.int32)
+            rows[:kept] = self._rows[:kept]
+            self._rows = rows
+        if kept < count:
+            self._rows[kept:count] = entries[kept:]
+        self.entries = entries
+        return self._rows[:count]
+
+
+class Packer:
+    """Packs plans. Keeps the page tables of the last step as arrays, so that a decode step costs little."""
+
+    def __init__(self, num_groups: int) -> None:
+        self._tables: list[dict[int, _Table]] = [{} for _ in range(num_groups)]
+
+    def pack(
+        self,
+        sequences: Sequence[PlannedSequence],
+        edits: Sequence[GroupEdits],
+        out_rows: Sequence[int],
+        token: Callable[[FromStep], TokenId],
+    ) -> StepInputs:
+        """`out_rows` are the rows that want logits; `token` resolves those that the plan does not know."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        row_seq: list[int] = []
+        for index, planned in enumerate(sequences):
+            first, count = planned.first_position, len(planned.tokens)
+            tokens.extend([t if isinstance(t, int) else token(t) for t in planned.tokens])
+            positions.extend(range(first, first + count))
+            row_seq.extend([index] * count)
+        store_row = np.arange(len(tokens), dtype=np.int32)
+        return StepInputs(
+            tokens=np.array(tokens, np.int32),
+            positions=np.array(positions, np.int32),
+            row_seq=np.array(row_seq, np.int32),
+            out_rows=np.array(out_rows, np.int32),
+            kv=tuple(self._pack_group(group, sequences, store_row, edit) for group, edit in enumerate(edits)),
+        )
+
+    def _pack_group(
+        self, group: int, sequences: Sequence[PlannedSequence], store_row: I32Array, edits: GroupEdits
+    ) -> KVInputs:
+        known, tables = self._tables[group], {}
+        parts: list[I32Array] = []
+        slots: list[int] = []
+        starts = [0]
+        for planned in sequences:
+            table = tables[planned.sequence] = known.get(planned.sequence) or _Table()
+            part = table.update(planned.tables[group])
+            parts.append(part)
+            starts.append(starts[-1] + len(part))
+            slots.extend(planned.slots[group])
+        self._tables[group] = tables
+        return KVInputs(
+            entry_start=np.array(starts, np.int32),
+            entries=np.concatenate(parts),
+            store_row=store_row,
+            store_slot=np.array(slots, np.int32),
+            copies=tuple(SlotCopy(*copy) for copy in edits.copies),
+            repositions=tuple(Reposition(*move) for move in edits.repositions),
+        )

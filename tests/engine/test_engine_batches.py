@@ -1,0 +1,274 @@
+"""A tiny random Llama through the whole engine: batching, chunking, the cache, preemption and steps in flight change no
+token; a fault stays with its request."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from plait.cache.config import CacheConfig
+from plait.cache.kv import KVCache
+from plait.engine.core import Engine
+from plait.engine.runner import Runner
+from plait.errors import OptionError, StepError
+from plait.formats.tensor import F32Array
+from plait.models.registry import LoadedModel, load_model
+from plait.ops.api import Executable, I32Array, KVConfig, StepInputs
+from plait.ops.reference import ReferenceBackend
+from plait.scheduler.limits import Limits
+from plait.scheduler.scheduler import Scheduler
+from plait.types import EngineRequest, FinishReason, SamplingParams, TokenEvent
+from support.tiny_llama import VARIANTS
+
+CONTEXT = 48
+STREAMS = dict[tuple[str, int], tuple[tuple[int, ...], object]]
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return load_model(VARIANTS["gqa"].source("safetensors"))
+
+
+@pytest.fixture(scope="module")
+def windowed() -> LoadedModel:
+    return load_model(VARIANTS["window"].source("safetensors"))
+
+
+class Faulty:
+    """An executable that raises when a token is in the batch, or gives rows without a finite number to the sequences
+    that the batch ends with another token."""
+
+    def __init__(self, inner: Executable, raises_on: int = -1, nan_on: int = -1) -> None:
+        self.inner, self.raises_on, self.nan_on = inner, raises_on, nan_on
+        self.runs = 0
+
+    def run(self, step: StepInputs) -> F32Array:
+        self.runs += 1
+        logits = self.inner.run(step)
+        if self.raises_on in step.tokens:
+            raise FloatingPointError("a device that cannot bear this token")
+        logits[step.tokens[step.out_rows] == self.nan_on] = np.nan
+        return logits
+
+    def read_slots(self, group: int, slots: I32Array) -> bytes:
+        return self.inner.read_slots(group, slots)
+
+    def write_slots(self, group: int, slots: I32Array, data: bytes) -> None:
+        self.inner.write_slots(group, slots, data)
+
+    def kv_bytes(self) -> int:
+        return self.inner.kv_bytes()
+
+
+def engine_of(
+    model: LoadedModel,
+    *,
+    n_batch: int = 64,
+    n_parallel: int = 8,
+    pages: int = 400,
+    in_flight: int = 0,
+    reuse: bool = True,
+    wrap: Callable[[Executable], Executable] = lambda executable: executable,
+) -> Engine:
+    groups = model.kv.groups
+    kv = KVConfig(4, (pages,) * len(groups), "f32")
+    cache = KVCache(CacheConfig(4, kv.num_pages, tuple(group.window for group in groups)))
+    limits = Limits(n_batch=n_batch, n_parallel=n_parallel, context_length=CONTEXT)
+    executable = wrap(ReferenceBackend().compile(model.program, kv))
+    return Engine(Scheduler(cache, limits, reuse=reuse), Runner(executable, len(groups)), in_flight=in_flight)
+
+
+def collect(events: list[TokenEvent]) -> STREAMS:
+    """Tokens and the end of each sample; exactly one end."""
+    tokens: dict[tuple[str, int], list[int]] = {}
+    ends: dict[tuple[str, int], object] = {}
+    for event in events:
+        key = (event.request_id, event.index)
+        assert key not in ends
+        tokens.setdefault(key, []).extend(event.tokens)
+        if event.final:
+            ends[key] = event.finish_reason or type(event.error)
+    assert set(ends) == set(tokens)
+    return {key: (tuple(tokens[key]), ends[key]) for key in tokens}
+
+
+def serve(engine: Engine, requests: list[EngineRequest], arrivals: random.Random | None = None) -> STREAMS:
+    """All requests at once, or as `arrivals` spreads them over the steps."""
+    events: list[TokenEvent] = []
+    waiting = list(requests)
+    while waiting or engine.has_work:
+        while waiting and (arrivals is None or arrivals.random() < 0.4 or not engine.has_work):
+            engine.add(waiting.pop(0))
+        events += engine.step()
+        engine.check()
+    assert engine.close() == []
+    return collect(events)
+
+
+def some_requests(seed: int, count: int, vocab: int = 40) -> list[EngineRequest]:
+    """Mixed greedy and drawn, with penalties, several samples and shared prefixes."""
+    rng = random.Random(seed)
+    stem = tuple(rng.randrange(10, vocab) for _ in range(13))
+    kinds = (
+        SamplingParams(temperature=0),
+        SamplingParams(temperature=1.5, top_k=0, min_p=0),
+        SamplingParams(temperature=0, repeat_penalty=1.5, repeat_last_n=5),
+        SamplingParams(temperature=1.2, dry_multiplier=0.8, dry_allowed_length=1, n=3),
+    )
+    return [
+        EngineRequest(
+            request_id=f"r{i}",
+            prompt=(
+                stem[: rng.choice((0, 9, 13))] + tuple(rng.randrange(10, vocab) for _ in range(rng.randint(1, 12)))
+            ),
+            sampling=replace(rng.choice(kinds), max_tokens=rng.choice((1, 5, 12, None)), seed=rng.randrange(99)),
+            stop_token_ids=frozenset({rng.randrange(10, vocab)}),
+        )
+        for i in range(count)
+    ]
+
+
+def each_alone(model: LoadedModel, requests: list[EngineRequest]) -> STREAMS:
+    streams: STREAMS = {}
+    for request in requests:
+        streams |= serve(engine_of(model, n_parallel=1), [request])
+    return streams
+
+
+@pytest.mark.parametrize("in_flight", [0, 1])
+@pytest.mark.parametrize(
+    ("seed", "n_batch", "n_parallel", "pages", "reuse"),
+    [(1, 64, 8, 400, True), (2, 5, 3, 400, True), (3, 9, 6, 20, True), (4, 16, 4, 30, False)],
+    ids=["roomy", "small-chunks", "preempting", "no-reuse"],
+)
+def test_tokens_are_those_of_each_request_alone(
+    model: LoadedModel, seed: int, n_batch: int, n_parallel: int, pages: int, reuse: bool, in_flight: int
+) -> None:
+    requests = some_requests(seed, 8)
+    engine = engine_of(model, n_batch=n_batch, n_parallel=n_parallel, pages=pages, reuse=reuse, in_flight=in_flight)
+    assert serve(engine, requests, random.Random(seed)) == each_alone(model, requests)
+    assert (engine.stats.preemptions > 0) == (pages == 20)
+
+
+@pytest.mark.parametrize("in_flight", [0, 1])
+def test_windowed_layers_give_pages_back_and_change_no_token(windowed: LoadedModel, in_flight: int) -> None:
+    requests = some_requests(7, 6)
+    engine = engine_of(windowed, n_batch=7, n_parallel=4, pages=40, in_flight=in_flight)
+    assert serve(engine, requests) == each_alone(windowed, requests)
+
+
+def without(requests: list[EngineRequest], token: int, model: LoadedModel) -> tuple[set[str], STREAMS]:
+    """Ids of the requests that meet `token`, in the prompt or in an answer, and the streams of the others alone."""
+    streams = each_alone(model, requests)
+    met = {r.request_id for r in requests if token in r.prompt}
+    met |= {request_id for (request_id, _), (tokens, _) in streams.items() if token in tokens}
+    return met, {key: stream for key, stream in streams.items() if key[0] not in met}
+
+
+@pytest.mark.parametrize("in_flight", [0, 1])
+def test_a_step_that_raises_fails_only_the_request_that_makes_it_raise(model: LoadedModel, in_flight: int) -> None:
+    requests = some_requests(21, 8)
+    culprit = requests[3].prompt[-1]
+    met, others = without(requests, culprit, model)
+    assert "r3" in met
+    assert len(met) < len(requests)
+    faulty: list[Faulty] = []
+
+    def wrap(inner: Executable) -> Executable:
+        faulty.append(Faulty(inner, raises_on=culprit))
+        return faulty[0]
+
+    streams = serve(engine_of(model, n_batch=24, in_flight=in_flight, wrap=wrap), requests)
+    assert {key: stream for key, stream in streams.items() if key[0] not in met} == others
+    assert {end for key, (_, end) in streams.items() if key[0] == "r3"} == {StepError}
+    assert faulty[0].runs > 0
+
+
+@pytest.mark.parametrize("in_flight", [0, 1])
+def test_a_row_without_finite_logits_fails_only_its_request(model: LoadedModel, in_flight: int) -> None:
+    requests = some_requests(22, 8)
+    culprit = requests[5].prompt[-1]
+    met, others = without(requests, culprit, model)
+    streams = serve(engine_of(model, in_flight=in_flight, wrap=lambda inner: Faulty(inner, nan_on=culprit)), requests)
+    assert {key: stream for key, stream in streams.items() if key[0] not in met} == others
+    assert {stream for key, stream in streams.items() if key[0] == "r5"} == {((), StepError)}
+
+
+def test_the_message_of_a_failed_step_names_its_cause(model: LoadedModel) -> None:
+    engine = engine_of(model, wrap=lambda inner: Faulty(inner, raises_on=11))
+    engine.add(EngineRequest(request_id="a", prompt=(11,), sampling=SamplingParams(seed=1)))
+    (event,) = engine.run()
+    assert str(event.error) == (
+        "the step failed on this request: FloatingPointError: a device that cannot bear this token"
+    )
+    assert isinstance(event.error.__cause__, FloatingPointError)
+    engine.close()
+
+
+def greedy(request_id: str, prompt: tuple[int, ...], max_tokens: int | None = None) -> EngineRequest:
+    params = SamplingParams(temperature=0, max_tokens=max_tokens, seed=0)
+    return EngineRequest(request_id=request_id, prompt=prompt, sampling=params)
+
+
+@pytest.mark.parametrize("in_flight", [0, 1])
+def test_abort_finish_and_close_end_each_sample_once(model: LoadedModel, in_flight: int) -> None:
+    engine = engine_of(model, in_flight=in_flight)
+    for name in "abcd":
+        engine.add(greedy(name, (1, 2, 3, 4, 5, 6)))
+    events = [event for _ in range(5) for event in engine.step()]
+    engine.abort("a")
+    engine.abort("unknown")
+    engine.finish("b", 0)
+    events += engine.step()
+    events += engine.close()
+    assert engine.close() == []
+    assert not engine.has_work
+    ends = {key[0]: end for key, (_, end) in collect(events).items()}
+    assert ends == {"a": FinishReason.ABORT, "b": FinishReason.STOP, "c": FinishReason.ABORT, "d": FinishReason.ABORT}
+    engine.check()
+
+
+@pytest.mark.parametrize("in_flight", [0, 1])
+def test_a_runner_that_breaks_ends_every_request_and_the_engine_goes_on(
+    model: LoadedModel, in_flight: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(model, in_flight=in_flight)
+    for name in "ab":
+        engine.add(greedy(name, (1, 2, 3), 8))
+    events = [event for _ in range(3) for event in engine.step()]
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "_remember", lambda *_: 1 / 0)
+        while not any(event.final for event in events):
+            events += engine.step()
+    assert {end for _, end in collect(events).values()} == {StepError}
+    engine.check()
+    assert not engine.has_work
+    assert serve(engine, [greedy("c", (1, 2, 3), 8)]) == each_alone(model, [greedy("c", (1, 2, 3), 8)])
+
+
+def test_the_totals_count_what_ran(model: LoadedModel) -> None:
+    engine = engine_of(model, n_batch=10)
+    prompt = tuple(range(10, 23))
+    engine.add(greedy("a", prompt, 4))
+    first = list(engine.run())
+    engine.add(greedy("b", prompt, 4))
+    list(engine.run())
+    stats = engine.stats
+    assert sum(len(e.tokens) for e in first) == 4
+    assert (stats.prompt_tokens, stats.cached_tokens, stats.generated_tokens) == (13 + 1, 12, 8)
+    assert stats.decode_tokens == 6  # the first token of each comes from the prompt's last row
+    assert stats.steps == len(engine.records) == 5 + 4
+    assert stats.mean_tokens_per_step == pytest.approx(20 / 9)
+    assert stats.utilisation == pytest.approx(20 / 90)
+    assert stats.prefill_seconds + stats.decode_seconds == pytest.approx(sum(r.seconds for r in engine.records))
+    assert [r.tokens for r in engine.records][:2] == [10, 3]
+    engine.close()
+
+
+def test_more_than_one_step_in_flight_is_refused(model: LoadedModel) -> None:
+    with pytest.raises(OptionError, match="in_flight is 2; give 0 or 1"):
+        engine_of(model, in_flight=2)
