@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import tracemalloc
 from pathlib import Path
 
 import gguf
@@ -206,3 +208,41 @@ def test_require(model: Path) -> None:
     assert caught.value.tensor == "q8"
     with pytest.raises(ModelFileError, match="tensor 'nothing': is missing"):
         require_tensor(source, "nothing")
+
+
+def test_opening_reads_the_header_only(tmp_path: Path) -> None:
+    """A tensor of 64 GiB, which is a hole in the file: opening it and reading one row takes next to nothing."""
+    path = tmp_path / "hole.gguf"
+    rows, width = 1 << 20, 1 << 14
+    path.write_bytes(mb.gguf([], [mb.tensor("t", (width, rows), 0, 0)], b"\0"))
+    os.truncate(path, path.stat().st_size - 1 + rows * width * 4)
+    tracemalloc.start()
+    try:
+        tensor = open_gguf(path).tensors["t"]
+        assert tensor.nbytes == 64 << 30
+        assert not tensor.raw()[rows - 1].any()
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.slow
+def test_large_vocabulary(tmp_path: Path) -> None:
+    """128k tokens and 280k merges, exactly; in memory the strings themselves and little more. Its time is measured by
+    benchmarks/gguf_open.py."""
+    tokens, merges = [f"Ġ{i:x}" for i in range(128_256)], [f"Ġ{i:x} {i:o}" for i in range(280_147)]
+    pairs = [
+        ("tokens", mb.array(mb.STRING, len(tokens), b"".join(map(mb.text, tokens)))),
+        ("merges", mb.array(mb.STRING, len(merges), b"".join(map(mb.text, merges)))),
+        ("scores", mb.array(mb.F32_VALUE, len(tokens), np.arange(len(tokens), dtype="<f4").tobytes())),
+    ]
+    path = mb.write(tmp_path / "vocabulary.gguf", mb.gguf(pairs))
+    tracemalloc.start()
+    try:
+        metadata = open_gguf(path).metadata
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+    assert metadata["tokens"] == tokens
+    assert metadata["merges"] == merges
+    assert np.array_equal(metadata["scores"], np.arange(len(tokens)))  # type: ignore[arg-type]
