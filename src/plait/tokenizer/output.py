@@ -1,0 +1,41 @@
+"""Token ids of one sample to the text its reader sees: detokenised, cut at a stop string.
+
+One function for every face. The end is a token index, so what counts as used does not depend on when a step was seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from plait.tokenizer.stop import StopChecker
+from plait.tokenizer.tokenizer import Tokenizer
+from plait.types import TokenId
+
+
+class OutputText:
+    """The text of one sample as it grows. `hit` once a stop string was found, `ended` then or after the final push."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        self._decoder = tokenizer.stream_decoder(skip_special=True, continuing=True)
+        self._stop = StopChecker(stop)
+        self.ended = self.hit = False
+
+    def push(self, tokens: Sequence[TokenId], final: bool) -> tuple[str, int, bool]:
+        """Take the next tokens; returns (text that may be shown, how many of the tokens belong to the sample, whether a
+        stop string was found). A character or a possible stop string that is not complete yet is held back; `final`
+        releases it."""
+        shown = []
+        for taken, token in enumerate(tokens, 1):
+            text, hit = self._stop.push(self._decoder.push(token))
+            shown.append(text)
+            if hit is not None:
+                self.ended = self.hit = True
+                return "".join(shown), taken, True
+        if final:
+            self.ended = True
+            text, hit = self._stop.push(self._decoder.flush())
+            shown.append(text)
+            self.hit = hit is not None
+            shown.append(self._stop.flush())
+            return "".join(shown), len(tokens), self.hit
+        return "".join(shown), len(tokens), False
