@@ -132,6 +132,10 @@ def from_environment(values: Mapping[str, Any], environ: Mapping[str, str] | Non
     """
     environ = os.environ if environ is None else environ
     resolved = dict(values)
+    known = [f.name for f in fields(EngineOptions)]
+    for name in resolved:
+        if name not in known:
+            raise OptionError(f"there is no option '{name}'; there are {', '.join(known)}")
     for name, _, default, info in option_fields(EngineOptions):
         if name in resolved or info.env is None or not environ.get(info.env):
             continue

@@ -128,6 +128,7 @@ class Engine:
             steps=old.steps + 1,
             prompt_tokens=old.prompt_tokens + record.prompt_tokens,
             decode_tokens=old.decode_tokens + record.decode_tokens,
+            sequences=old.sequences + record.sequences,
             budget_tokens=old.budget_tokens + budget,
             preemptions=self._scheduler.preemptions,
             prefill_seconds=old.prefill_seconds + prefill,

@@ -37,6 +37,7 @@ class EngineStats:
     cached_tokens: int = 0
     generated_tokens: int = 0
     decode_tokens: int = 0
+    sequences: int = 0
     budget_tokens: int = 0
     preemptions: int = 0
     prefill_seconds: float = 0.0

@@ -1,0 +1,255 @@
+"""Prompts in, text out: the engine in one's own process.
+
+Owns an engine, and turns text into requests and token events into text. Scheduling, memory and arithmetic are below.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias
+
+from plait.api.model import Model
+from plait.api.results import Delta, Generation, Sample
+from plait.config import EngineOptions, from_environment
+from plait.engine.build import build_engine
+from plait.engine.core import Engine
+from plait.engine.stats import EngineStats
+from plait.errors import RequestError
+from plait.tokenizer.output import OutputText
+from plait.types import ChatMessage, EngineRequest, FinishReason, SamplingParams, TokenEvent, TokenId
+
+Prompt: TypeAlias = str | Sequence[TokenId]
+
+
+@dataclass
+class _Running:
+    """One request on its way: what to tell the engine when a stop string ends a sample."""
+
+    request: EngineRequest
+    prompt: str | None
+    outputs: list[OutputText]
+    inbox: deque[TokenEvent] = field(default_factory=deque)
+    open: int = 0
+
+
+class LLM:
+    """A model with an engine.
+
+    `model` is a path, a hub id, a `Model`, or None for the bundled model. Options are the fields of `EngineOptions`
+    (`n_ctx`, `n_parallel`, `n_batch`, `threads` ...), or one such object as `options`. Threads may share it: their
+    requests share the engine's steps. Close it, or use it as a context manager, to free its memory and threads.
+    """
+
+    def __init__(
+        self, model: str | Path | Model | None = None, *, options: EngineOptions | None = None, **fields: Any
+    ) -> None:
+        self.options = options or from_environment(fields)
+        self.model = model if isinstance(model, Model) else Model.load(model)
+        self.tokenizer = self.model.tokenizer
+        self._engine: Engine = build_engine(self.model.loaded, self.options)
+        self._running: dict[str, _Running] = {}
+        self._ids = itertools.count()
+        self._lock = threading.Lock()
+        self._breaker_ids: dict[tuple[str, ...], tuple[tuple[TokenId, ...], ...]] = {}
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[Generation]:
+        """Continue every prompt (text, or token ids) and return when all are done, in the order of the prompts.
+
+        `params` is one for all prompts, or one for each. Raises `RequestError` or `PromptTooLongError` before anything
+        runs if a prompt cannot be served; a failure later stays in the `error` of its sample.
+        """
+        running = self._submit(prompts, params)
+        collected: dict[tuple[int, int], list[Delta]] = {}
+        for delta in self._deltas(running):
+            collected.setdefault((delta.prompt_index, delta.index), []).append(delta)
+        return [
+            Generation(
+                prompt=one.prompt,
+                prompt_token_ids=one.request.prompt,
+                samples=tuple(_join(collected[i, k]) for k in range(one.request.sampling.n)),
+                seed=one.request.sampling.seed or 0,
+            )
+            for i, one in enumerate(running)
+        ]
+
+    def stream(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> Iterator[Delta]:
+        """Like `generate`, but yields news as it comes, samples mixed. Leaving the loop cancels what is unfinished.
+
+        The prompts are checked at once, before the first item is asked for.
+        """
+        return self._deltas(self._submit(prompts, params))
+
+    def chat(
+        self, messages: Sequence[ChatMessage | Mapping[str, Any]], params: SamplingParams | None = None
+    ) -> Generation:
+        """The model's answer to a conversation, rendered with its own chat template.
+
+        Raises `TemplateError` if the model has none.
+        """
+        return self.generate([self.chat_prompt(messages)], params)[0]
+
+    def chat_prompt(self, messages: Sequence[ChatMessage | Mapping[str, Any]]) -> tuple[TokenId, ...]:
+        """Token ids of a conversation, ready for the model's answer."""
+        turns = [m if isinstance(m, ChatMessage) else _message(m) for m in messages]
+        return tuple(self.tokenizer.encode_chat(turns))
+
+    @property
+    def stats(self) -> EngineStats:
+        """Totals since the engine started."""
+        return self._engine.stats
+
+    def close(self) -> None:
+        """Stop the engine and free its memory. Unfinished streams end with `abort`."""
+        self._engine.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- requests ---------------------------------------------------------------------------------------------
+
+    def _submit(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
+    ) -> list[_Running]:
+        several = _as_list(prompts)
+        each = list(params) if isinstance(params, Sequence) else [params or SamplingParams()] * len(several)
+        if len(each) != len(several):
+            raise RequestError(f"{len(each)} sampling parameters for {len(several)} prompts; give one, or one for each")
+        running = [self._prepare(prompt, one) for prompt, one in zip(several, each, strict=True)]
+        with self._lock:
+            for i, one in enumerate(running):
+                try:
+                    self._engine.add(one.request)
+                except Exception:
+                    for added in running[:i]:
+                        self._engine.abort(added.request.request_id)
+                    raise
+            self._running.update({one.request.request_id: one for one in running})
+        return running
+
+    def _prepare(self, prompt: Prompt, params: SamplingParams) -> _Running:
+        text = prompt if isinstance(prompt, str) else None
+        ids = tuple(self.tokenizer.encode(prompt)) if isinstance(prompt, str) else self._checked(prompt)
+        if params.seed is None:
+            params = replace(params, seed=secrets.randbits(63))
+        request = EngineRequest(
+            request_id=f"r{next(self._ids)}",
+            prompt=ids,
+            sampling=params,
+            stop_token_ids=frozenset(params.stop_token_ids)
+            | (frozenset() if params.ignore_eos else self.tokenizer.eog_ids),
+            dry_breaker_ids=self._dry_breakers(params),
+        )
+        outputs = [OutputText(self.tokenizer, params.stop) for _ in range(params.n)]
+        return _Running(request, text, outputs, open=params.n)
+
+    def _checked(self, ids: Sequence[TokenId]) -> tuple[TokenId, ...]:
+        for token in ids:
+            if not 0 <= token < self.model.vocab_size:
+                raise RequestError(f"token id {token} is not in the vocabulary of {self.model.vocab_size}")
+        return tuple(ids)
+
+    def _dry_breakers(self, params: SamplingParams) -> tuple[tuple[TokenId, ...], ...]:
+        breakers = params.dry_sequence_breakers
+        if params.dry_multiplier == 0:
+            return ()
+        if breakers not in self._breaker_ids:  # a walk over the vocabulary, so only once for each set
+            self._breaker_ids[breakers] = self.tokenizer.ids_containing(breakers)
+        return self._breaker_ids[breakers]
+
+    # --- events -----------------------------------------------------------------------------------------------
+
+    def _deltas(self, running: list[_Running]) -> Iterator[Delta]:
+        try:
+            while any(one.open for one in running):
+                for i, one in enumerate(running):
+                    while one.inbox:
+                        yield from self._delta(i, one, one.inbox.popleft())
+                if any(one.open for one in running):
+                    self._pump(running)
+        finally:
+            self._forget(running)
+
+    def _pump(self, running: list[_Running]) -> None:
+        """Run a step unless another thread's step has already brought news."""
+        with self._lock:
+            if any(one.inbox for one in running):
+                return
+            for event in self._engine.step():
+                target = self._running.get(event.request_id)
+                if target is not None:
+                    target.inbox.append(event)
+
+    def _delta(self, prompt_index: int, one: _Running, event: TokenEvent) -> Iterator[Delta]:
+        output = one.outputs[event.index]
+        if output.ended:  # a stop string was found; steps in flight may bring more, and then the end
+            if not event.final:
+                return
+            text, taken = "", 0
+        else:
+            text, taken, hit = output.push(event.tokens, final=event.final)
+            if hit and not event.final:
+                with self._lock:
+                    self._engine.finish(event.request_id, event.index)
+        reason = FinishReason.STOP if output.hit else event.finish_reason
+        one.open -= event.final
+        if text or taken or event.final:
+            yield Delta(
+                prompt_index=prompt_index,
+                index=event.index,
+                text=text,
+                token_ids=event.tokens[:taken],
+                logprobs=event.logprobs[:taken],
+                finish_reason=reason if event.final else None,
+                error=event.error,
+                prompt_tokens=event.prompt_tokens,
+                cached_tokens=event.cached_tokens,
+            )
+
+    def _forget(self, running: list[_Running]) -> None:
+        with self._lock:
+            for one in running:
+                self._running.pop(one.request.request_id, None)
+                if one.open:
+                    self._engine.abort(one.request.request_id)
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int)):
+        return [prompts]  # type: ignore[list-item] # one prompt, as text or as ids
+    return list(prompts)  # type: ignore[arg-type]
+
+
+def _message(fields: Mapping[str, Any]) -> ChatMessage:
+    if "role" not in fields or "content" not in fields:
+        raise RequestError(f"a message has the keys {sorted(fields)}; it needs 'role' and 'content'")
+    extra = {key: value for key, value in fields.items() if key not in ("role", "content")}
+    return ChatMessage(role=str(fields["role"]), content=str(fields["content"]), extra=extra)
+
+
+def _join(deltas: list[Delta]) -> Sample:
+    last = deltas[-1]
+    return Sample(
+        index=last.index,
+        text="".join(delta.text for delta in deltas),
+        token_ids=tuple(token for delta in deltas for token in delta.token_ids),
+        logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
+        finish_reason=last.finish_reason,
+        error=last.error,
+        cached_tokens=last.cached_tokens,
+    )

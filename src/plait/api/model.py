@@ -1,0 +1,38 @@
+"""A model opened and recorded, with its tokenizer; not yet on a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from plait.formats.hub import resolve_model
+from plait.formats.open import open_model
+from plait.models.registry import LoadedModel, load_model
+from plait.tokenizer import Tokenizer
+
+
+class Model:
+    """A model file or directory, with `loaded` (the recorded program and its config) and `tokenizer`."""
+
+    def __init__(self, path: Path, loaded: LoadedModel, tokenizer: Tokenizer) -> None:
+        self.path = path
+        self.loaded = loaded
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, model: str | Path | None = None) -> Model:
+        """Open `model`: a .gguf file, a directory, a hub id, or None for the bundled model.
+
+        Raises `ModelNotFoundError`, `ModelFileError`, `UnsupportedModelError` or `TokenizerError`.
+        """
+        path = resolve_model(None if model is None else str(model))
+        source = open_model(path)
+        return cls(path, load_model(source), Tokenizer.from_source(source))
+
+    @property
+    def context_length(self) -> int:
+        """The longest sequence the model was made for, in tokens."""
+        return self.loaded.context_length
+
+    @property
+    def vocab_size(self) -> int:
+        return self.loaded.vocab_size

@@ -1,0 +1,168 @@
+"""How `plait run` shows sequences: one stream, panes, plain text, or JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.panel import Panel
+from rich.text import Text
+
+from plait.api import Delta
+from plait.cli.summary import RunSummary
+
+
+@dataclass
+class _Shown:
+    """One sequence, as far as it has come."""
+
+    prompt: str
+    text: list[str] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    end: Delta | None = None
+
+    def see(self, delta: Delta) -> None:
+        self.text.append(delta.text)
+        self.tokens.extend(delta.token_ids)
+        if delta.final:
+            self.end = delta
+
+    @property
+    def reason(self) -> str:
+        if self.end is None:
+            return ""
+        return f"failed: {self.end.error}" if self.end.error else str(self.end.finish_reason)
+
+
+class Printer(ABC):
+    """Shows deltas as they come, then the summary. Sequences are numbered over all prompts."""
+
+    def __init__(self, prompts: list[str], samples: int) -> None:
+        self._samples = samples
+        self.shown = [_Shown(prompt) for prompt in prompts for _ in range(samples)]
+
+    def see(self, delta: Delta) -> None:
+        number = delta.prompt_index * self._samples + delta.index
+        self.shown[number].see(delta)
+        self.show(number, delta)
+
+    @abstractmethod
+    def show(self, number: int, delta: Delta) -> None: ...
+
+    def __enter__(self) -> Printer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def close(self, summary: RunSummary) -> None:
+        """The figures go to standard error, so that a pipe gets the text alone."""
+        print("\n" + "\n".join(summary.lines()), file=sys.stderr)
+
+
+class StreamPrinter(Printer):
+    """One sequence: its prompt, then the text as it comes."""
+
+    def __enter__(self) -> Printer:
+        print(self.shown[0].prompt, end="", flush=True)
+        return self
+
+    def show(self, number: int, delta: Delta) -> None:
+        print(delta.text, end="", flush=True)
+        if delta.error:
+            print(f"\n[failed: {delta.error}]", end="")
+        if delta.final:
+            print(flush=True)
+
+
+class PlainPrinter(Printer):
+    """Several sequences into a pipe: each whole, in order, as soon as it and those before it are done."""
+
+    def __enter__(self) -> Printer:
+        self._printed = 0
+        return self
+
+    def show(self, number: int, delta: Delta) -> None:
+        while self._printed < len(self.shown) and self.shown[self._printed].end is not None:
+            one = self.shown[self._printed]
+            self._printed += 1
+            failed = f"\n[{one.reason}]" if one.end is not None and one.end.error else ""
+            print(f"[{self._printed}] {one.prompt}{''.join(one.text)}{failed}\n", flush=True)
+
+
+class PanePrinter(Printer):
+    """Several sequences on a terminal: a pane each, all moving; at the end each whole, above the prompt."""
+
+    def __enter__(self) -> Printer:
+        self._console = Console(highlight=False)
+        self._live = Live(
+            console=self._console, get_renderable=self._render, refresh_per_second=12, transient=True, screen=False
+        )
+        self._live.start()
+        return self
+
+    def show(self, number: int, delta: Delta) -> None:
+        """The pane redraws itself on its own clock."""
+
+    def _render(self) -> Group:
+        """Each pane shows the last lines of its text, so that all fit on the screen."""
+        height = max(3, self._console.height // max(len(self.shown), 1))
+        width = max(20, self._console.width - 4)
+        panes = []
+        for number, one in enumerate(self.shown[: max(1, self._console.height // 3)], 1):
+            body = Text(one.prompt, style="dim") + Text("".join(one.text), style="default")
+            lines = body.wrap(self._console, width)[-(height - 2) :]
+            panes.append(Panel(Text("\n").join(lines), title=_title(number, one), title_align="left", height=height))
+        return Group(*panes)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+        for number, one in enumerate(self.shown, 1):
+            body = Text(one.prompt, style="dim") + Text("".join(one.text), style="default")
+            self._console.print(Panel(body, title=_title(number, one), title_align="left"))
+
+
+def _title(number: int, one: _Shown) -> str:
+    return escape(f"{number}" + (f" ({one.reason}, {len(one.tokens)} tokens)" if one.end else ""))
+
+
+class JsonPrinter(Printer):
+    """One JSON object a line for each sequence when it ends, then one with the summary."""
+
+    def show(self, number: int, delta: Delta) -> None:
+        if not delta.final:
+            return
+        one = self.shown[number]
+        record: dict[str, object] = {
+            "index": number,
+            "prompt": one.prompt,
+            "text": "".join(one.text),
+            "token_ids": one.tokens,
+            "finish_reason": None if delta.finish_reason is None else str(delta.finish_reason),
+            "prompt_tokens": delta.prompt_tokens,
+            "cached_tokens": delta.cached_tokens,
+        }
+        if delta.error is not None:
+            record["error"] = str(delta.error)
+        print(json.dumps(record, ensure_ascii=False), flush=True)
+
+    def close(self, summary: RunSummary) -> None:
+        print(json.dumps({"summary": summary.as_dict()}), flush=True)
+
+
+def make_printer(prompts: list[str], samples: int, as_json: bool) -> Printer:
+    """The printer that fits where standard output goes."""
+    if as_json:
+        return JsonPrinter(prompts, samples)
+    if len(prompts) * samples == 1:
+        return StreamPrinter(prompts, samples)
+    return (PanePrinter if sys.stdout.isatty() else PlainPrinter)(prompts, samples)

@@ -1,0 +1,91 @@
+"""`plait run`: continue prompts, many sequences at once, and say how it went."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from plait.cli.options import command, engine_options, sampling_options, take_engine_options, take_sampling
+from plait.errors import OptionError
+from plait.types import ChatMessage, SamplingParams
+
+DEFAULT_MAX_TOKENS = 128
+
+
+def run(
+    model: str | None, prompt: tuple[str, ...], file: tuple[str, ...], chat: bool, as_json: bool, **rest: Any
+) -> None:
+    """Continue one prompt or several, all in one batch.
+
+    With one prompt, -np N makes N continuations that share the prompt's memory. With several prompts each gets one
+    continuation, and -np bounds how many run at once.
+    """
+    started = time.monotonic()
+    prompts = [*prompt, *(_read(name) for name in file)]
+    if not prompts:
+        raise OptionError(
+            'there is no prompt; give one with -p "Once upon a time", or a file with -f (- is standard input)'
+        )
+    n_parallel = rest.get("n_parallel")
+    samples = n_parallel if n_parallel and len(prompts) == 1 else 1
+    options = take_engine_options(rest)
+    params = take_sampling(rest, n=samples, **_fixed(rest))
+
+    from plait.api import LLM  # here, so that a wrong option is answered at once
+    from plait.cli.output import make_printer
+    from plait.cli.summary import Summary
+
+    with LLM(model, options=options) as llm:
+        inputs = [llm.chat_prompt([ChatMessage(role="user", content=p)]) if chat else p for p in prompts]
+        printer = make_printer(prompts, samples, as_json)
+        summary = Summary(started)
+        with printer:
+            for delta in llm.stream(inputs, params):
+                summary.see(delta)
+                printer.see(delta)
+        printer.close(summary.finish(llm.stats, llm.options, params.seed or 0))
+
+
+def _read(name: str) -> str:
+    """A prompt from a file, one trailing newline dropped (editors add it)."""
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise OptionError(f"no such prompt file: {name}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"cannot read prompt file {name}: {error}") from None
+    return text.removesuffix("\n")
+
+
+def _fixed(rest: dict[str, Any]) -> dict[str, Any]:
+    """What this command settles itself: a bound on the length, and a seed that it can report."""
+    fixed: dict[str, Any] = {}
+    if rest.get("max_tokens") is None:
+        fixed["max_tokens"] = DEFAULT_MAX_TOKENS
+    if rest.get("seed") in (None, -1):
+        rest.pop("seed", None)
+        fixed["seed"] = secrets.randbits(32)
+    return fixed
+
+
+_OWN: list[click.Parameter] = [
+    click.Option(
+        ["model", "-m", "--model"],
+        help="A .gguf file, a directory, or a hub id (owner/name). Default: the bundled model.",
+    ),
+    click.Option(["prompt", "-p", "--prompt"], multiple=True, help="A prompt; may be given several times."),
+    click.Option(["file", "-f", "--file"], multiple=True, help="A file that holds a prompt; - is standard input."),
+    click.Option(
+        ["chat", "--chat"], is_flag=True, help="Treat each prompt as a user's message, with the model's chat template."
+    ),
+    click.Option(["as_json", "--json"], is_flag=True, help="One JSON object a line: each sequence, then the summary."),
+]
+
+COMMAND = command("run", [*_OWN, *sampling_options(), *engine_options()], run)
+
+__all__ = ["COMMAND", "SamplingParams"]

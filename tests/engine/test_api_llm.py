@@ -1,0 +1,169 @@
+"""`LLM` on the bundled model: typed results, streaming, sharing, stops, and what a caller may do wrong."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from plait import LLM, SamplingParams
+from plait.api import Delta
+from plait.errors import OptionError, PromptTooLongError, RequestError
+from plait.types import ChatMessage, FinishReason
+
+GREEDY = SamplingParams(max_tokens=16, temperature=0)
+PROMPTS = ["Once upon a time", "The little dog", "One day, a girl named Lily", "The king said"]
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[LLM]:
+    with LLM(n_ctx=512, n_parallel=4) as llm:
+        yield llm
+
+
+def collect(deltas: list[Delta]) -> dict[tuple[int, int], str]:
+    texts: dict[tuple[int, int], str] = {}
+    for delta in deltas:
+        key = (delta.prompt_index, delta.index)
+        texts[key] = texts.get(key, "") + delta.text
+    return texts
+
+
+def test_results_are_typed_and_in_the_order_of_the_prompts(llm: LLM) -> None:
+    results = llm.generate(PROMPTS, GREEDY)
+    assert [r.prompt for r in results] == PROMPTS
+    for result in results:
+        (sample,) = result.samples
+        assert sample.error is None
+        assert sample.finish_reason in (FinishReason.LENGTH, FinishReason.STOP)
+        assert llm.tokenizer.decode(sample.token_ids, continuing=True) == sample.text == result.text
+
+
+def test_a_batch_gives_what_each_prompt_gives_alone(llm: LLM) -> None:
+    params = [SamplingParams(max_tokens=24, seed=i) for i in range(len(PROMPTS))]
+    together = llm.generate(PROMPTS, params)
+    for prompt, one, result in zip(PROMPTS, params, together, strict=True):
+        assert llm.generate([prompt], one)[0].samples[0].token_ids == result.samples[0].token_ids
+
+
+def test_streaming_gives_the_same_text_as_generating(llm: LLM) -> None:
+    streamed = collect(list(llm.stream(PROMPTS, GREEDY)))
+    assert streamed == {(i, 0): r.text for i, r in enumerate(llm.generate(PROMPTS, GREEDY))}
+
+
+def test_samples_of_one_prompt_share_it(llm: LLM) -> None:
+    prompt = "A small blue bird sat on a branch near the old red house and sang"
+    (result,) = llm.generate([prompt], SamplingParams(n=4, max_tokens=12, seed=7))
+    assert [s.index for s in result.samples] == [0, 1, 2, 3]
+    assert len({s.text for s in result.samples}) > 1
+    assert [s.cached_tokens for s in result.samples[1:]] == [len(result.prompt_token_ids)] * 3
+    (again,) = llm.generate([prompt], SamplingParams(n=4, max_tokens=12, seed=7))
+    assert [s.token_ids for s in again.samples] == [s.token_ids for s in result.samples]
+
+
+def test_the_next_turn_of_a_conversation_computes_only_what_is_new(llm: LLM) -> None:
+    first = "There was a wise old owl who lived in a tall tree by the river. Every evening the owl would"
+    (one,) = llm.generate([first], GREEDY)
+    (two,) = llm.generate([first + one.text + " Then"], GREEDY)
+    assert two.cached_tokens >= len(two.prompt_token_ids) * 0.5
+    fresh = LLM(llm.model, n_ctx=512, prefix_cache=False)
+    with fresh:
+        assert fresh.generate([first + one.text + " Then"], GREEDY)[0].text == two.text
+
+
+def test_a_stop_string_ends_the_sample_and_is_not_part_of_its_text(llm: LLM) -> None:
+    long = SamplingParams(max_tokens=60, temperature=0)
+    whole = llm.generate([PROMPTS[0]], long)[0].samples[0]
+    stop = whole.text[12:17]
+    cut = llm.generate([PROMPTS[0]], SamplingParams(max_tokens=60, temperature=0, stop=(stop,)))[0].samples[0]
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.finish_reason is FinishReason.STOP
+    assert cut.token_ids == whole.token_ids[: len(cut.token_ids)]
+    assert stop in llm.tokenizer.decode(cut.token_ids)
+    assert stop not in llm.tokenizer.decode(cut.token_ids[:-1])
+
+
+def test_a_stop_id_ends_the_sample(llm: LLM) -> None:
+    whole = llm.generate([PROMPTS[0]], GREEDY)[0].samples[0]
+    last = whole.token_ids[5]
+    params = SamplingParams(max_tokens=16, temperature=0, stop_token_ids=(last,))
+    cut = llm.generate([PROMPTS[0]], params)[0].samples[0]
+    assert cut.token_ids == whole.token_ids[: whole.token_ids.index(last)]
+    assert cut.finish_reason is FinishReason.STOP
+
+
+def test_leaving_a_stream_frees_its_memory(llm: LLM) -> None:
+    for delta in llm.stream(PROMPTS, SamplingParams(max_tokens=200)):
+        if delta.text:
+            break
+    assert len(llm.generate(["Hello"], GREEDY)[0].samples) == 1
+    llm._engine.check()
+    assert not llm._engine.has_work
+
+
+def test_threads_share_the_engine(llm: LLM) -> None:
+    expected = [r.text for r in llm.generate(PROMPTS, GREEDY)]
+    found: dict[int, str] = {}
+
+    def work(i: int) -> None:
+        found[i] = llm.generate([PROMPTS[i]], GREEDY)[0].text
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(PROMPTS))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[i] for i in range(len(PROMPTS))] == expected
+
+
+def test_chat_answers_with_the_models_template(llm: LLM) -> None:
+    answer = llm.chat([{"role": "user", "content": "Tell me a story about a cat."}], GREEDY)
+    same = llm.chat([ChatMessage(role="user", content="Tell me a story about a cat.")], GREEDY)
+    assert answer.text == same.text != ""
+    with pytest.raises(RequestError, match="role"):
+        llm.chat([{"content": "x"}])
+
+
+def test_logprobs_name_the_chosen_token_first(llm: LLM) -> None:
+    sample = llm.generate([PROMPTS[0]], SamplingParams(max_tokens=5, temperature=0, logprobs=3))[0].samples[0]
+    assert len(sample.logprobs) == len(sample.token_ids)
+    for token, (chosen, *best) in zip(sample.token_ids, sample.logprobs, strict=True):
+        assert chosen.token == token
+        assert len(best) == 3
+        assert best[0].logprob == max(entry.logprob for entry in best) <= 0
+
+
+def test_token_ids_are_prompts_too(llm: LLM) -> None:
+    ids = llm.tokenizer.encode("Once upon a time")
+    assert llm.generate(ids, GREEDY)[0].text == llm.generate("Once upon a time", GREEDY)[0].text
+    assert llm.generate(ids, GREEDY)[0].prompt is None
+
+
+def test_dry_sampling_runs_with_its_breakers(llm: LLM) -> None:
+    params = SamplingParams(max_tokens=30, temperature=0, dry_multiplier=0.8, dry_allowed_length=1, repeat_penalty=1.1)
+    assert llm.generate([PROMPTS[0]], params)[0].samples[0].error is None
+
+
+@pytest.mark.parametrize(
+    ("prompts", "params", "error", "said"),
+    [
+        ([""], None, RequestError, "empty"),
+        (["x"], [GREEDY, GREEDY], RequestError, "one for each"),
+        (["word " * 1000], None, PromptTooLongError, "512"),
+        ([[10**9]], None, RequestError, "vocabulary"),
+    ],
+)
+def test_a_request_that_cannot_be_served_is_refused_before_anything_runs(
+    llm: LLM, prompts: list[str], params: object, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        llm.generate(prompts, params)  # type: ignore[arg-type]
+    assert not llm._engine.has_work
+
+
+def test_an_option_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises((OptionError, TypeError), match="n_paralel"):
+        LLM(n_paralel=4)
+
+
+def test_no_prompts_give_no_results(llm: LLM) -> None:
+    assert llm.generate([], GREEDY) == []

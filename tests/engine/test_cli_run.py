@@ -1,0 +1,141 @@
+"""`plait run` and `plait inspect` as a user meets them: a process, its output, its exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PLAIT = [sys.executable, "-W", "error", "-m", "plait"]
+FAST = ["-c", "256", "-n", "12", "--temp", "0"]
+
+
+def plait(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PLAIT, *args], capture_output=True, text=True, input=stdin, timeout=120, check=False)
+
+
+def run_json(*args: str) -> tuple[list[dict[str, object]], dict[str, float]]:
+    done = plait("run", *FAST, "--json", *args)
+    assert done.returncode == 0, done.stderr
+    *sequences, last = [json.loads(line) for line in done.stdout.splitlines()]
+    return sorted(sequences, key=lambda s: int(s["index"])), last["summary"]
+
+
+def test_one_prompt_in_four_sequences_shares_the_prompts_memory() -> None:
+    sequences, summary = run_json("-p", "Once upon a time there was a little", "-np", "4", "--temp", "0.8", "-s", "1")
+    assert [s["index"] for s in sequences] == [0, 1, 2, 3]
+    assert len({s["text"] for s in sequences}) > 1
+    for sequence in sequences:
+        assert sequence["prompt"] == "Once upon a time there was a little"
+        assert len(sequence["token_ids"]) <= 12
+        assert sequence["finish_reason"] in ("length", "stop")
+    assert summary["prompt_tokens"] == 4 * sequences[0]["prompt_tokens"]
+    assert summary["hit_rate"] == pytest.approx(0.75)
+    assert summary["generated_tokens"] == sum(len(s["token_ids"]) for s in sequences)
+    assert 0 < summary["batch_utilisation"] <= 1
+    assert summary["peak_memory_mib"] > 10
+
+
+def test_several_prompts_give_what_each_gives_alone() -> None:
+    together, _ = run_json("-p", "Once upon a time", "-p", "The little dog", "-p", "A")
+    for sequence in together:
+        alone, _ = run_json("-p", str(sequence["prompt"]))
+        assert alone[0]["token_ids"] == sequence["token_ids"]
+
+
+def test_piped_text_is_the_text_alone_and_the_figures_go_to_standard_error() -> None:
+    done = plait("run", *FAST, "-p", "Once upon a time")
+    assert done.returncode == 0
+    assert done.stdout.startswith("Once upon a time")
+    assert "tokens/s" not in done.stdout
+    assert "hit rate" in done.stderr
+    assert "generated" in done.stderr
+
+
+def test_the_same_seed_gives_the_same_text_and_another_another() -> None:
+    texts = [plait("run", "-n", "20", "-c", "256", "-p", "The king", "-s", seed).stdout for seed in ("5", "5", "6")]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_prompts_come_from_files_and_standard_input(tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("The little dog\n")
+    expected = plait("run", *FAST, "-p", "The little dog").stdout
+    assert plait("run", *FAST, "-f", str(tmp_path / "prompt.txt")).stdout == expected
+    assert plait("run", *FAST, "-f", "-", stdin="The little dog\n").stdout == expected
+
+
+def test_a_stop_string_ends_the_text_and_is_not_shown() -> None:
+    done = plait("run", "-c", "256", "-n", "100", "--temp", "0", "--json", "-p", "Once upon a time", "-r", ".")
+    sequence = json.loads(done.stdout.splitlines()[0])
+    assert sequence["finish_reason"] == "stop"
+    assert "." not in sequence["text"]
+
+
+def test_zero_tokens_is_an_empty_continuation() -> None:
+    sequences, summary = run_json("-p", "Hello", "-n", "0")
+    assert (sequences[0]["text"], sequences[0]["token_ids"], sequences[0]["finish_reason"]) == ("", [], "length")
+    assert summary["generated_tokens"] == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["run"], "no prompt"),
+        (["run", "-p", "x", "-m", "missing.gguf"], "missing.gguf"),
+        (["run", "-p", "x", "-m", "{dir}"], "{dir}"),
+        (["run", "-p", "x", "-m", "{text}"], "text"),
+        (["run", "-p", "x", "-np", "0"], "--parallel"),
+        (["run", "-p", "x", "-np", "four"], "four"),
+        (["run", "-p", "x", "--temp", "-1"], "temperature"),
+        (["run", "-p", "x", "--top-p", "2"], "top_p"),
+        (["run", "-p", "x", "-b", "0"], "--batch-size"),
+        (["run", "-p", "x", "--no-such-flag"], "--no-such-flag"),
+        (["run", "-p", "word " * 300, "-c", "64"], "64"),
+        (["run", "-p", ""], "empty"),
+        (["run", "-f", "missing.txt"], "missing.txt"),
+        (["run", "-p", "x", "--device", "tpu"], "tpu"),
+        (["inspect", "missing.gguf"], "missing.gguf"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_bad_input_is_one_line_that_says_what_and_how_to_mend_it(args: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.gguf").write_text("just some notes\n" * 100)
+    places = {"dir": str(tmp_path / "empty"), "text": str(tmp_path / "notes.gguf")}
+    (tmp_path / "empty").mkdir()
+    done = plait(*[arg.format(**places) if "{" in arg else arg for arg in args])
+    assert done.returncode != 0
+    assert said.format(**places) in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_inspect_shows_what_the_bundled_model_holds() -> None:
+    done = plait("inspect")
+    assert done.returncode == 0, done.stderr
+    for word in ("llama", "Q8_0", "token_embd.weight", "chat_template", "kv_bytes_per_token", "8,192"):
+        assert word in done.stdout
+    report = json.loads(plait("inspect", "--json").stdout)
+    assert report["model"]["runs"] == "yes"
+    assert report["model"]["parameters"] == sum(_product(t["shape"]) for t in report["tensors"])
+
+
+def _product(shape: list[int]) -> int:
+    n = 1
+    for d in shape:
+        n *= d
+    return n
+
+
+def test_help_names_every_option() -> None:
+    text = plait("run", "--help").stdout
+    for flag in ("--ctx-size", "-np", "--temp", "--seed", "--json", "--kv-memory"):
+        assert flag in text
+    assert plait("--version").stdout.strip().endswith("0.1.0")
+
+
+def test_the_options_reference_is_up_to_date() -> None:
+    from plait.cli.reference import options_reference
+
+    page = Path(__file__).parents[2] / "docs" / "reference" / "options.md"
+    assert page.read_text() == options_reference(), "run: python -m plait.cli.reference > docs/reference/options.md"
