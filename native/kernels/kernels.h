@@ -1,0 +1,156 @@
+// The table of kernels that every SIMD path offers, and the plain structs they take.
+//
+// A path's functions are compiled with that path's target flags, so nothing here may have code of its own: plain data
+// and pointers only. All matrices are row-major; strides and widths count floats. No kernel allocates or throws, and
+// every row's result depends on that row alone, in an order of operations that is the same in all paths.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace plait {
+
+enum class Format : int {
+    F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS,
+};
+
+enum class KvType : int { F32, F16, BF16 };
+enum class Activation : int { Silu, Gelu, GeluTanh };
+enum class RopeLayout : int { Interleaved, Half };
+
+// Keys in one attention partial, by index in the sequence.
+constexpr int kKeyBlock = 64;
+// Columns that `linear` and `gated` work on at a time; ranges given to them are best multiples of it.
+constexpr int kColumnTile = 16;
+
+// A weight as it lies in the file: `rows` output columns of `columns` inputs, in blocks along the inputs.
+struct Matrix {
+    const std::uint8_t* data = nullptr;
+    std::size_t row_bytes = 0;
+    std::int64_t rows = 0;
+    int columns = 0;
+    Format format = Format::F32;
+};
+
+// Input rows: row i is at base + stride * (index ? index[i] : i).
+struct InputRows {
+    const float* base;
+    std::size_t stride;
+    const std::int32_t* index;
+    int count;
+};
+
+// out[i * out_stride + c] = x[i] . weight[c] + bias[c] for first <= c < last. `bias` may be null.
+// `scratch` holds linear_scratch(columns) floats.
+struct LinearArgs {
+    InputRows x;
+    Matrix weight;
+    const float* bias;
+    float* out;
+    std::size_t out_stride;
+    std::int64_t first, last;
+    float* scratch;
+};
+
+// out[i * out_stride + c] = act(x[i] . gate[c] + gate_bias[c]) * (x[i] . up[c] + up_bias[c]).
+// `scratch` holds gated_scratch(columns, rows) floats.
+struct GatedArgs {
+    InputRows x;
+    Matrix gate, up;
+    const float *gate_bias, *up_bias;
+    Activation activation;
+    float* out;
+    std::size_t out_stride;
+    std::int64_t first, last;
+    float* scratch;
+};
+
+// `total` = x + residual when there is a residual; each of `groups` parts of the row is normed by itself.
+struct RmsNormArgs {
+    const float *x, *residual, *weight;
+    float *total, *out;
+    float eps, offset;
+    int groups, width, rows;
+};
+
+struct LayerNormArgs {
+    const float *x, *weight, *bias;
+    float* out;
+    float eps;
+    int width, rows;
+};
+
+// Rotates the first 2 * pairs elements of each of `heads` heads; the others are copied.
+struct RotateArgs {
+    const float *in, *cos, *sin;
+    float* out;
+    int heads, head_dim, pairs;
+    RopeLayout layout;
+};
+
+// Rows first_row..last_row-1, of one sequence, against that sequence's keys, for the query heads of one KV head.
+// Key i lies at (key_row[i] + kv_head * page_size) * head_dim of `k` (v_head_dim of `v`), in elements.
+// `window` 0 is none. `sinks` may be null. `scratch` holds attention_scratch(...) floats.
+struct AttentionArgs {
+    const float* q;
+    float* out;
+    int n_heads, n_kv_heads, head_dim, v_head_dim;
+    int kv_head, first_row, last_row;
+    const std::int32_t *row_positions, *key_rows, *key_positions;
+    int keys;
+    const std::uint8_t *k, *v;
+    KvType kv_type;
+    int page_size;
+    float scale, softcap;
+    int window;
+    const float* sinks;
+    float* scratch;
+};
+
+// Query vectors that share one read of K and V: rows of the task times query heads of the KV head.
+static constexpr int rows_per_attention_task(int heads_per_kv_head) {
+    return heads_per_kv_head >= 64 ? 1 : 64 / heads_per_kv_head;
+}
+
+static constexpr std::size_t linear_scratch(int columns) {
+    return static_cast<std::size_t>(kColumnTile) * (static_cast<std::size_t>(columns) + 16);
+}
+
+static constexpr std::size_t gated_scratch(int columns, int rows) {
+    return linear_scratch(columns) + static_cast<std::size_t>(kColumnTile) * static_cast<std::size_t>(rows);
+}
+
+static constexpr std::size_t attention_scratch(int heads_per_kv_head, int head_dim, int v_head_dim) {
+    const int queries = heads_per_kv_head * rows_per_attention_task(heads_per_kv_head);
+    const std::size_t per_key = static_cast<std::size_t>(kKeyBlock) * static_cast<std::size_t>(head_dim + v_head_dim);
+    const std::size_t per_query = static_cast<std::size_t>(head_dim + v_head_dim + kKeyBlock + 2);
+    return per_key + static_cast<std::size_t>(queries) * per_query + static_cast<std::size_t>(v_head_dim) + 64;
+}
+
+struct Kernels {
+    const char* name;
+    void (*dequantise)(const Matrix& weight, std::int64_t row, float* out);
+    void (*linear)(const LinearArgs&);
+    void (*gated)(const GatedArgs&);
+    void (*rms_norm)(const RmsNormArgs&);
+    void (*layer_norm)(const LayerNormArgs&);
+    void (*rotate)(const RotateArgs&);
+    void (*attention)(const AttentionArgs&);
+    void (*store)(KvType type, const float* in, std::uint8_t* out, int n);
+    void (*load)(KvType type, const std::uint8_t* in, float* out, int n);
+    void (*add)(const float* a, const float* b, float* out, std::size_t n);
+    void (*scale)(const float* x, float factor, float* out, std::size_t n);
+    void (*softcap)(const float* x, float cap, float* out, std::size_t n);
+    void (*softmax)(const float* x, float* out, int n);
+    void (*add_scaled)(const float* x, float factor, float* sum, int n);  // sum += factor * x
+    void (*exponential)(const float* x, float* out, int n);
+    void (*activate)(Activation activation, const float* x, float* out, int n);
+};
+
+const Kernels& scalar_kernels();
+#if defined(PLAIT_X86)
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+#endif
+
+}  // namespace plait

@@ -1,0 +1,113 @@
+// Kernels that work on one row at a time: norms, rotary embedding, softmax, elementwise arithmetic, KV conversion.
+#pragma once
+
+#include "kernels/kernels.h"
+#include "simd/math.h"
+
+namespace plait::PLAIT_PATH {
+namespace {
+
+inline void add(const float* a, const float* b, float* out, std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
+}
+
+inline void scale(const float* x, float factor, float* out, std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) out[i] = x[i] * factor;
+}
+
+inline void softcap(const float* x, float cap, float* out, std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) out[i] = cap * hyperbolic_tangent(x[i] / cap);
+}
+
+inline void add_scaled(const float* x, float factor, float* sum, int n) {
+    for (int i = 0; i < n; ++i) sum[i] += factor * x[i];
+}
+
+inline void exponential_row(const float* x, float* out, int n) {
+    for (int i = 0; i < n; ++i) out[i] = exponential(x[i]);
+}
+
+inline void activation_row(Activation activation, const float* x, float* out, int n) {
+    activate(activation, x, nullptr, out, n);
+}
+
+inline float largest(const float* x, int n) {
+    float top = x[0];
+    for (int i = 1; i < n; ++i) top = x[i] > top ? x[i] : top;
+    return top;
+}
+
+inline void softmax(const float* x, float* out, int n) {
+    const float top = largest(x, n);
+    for (int i = 0; i < n; ++i) out[i] = exponential(x[i] - top);
+    const float total = sum_of(n, [out](int i) { return out[i]; });
+    for (int i = 0; i < n; ++i) out[i] = out[i] / total;
+}
+
+inline void rms_norm_part(const float* x, const float* weight, float* out, float eps, float offset, int n) {
+    const float mean = sum_of(n, [x](int i) { return x[i] * x[i]; }) / static_cast<float>(n);
+    const float inverse = 1.0f / __builtin_sqrtf(mean + eps);
+    for (int i = 0; i < n; ++i) out[i] = x[i] * inverse * (weight[i] + offset);
+}
+
+inline void rms_norm(const RmsNormArgs& a) {
+    const std::size_t width = static_cast<std::size_t>(a.width);
+    const int part = a.width / a.groups;
+    for (int r = 0; r < a.rows; ++r) {
+        const float* x = a.x + static_cast<std::size_t>(r) * width;
+        float* out = a.out + static_cast<std::size_t>(r) * width;
+        if (a.residual != nullptr) {
+            float* total = a.total + static_cast<std::size_t>(r) * width;
+            add(x, a.residual + static_cast<std::size_t>(r) * width, total, width);
+            x = total;
+        }
+        for (int g = 0; g < a.groups; ++g) rms_norm_part(x + g * part, a.weight, out + g * part, a.eps, a.offset, part);
+    }
+}
+
+inline void layer_norm(const LayerNormArgs& a) {
+    const float n = static_cast<float>(a.width);
+    for (int r = 0; r < a.rows; ++r) {
+        const float* x = a.x + static_cast<std::size_t>(r) * static_cast<std::size_t>(a.width);
+        float* out = a.out + static_cast<std::size_t>(r) * static_cast<std::size_t>(a.width);
+        const float mean = sum_of(a.width, [x](int i) { return x[i]; }) / n;
+        const float var = sum_of(a.width, [x, mean](int i) { return (x[i] - mean) * (x[i] - mean); }) / n;
+        const float inverse = 1.0f / __builtin_sqrtf(var + a.eps);
+        for (int i = 0; i < a.width; ++i) out[i] = (x[i] - mean) * inverse * a.weight[i];
+        if (a.bias != nullptr) add(out, a.bias, out, static_cast<std::size_t>(a.width));
+    }
+}
+
+inline void rotate(const RotateArgs& a) {
+    const bool half = a.layout == RopeLayout::Half;
+    const int step = half ? 1 : 2, second = half ? a.pairs : 1;
+    for (int h = 0; h < a.heads; ++h) {
+        const float* in = a.in + h * a.head_dim;
+        float* out = a.out + h * a.head_dim;
+        for (int i = 0; i < a.pairs; ++i) {
+            const float x = in[i * step], y = in[i * step + second];
+            out[i * step] = x * a.cos[i] - y * a.sin[i];
+            out[i * step + second] = x * a.sin[i] + y * a.cos[i];
+        }
+        for (int i = 2 * a.pairs; i < a.head_dim; ++i) out[i] = in[i];
+    }
+}
+
+inline void store_kv(KvType type, const float* in, std::uint8_t* out, int n) {
+    switch (type) {
+        case KvType::F32: __builtin_memcpy(out, in, static_cast<std::size_t>(n) * sizeof(float)); return;
+        case KvType::F16: return f32_row_to_f16(in, out, n);
+        case KvType::BF16: return f32_row_to_bf16(in, out, n);
+    }
+}
+
+inline void load_kv(KvType type, const std::uint8_t* in, float* out, int n) {
+    switch (type) {
+        case KvType::F32: __builtin_memcpy(out, in, static_cast<std::size_t>(n) * sizeof(float)); return;
+        case KvType::F16: return f16_row_to_f32(in, out, n);
+        case KvType::BF16: return bf16_row_to_f32(in, out, n);
+    }
+}
+
+}  // namespace
+}  // namespace plait::PLAIT_PATH

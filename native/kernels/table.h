@@ -1,0 +1,34 @@
+// Builds a path's table of kernels. Included by one translation unit per path (simd/*.cpp), which sets PLAIT_PATH.
+#pragma once
+
+#include "kernels/attention.h"
+#include "kernels/linear.h"
+#include "kernels/rowwise.h"
+
+namespace plait::PLAIT_PATH {
+namespace {
+
+constexpr Kernels make_table(const char* name) {
+    return {
+        .name = name,
+        .dequantise = dequantise,
+        .linear = linear,
+        .gated = gated,
+        .rms_norm = rms_norm,
+        .layer_norm = layer_norm,
+        .rotate = rotate,
+        .attention = attention,
+        .store = store_kv,
+        .load = load_kv,
+        .add = add,
+        .scale = scale,
+        .softcap = softcap,
+        .softmax = softmax,
+        .add_scaled = add_scaled,
+        .exponential = exponential_row,
+        .activate = activation_row,
+    };
+}
+
+}  // namespace
+}  // namespace plait::PLAIT_PATH

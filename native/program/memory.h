@@ -1,0 +1,57 @@
+// Memory of a program: buffers that grow and are reused, and large arrays that the system zeroes on first touch.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+namespace plait {
+
+struct Free {
+    void operator()(void* p) const { std::free(p); }
+};
+
+// An array of T, 64-byte aligned; what it held is lost when it grows. It grows by half at least, so that sizes that creep
+// up do not allocate each time.
+template <class T>
+class Growing {
+  public:
+    T* data() const { return data_.get(); }
+
+    void reserve(std::size_t size) {
+        if (size <= size_ && data_) return;
+        size = std::max({size, size_ + size_ / 2, std::size_t{64}});
+        data_.reset();
+        size_ = 0;
+        const std::size_t bytes = (size * sizeof(T) + 63) / 64 * 64;
+        data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)), Free());
+        if (!data_) throw std::bad_alloc();
+        size_ = size;
+    }
+
+    // Shares the memory with whoever looks at results in it: it outlives this buffer's growing.
+    std::shared_ptr<T> share() const { return data_; }
+
+  private:
+    std::shared_ptr<T> data_;
+    std::size_t size_ = 0;
+};
+
+// Zeroes. The system gives large ones their pages on first touch only.
+template <class T>
+class Zeroed {
+  public:
+    explicit Zeroed(std::size_t size) : data_(static_cast<T*>(std::calloc(size ? size : 1, sizeof(T)))), size_(size) {
+        if (!data_) throw std::bad_alloc();
+    }
+    T* data() const { return data_.get(); }
+    std::size_t bytes() const { return size_ * sizeof(T); }
+
+  private:
+    std::unique_ptr<T, Free> data_;
+    std::size_t size_;
+};
+
+}  // namespace plait

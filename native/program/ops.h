@@ -1,0 +1,123 @@
+// The instructions of a step program, each run by all workers of the team together; ops/api.py says what they mean.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "program/kv.h"
+#include "program/step.h"
+#include "program/team.h"
+
+namespace plait {
+
+// A value of the program, (rows, width). Values whose lives do not meet share a storage.
+struct Array {
+    Rows rows;
+    int width;
+    int storage;
+    const Growing<float>* memory;
+    float* row(int r) const { return memory->data() + static_cast<std::size_t>(r) * static_cast<std::size_t>(width); }
+};
+
+// What an instruction works with during a step.
+struct Context {
+    const Kernels& kernels;
+    Step& step;
+    KvMemory& kv;
+    const std::vector<RopeTable>& ropes;
+    std::vector<Growing<float>>& scratch;  // per worker
+
+    int rows(const Array& array) const { return step.counts.of(array.rows); }
+    float* scratch_of(const Worker& worker) const { return scratch[static_cast<std::size_t>(worker.index())].data(); }
+};
+
+class Op {
+  public:
+    virtual ~Op() = default;
+    // Makes room for a step of that many rows. Called by one thread, before `run`.
+    virtual void reserve(const Counts&) {}
+    // Floats of scratch that each worker needs.
+    virtual std::size_t scratch(const Counts&) const { return 0; }
+    virtual void run(Worker& worker, const Context& context) = 0;
+};
+
+// A weight matrix, its bias (null: none) and where the product goes.
+struct LinearPart {
+    Matrix weight;
+    const float* bias;
+    Array out;
+};
+
+std::unique_ptr<Op> make_embed(Matrix table, Array out);
+std::unique_ptr<Op> make_linear(Array x, std::vector<LinearPart> parts);
+
+struct RmsNormSpec {
+    Array x;
+    const Array *residual, *total;  // both null, or neither
+    const float* weight;
+    float eps, offset;
+    int groups;
+    Array out;
+};
+std::unique_ptr<Op> make_rms_norm(const RmsNormSpec& spec);
+std::unique_ptr<Op> make_layer_norm(Array x, const float* weight, const float* bias, float eps, Array out);
+
+struct RopeAndStoreSpec {
+    Array q, k, v, out;
+    KvLayer* layer;
+    bool rotates;
+    LayerRope rope;
+};
+std::unique_ptr<Op> make_rope_and_store(const RopeAndStoreSpec& spec);
+
+struct AttentionSpec {
+    Array q, out;
+    const KvLayer* layer;
+    float scale, softcap;
+    const float* sinks;
+};
+std::unique_ptr<Op> make_attention(const AttentionSpec& spec, const KvShape& shape);
+
+struct GatedMlpSpec {
+    Array x;
+    Matrix gate, up, down;
+    const float *gate_bias, *up_bias, *down_bias;
+    Activation activation;
+    Array out;
+};
+std::unique_ptr<Op> make_gated_mlp(const GatedMlpSpec& spec);
+
+struct MoeSpec {
+    Array x;
+    Matrix router, gate, up, down;  // gate, up (experts * ff, d), down (experts * d, ff)
+    int top_k;
+    bool normalise;
+    Activation activation;
+    Array out;
+};
+std::unique_ptr<Op> make_moe(const MoeSpec& spec);
+
+std::unique_ptr<Op> make_add(Array a, Array b, Array out);
+std::unique_ptr<Op> make_scale(Array x, float factor, Array out);
+std::unique_ptr<Op> make_softcap(Array x, float cap, Array out);
+std::unique_ptr<Op> make_take_rows(Array x, Array out);
+
+// Columns that a worker takes at a time: whole tiles, some pieces for each worker.
+inline int columns_per_task(std::int64_t columns, int threads) {
+    const std::int64_t even = columns / (8 * threads) / kColumnTile * kColumnTile;
+    return static_cast<int>(std::clamp<std::int64_t>(even, kColumnTile, 8 * kColumnTile));
+}
+
+inline int tasks_of(std::int64_t n, int per_task) { return static_cast<int>((n + per_task - 1) / per_task); }
+
+// Calls work(first, count) for pieces of n rows.
+template <class Work>
+void each_rows(Worker& worker, int n, Work work) {
+    constexpr int piece = 8;
+    worker.each(tasks_of(n, piece), [&](int i) { work(i * piece, std::min(piece, n - i * piece)); });
+}
+
+}  // namespace plait

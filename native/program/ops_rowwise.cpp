@@ -1,0 +1,124 @@
+#include <cstring>
+
+#include "program/ops.h"
+
+namespace plait {
+namespace {
+
+class Embed final : public Op {
+  public:
+    Embed(Matrix table, Array out) : table_(table), out_(out) {}
+    void run(Worker& worker, const Context& c) override {
+        each_rows(worker, c.step.counts.tokens, [&](int first, int count) {
+            for (int r = first; r < first + count; ++r) {
+                c.kernels.dequantise(table_, c.step.inputs->tokens[static_cast<std::size_t>(r)], out_.row(r));
+            }
+        });
+    }
+
+  private:
+    Matrix table_;
+    Array out_;
+};
+
+class RmsNorm final : public Op {
+  public:
+    explicit RmsNorm(const RmsNormSpec& s)
+        : x_(s.x), out_(s.out), residual_(s.residual ? *s.residual : s.x), total_(s.total ? *s.total : s.out),
+          adds_(s.residual != nullptr), weight_(s.weight), eps_(s.eps), offset_(s.offset), groups_(s.groups) {}
+    void run(Worker& worker, const Context& c) override {
+        each_rows(worker, c.rows(x_), [&](int first, int count) {
+            c.kernels.rms_norm({x_.row(first), adds_ ? residual_.row(first) : nullptr, weight_,
+                                adds_ ? total_.row(first) : nullptr, out_.row(first), eps_, offset_, groups_, x_.width, count});
+        });
+    }
+
+  private:
+    Array x_, out_, residual_, total_;
+    bool adds_;
+    const float* weight_;
+    float eps_, offset_;
+    int groups_;
+};
+
+class LayerNorm final : public Op {
+  public:
+    LayerNorm(Array x, const float* weight, const float* bias, float eps, Array out)
+        : x_(x), out_(out), weight_(weight), bias_(bias), eps_(eps) {}
+    void run(Worker& worker, const Context& c) override {
+        each_rows(worker, c.rows(x_), [&](int first, int count) {
+            c.kernels.layer_norm({x_.row(first), weight_, bias_, out_.row(first), eps_, x_.width, count});
+        });
+    }
+
+  private:
+    Array x_, out_;
+    const float *weight_, *bias_;
+    float eps_;
+};
+
+class TakeRows final : public Op {
+  public:
+    TakeRows(Array x, Array out) : x_(x), out_(out) {}
+    void run(Worker& worker, const Context& c) override {
+        each_rows(worker, c.step.counts.outputs, [&](int first, int count) {
+            for (int r = first; r < first + count; ++r) {
+                const float* row = x_.row(c.step.inputs->out_rows[static_cast<std::size_t>(r)]);
+                std::memcpy(out_.row(r), row, static_cast<std::size_t>(x_.width) * sizeof(float));
+            }
+        });
+    }
+
+  private:
+    Array x_, out_;
+};
+
+// apply(first element, count, context) over pieces of all elements of `shape`.
+template <class Apply>
+class Elementwise final : public Op {
+  public:
+    Elementwise(Array shape, Apply apply) : shape_(shape), apply_(apply) {}
+    void run(Worker& worker, const Context& c) override {
+        constexpr std::int64_t piece = 8192;
+        const std::int64_t n = std::int64_t{c.rows(shape_)} * shape_.width;
+        worker.each(tasks_of(n, piece), [&](int i) {
+            apply_(i * piece, static_cast<std::size_t>(std::min(piece, n - i * piece)), c.kernels);
+        });
+    }
+
+  private:
+    Array shape_;
+    Apply apply_;
+};
+
+template <class Apply>
+std::unique_ptr<Op> elementwise(Array shape, Apply apply) {
+    return std::make_unique<Elementwise<Apply>>(shape, apply);
+}
+
+}  // namespace
+
+std::unique_ptr<Op> make_embed(Matrix table, Array out) { return std::make_unique<Embed>(table, out); }
+std::unique_ptr<Op> make_rms_norm(const RmsNormSpec& spec) { return std::make_unique<RmsNorm>(spec); }
+std::unique_ptr<Op> make_layer_norm(Array x, const float* weight, const float* bias, float eps, Array out) {
+    return std::make_unique<LayerNorm>(x, weight, bias, eps, out);
+}
+std::unique_ptr<Op> make_take_rows(Array x, Array out) { return std::make_unique<TakeRows>(x, out); }
+
+std::unique_ptr<Op> make_add(Array a, Array b, Array out) {
+    return elementwise(out, [=](std::int64_t at, std::size_t n, const Kernels& k) {
+        k.add(a.row(0) + at, b.row(0) + at, out.row(0) + at, n);
+    });
+}
+std::unique_ptr<Op> make_scale(Array x, float factor, Array out) {
+    return elementwise(out, [=](std::int64_t at, std::size_t n, const Kernels& k) {
+        k.scale(x.row(0) + at, factor, out.row(0) + at, n);
+    });
+}
+std::unique_ptr<Op> make_softcap(Array x, float cap, Array out) {
+    return elementwise(out, [=](std::int64_t at, std::size_t n, const Kernels& k) {
+        k.softcap(x.row(0) + at, cap, out.row(0) + at, n);
+    });
+}
+
+}  // namespace plait

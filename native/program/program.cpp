@@ -1,0 +1,126 @@
+#include "program/program.h"
+
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+namespace plait {
+namespace {
+
+// Holds a flag while it lives; refuses when somebody else holds it.
+class Exclusive {
+  public:
+    explicit Exclusive(std::atomic_flag& flag) : flag_(flag) {
+        if (flag_.test_and_set(std::memory_order_acquire)) {
+            throw std::runtime_error("a step of this program is running already; run one step at a time");
+        }
+    }
+    ~Exclusive() { flag_.clear(std::memory_order_release); }
+    Exclusive(const Exclusive&) = delete;
+    Exclusive& operator=(const Exclusive&) = delete;
+
+  private:
+    std::atomic_flag& flag_;
+};
+
+int check_threads(int threads) {
+    if (threads < 1 || threads > 1024) {
+        throw std::invalid_argument("threads is " + std::to_string(threads) + "; give 1 to 1024");
+    }
+    return threads;
+}
+
+}  // namespace
+
+Program::Program(const Kernels& kernels, KvShape shape, int threads)
+    : kernels_(kernels), kv_(std::move(shape), kernels), threads_(check_threads(threads)) {}
+
+Program::~Program() {
+    // The threads of a forked-off parent are not here to be joined.
+    if (team_ && !team_->here()) static_cast<void>(team_.release());
+}
+
+void Program::set_threads(int threads) {
+    const Exclusive exclusive(running_);
+    threads_ = check_threads(threads);
+}
+
+void Program::ensure_team() {
+    if (team_ && !team_->here()) static_cast<void>(team_.release());
+    if (team_ && team_->threads() == threads_) return;
+    team_.reset();
+    team_ = std::make_unique<Team>(threads_);
+}
+
+void Program::split_rows(const StepInputs& inputs) {
+    const int most = rows_per_attention_task(kv_.shape().n_heads / kv_.shape().n_kv_heads);
+    step_.ranges.clear();
+    for (int r = 0; r < step_.counts.tokens; ++r) {
+        const int sequence = inputs.row_seq[static_cast<std::size_t>(r)];
+        if (step_.ranges.empty() || step_.ranges.back().sequence != sequence || r - step_.ranges.back().first == most) {
+            step_.ranges.push_back({sequence, r, r});
+        }
+        step_.ranges.back().last = r + 1;
+    }
+}
+
+void Program::reserve(const StepInputs& inputs) {
+    step_.inputs = &inputs;
+    step_.counts = {static_cast<int>(inputs.tokens.size()), static_cast<int>(inputs.out_rows.size())};
+    for (const Array& value : values_) {
+        const std::size_t rows = static_cast<std::size_t>(step_.counts.of(value.rows));
+        storages_[static_cast<std::size_t>(value.storage)]->reserve(rows * static_cast<std::size_t>(value.width));
+    }
+    std::size_t scratch = 0;
+    for (const auto& op : ops_) {
+        op->reserve(step_.counts);
+        scratch = std::max(scratch, op->scratch(step_.counts));
+    }
+    scratch_.resize(static_cast<std::size_t>(threads_));
+    for (Growing<float>& memory : scratch_) memory.reserve(scratch);
+    for (RopeTable& table : ropes_) {
+        table.cos.reserve(inputs.tokens.size() * table.inv_freq.size());
+        table.sin.reserve(inputs.tokens.size() * table.inv_freq.size());
+    }
+    kv_.reserve_keys(step_);
+    split_rows(inputs);
+}
+
+void Program::run_rope_tables(Worker& worker) {
+    each_rows(worker, step_.counts.tokens, [&](int first, int count) {
+        for (RopeTable& table : ropes_) {
+            const std::size_t pairs = table.inv_freq.size();
+            for (std::size_t r = static_cast<std::size_t>(first); r < static_cast<std::size_t>(first + count); ++r) {
+                for (std::size_t i = 0; i < pairs; ++i) {
+                    const double angle = static_cast<double>(step_.inputs->positions[r]) * table.inv_freq[i];
+                    table.cos.data()[r * pairs + i] = static_cast<float>(std::cos(angle)) * table.scale;
+                    table.sin.data()[r * pairs + i] = static_cast<float>(std::sin(angle)) * table.scale;
+                }
+            }
+        }
+    });
+}
+
+void Program::execute(Worker& worker) {
+    const Context context{kernels_, step_, kv_, ropes_, scratch_};
+    kv_.edit(worker, *step_.inputs, ropes_);
+    kv_.list_keys(worker, step_);
+    run_rope_tables(worker);
+    for (const auto& op : ops_) op->run(worker, context);
+}
+
+Logits Program::run(const StepInputs& inputs) {
+    const Exclusive exclusive(running_);
+    if (logits_ < 0) throw std::invalid_argument("the program is not finished");
+    if (inputs.tokens.size() > std::numeric_limits<std::int32_t>::max() / 2) throw std::invalid_argument("too many tokens");
+    check_step(inputs, kv_.shape(), vocabulary_);
+    kv_.check_stores(inputs);
+    ensure_team();
+    reserve(inputs);
+    const auto job = [this](Worker& worker) { execute(worker); };
+    team_->run(job);
+    const Array& logits = values_[static_cast<std::size_t>(logits_)];
+    return {logits.memory->share(), step_.counts.outputs, logits.width};
+}
+
+}  // namespace plait

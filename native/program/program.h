@@ -1,0 +1,85 @@
+// A step program: recorded once, then run a step at a time by one team of threads.
+//
+// The recording methods take and return small numbers (of storages, values, weights, vectors; -1 is none) and throw
+// std::invalid_argument for sizes that do not fit. Matrix bytes are the caller's and must outlive the program.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "program/kv.h"
+#include "program/ops.h"
+
+namespace plait {
+
+// Rows of logits in memory that stays alive as long as `memory` is held, and valid until the next run.
+struct Logits {
+    std::shared_ptr<float> memory;
+    int rows, width;
+};
+
+class Program {
+  public:
+    // Throws std::invalid_argument for sizes that cannot be, and for fewer threads than one.
+    Program(const Kernels& kernels, KvShape shape, int threads);
+    ~Program();
+
+    int add_matrix(Matrix matrix);
+    int add_vector(std::vector<float> values);
+    int add_value(int storage, Rows rows, int width);
+
+    void embed(int table, int out);
+    void linear(int x, const std::vector<int>& weights, const std::vector<int>& biases, const std::vector<int>& outs);
+    void rms_norm(int x, int residual, int weight, float eps, float offset, int groups, int out, int total);
+    void layer_norm(int x, int weight, int bias, float eps, int out);
+    void rope_and_store(int q, int k, int v, int layer, RopeLayout layout, const std::vector<double>& inv_freq, float scale, int out);
+    void attention(int q, int layer, float scale, float softcap, int sinks, int out);
+    void gated_mlp(int x, const std::vector<int>& weights, const std::vector<int>& biases, Activation activation, int out);
+    void moe(int x, const std::vector<int>& weights, int top_k, bool normalise, Activation activation, int out);
+    void add(int a, int b, int out);
+    void scale(int x, float factor, int out);
+    void softcap(int x, float cap, int out);
+    void take_rows(int x, int out);
+    void finish(int logits);
+
+    // Throws std::invalid_argument for a step that does not fit, before anything has changed.
+    Logits run(const StepInputs& step);
+    void set_threads(int threads);
+    int threads() const { return threads_; }
+    KvMemory& kv() { return kv_; }
+    const Kernels& kernels() const { return kernels_; }
+
+  private:
+    const Matrix& matrix(int id) const;
+    // A matrix with `columns` inputs; with any number of them when that is 0.
+    const Matrix& matrix(int id, std::int64_t rows, std::int64_t columns) const;
+    const float* vector(int id, std::int64_t length) const;  // null for -1
+    const Array& value(int id) const;
+    const Array& value(int id, std::int64_t width, Rows rows) const;
+    int rope_table(const std::vector<double>& inv_freq, float scale);
+    void reserve(const StepInputs& inputs);
+    void split_rows(const StepInputs& inputs);
+    void run_rope_tables(Worker& worker);
+    void execute(Worker& worker);
+    void ensure_team();
+
+    const Kernels& kernels_;
+    KvMemory kv_;
+    int threads_;
+    std::unique_ptr<Team> team_;
+    std::vector<Matrix> matrices_;
+    std::vector<std::vector<float>> vectors_;
+    std::vector<std::unique_ptr<Growing<float>>> storages_;
+    std::vector<Array> values_;
+    std::vector<RopeTable> ropes_;
+    std::vector<std::unique_ptr<Op>> ops_;
+    std::int64_t vocabulary_ = 0;
+    int logits_ = -1;
+    Step step_;
+    std::vector<Growing<float>> scratch_;
+    std::atomic_flag running_ = ATOMIC_FLAG_INIT;
+};
+
+}  // namespace plait

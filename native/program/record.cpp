@@ -1,0 +1,171 @@
+// The recording half of Program: checks that sizes fit, and makes the instructions.
+#include <limits>
+#include <stdexcept>
+
+#include "program/program.h"
+
+namespace plait {
+namespace {
+
+void expect(bool fits, const std::string& what) {
+    if (!fits) throw std::invalid_argument(what);
+}
+
+template <class T>
+const T& at(const std::vector<T>& all, int id, const char* what) {
+    expect(id >= 0 && static_cast<std::size_t>(id) < all.size(), std::string("there is no ") + what + " " + std::to_string(id));
+    return all[static_cast<std::size_t>(id)];
+}
+
+}  // namespace
+
+int Program::add_matrix(Matrix matrix) {
+    expect(matrix.rows > 0 && matrix.columns > 0, "a matrix is empty");
+    matrices_.push_back(matrix);
+    return static_cast<int>(matrices_.size()) - 1;
+}
+
+int Program::add_vector(std::vector<float> values) {
+    vectors_.push_back(std::move(values));
+    return static_cast<int>(vectors_.size()) - 1;
+}
+
+int Program::add_value(int storage, Rows rows, int width) {
+    expect(storage >= 0 && storage <= static_cast<int>(storages_.size()), "storages are numbered without gaps");
+    expect(width > 0, "a value is empty");
+    if (storage == static_cast<int>(storages_.size())) storages_.push_back(std::make_unique<Growing<float>>());
+    values_.push_back({rows, width, storage, storages_[static_cast<std::size_t>(storage)].get()});
+    return static_cast<int>(values_.size()) - 1;
+}
+
+const Matrix& Program::matrix(int id) const { return at(matrices_, id, "matrix"); }
+
+const Matrix& Program::matrix(int id, std::int64_t rows, std::int64_t columns) const {
+    const Matrix& m = matrix(id);
+    expect(m.rows == rows && m.columns == columns,
+           "a matrix is " + std::to_string(m.rows) + " x " + std::to_string(m.columns) + "; it must be " +
+               std::to_string(rows) + " x " + std::to_string(columns));
+    return m;
+}
+
+const float* Program::vector(int id, std::int64_t length) const {
+    if (id == -1) return nullptr;
+    const std::vector<float>& v = at(vectors_, id, "vector");
+    expect(static_cast<std::int64_t>(v.size()) == length,
+           "a vector has " + std::to_string(v.size()) + " values; it must have " + std::to_string(length));
+    return v.data();
+}
+
+const Array& Program::value(int id) const { return at(values_, id, "value"); }
+
+const Array& Program::value(int id, std::int64_t width, Rows rows) const {
+    const Array& v = value(id);
+    expect(v.width == width, "a value is " + std::to_string(v.width) + " wide; it must be " + std::to_string(width));
+    expect(v.rows == rows, "token rows and output rows are mixed");
+    return v;
+}
+
+void Program::embed(int table, int out) {
+    const Matrix& m = matrix(table);
+    vocabulary_ = vocabulary_ == 0 ? m.rows : std::min(vocabulary_, m.rows);
+    ops_.push_back(make_embed(m, value(out, m.columns, Rows::Tokens)));
+}
+
+void Program::linear(int x, const std::vector<int>& weights, const std::vector<int>& biases, const std::vector<int>& outs) {
+    expect(weights.size() == biases.size() && weights.size() == outs.size(), "as many biases and outputs as weights");
+    std::vector<LinearPart> parts;
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+        const Array& out = value(outs[i], value(outs[i]).width, value(x).rows);
+        parts.push_back({matrix(weights[i], out.width, value(x).width), vector(biases[i], out.width), out});
+    }
+    ops_.push_back(make_linear(value(x), std::move(parts)));
+}
+
+void Program::rms_norm(int x, int residual, int weight, float eps, float offset, int groups, int out, int total) {
+    const int width = value(x).width;
+    const Rows rows = value(x).rows;
+    expect(groups > 0 && width % groups == 0, "a row divides into its norm groups");
+    expect((residual == -1) == (total == -1), "a residual and a total go together");
+    const Array* added = residual == -1 ? nullptr : &value(residual, width, rows);
+    const Array* sum = total == -1 ? nullptr : &value(total, width, rows);
+    ops_.push_back(make_rms_norm({value(x), added, sum, vector(weight, width / groups), eps, offset, groups, value(out, width, rows)}));
+}
+
+void Program::layer_norm(int x, int weight, int bias, float eps, int out) {
+    const int width = value(x).width;
+    ops_.push_back(make_layer_norm(value(x), vector(weight, width), vector(bias, width), eps, value(out, width, value(x).rows)));
+}
+
+int Program::rope_table(const std::vector<double>& inv_freq, float scale) {
+    expect(2 * inv_freq.size() <= static_cast<std::size_t>(kv_.shape().head_dim), "a rope is wider than its head");
+    for (std::size_t i = 0; i < ropes_.size(); ++i) {
+        if (ropes_[i].inv_freq == inv_freq && ropes_[i].scale == scale) return static_cast<int>(i);
+    }
+    RopeTable& table = ropes_.emplace_back();
+    table.inv_freq = inv_freq;
+    table.scale = scale;
+    return static_cast<int>(ropes_.size()) - 1;
+}
+
+void Program::rope_and_store(int q, int k, int v, int layer, RopeLayout layout, const std::vector<double>& inv_freq, float scale, int out) {
+    const KvShape& s = kv_.shape();
+    const Array& rotated = value(q, s.n_heads * s.head_dim, Rows::Tokens);
+    RopeAndStoreSpec spec{rotated, value(k, s.n_kv_heads * s.head_dim, Rows::Tokens), value(v, s.n_kv_heads * s.v_head_dim, Rows::Tokens),
+                          value(out, rotated.width, Rows::Tokens), &kv_.layer(layer), !inv_freq.empty(), {-1, layout}};
+    if (spec.rotates) {
+        spec.rope.table = rope_table(inv_freq, scale);
+        spec.layer->rope = spec.rope;
+    }
+    ops_.push_back(make_rope_and_store(spec));
+}
+
+void Program::attention(int q, int layer, float scale, float softcap, int sinks, int out) {
+    const KvShape& s = kv_.shape();
+    const AttentionSpec spec{value(q, s.n_heads * s.head_dim, Rows::Tokens), value(out, s.n_heads * s.v_head_dim, Rows::Tokens), &kv_.layer(layer),
+                             scale, softcap, vector(sinks, s.n_heads)};
+    ops_.push_back(make_attention(spec, s));
+}
+
+void Program::gated_mlp(int x, const std::vector<int>& weights, const std::vector<int>& biases, Activation activation, int out) {
+    expect(weights.size() == 3 && biases.size() == 3, "gate, up and down");
+    const int width = value(x).width, out_width = value(out).width;
+    const std::int64_t ff = matrix(weights[0]).rows;
+    ops_.push_back(make_gated_mlp({value(x), matrix(weights[0], ff, width), matrix(weights[1], ff, width),
+                                   matrix(weights[2], out_width, ff), vector(biases[0], ff), vector(biases[1], ff),
+                                   vector(biases[2], out_width), activation, value(out, out_width, value(x).rows)}));
+}
+
+void Program::moe(int x, const std::vector<int>& weights, int top_k, bool normalise, Activation activation, int out) {
+    expect(weights.size() == 4, "router, gate, up and down");
+    const int width = value(x).width;
+    const std::int64_t experts = matrix(weights[0]).rows, ff = matrix(weights[1]).rows / experts;
+    expect(top_k > 0 && top_k <= experts, "top_k is between 1 and the number of experts");
+    ops_.push_back(make_moe({value(x), matrix(weights[0], experts, width), matrix(weights[1], experts * ff, width),
+                             matrix(weights[2], experts * ff, width), matrix(weights[3], experts * width, ff), top_k,
+                             normalise, activation, value(out, width, value(x).rows)}));
+}
+
+void Program::add(int a, int b, int out) {
+    const Array& sum = value(out);
+    ops_.push_back(make_add(value(a, sum.width, sum.rows), value(b, sum.width, sum.rows), sum));
+}
+
+void Program::scale(int x, float factor, int out) {
+    ops_.push_back(make_scale(value(x, value(out).width, value(out).rows), factor, value(out)));
+}
+
+void Program::softcap(int x, float cap, int out) {
+    ops_.push_back(make_softcap(value(x, value(out).width, value(out).rows), cap, value(out)));
+}
+
+void Program::take_rows(int x, int out) {
+    const int width = value(x).width;
+    ops_.push_back(make_take_rows(value(x, width, Rows::Tokens), value(out, width, Rows::Outputs)));
+}
+
+void Program::finish(int logits) {
+    expect(value(logits).rows == Rows::Outputs, "logits are of output rows");
+    logits_ = logits;
+}
+
+}  // namespace plait

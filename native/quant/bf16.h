@@ -1,0 +1,19 @@
+// BF16: the upper half of a float32.
+#pragma once
+
+#include "quant/block.h"
+
+namespace plait::PLAIT_PATH {
+namespace {
+
+struct BF16 {
+    static constexpr int size = 1, bytes = 2;
+};
+
+template <>
+inline void dequantise_row<BF16>(const std::uint8_t* __restrict in, float* __restrict out, int n) {
+    bf16_row_to_f32(in, out, n);
+}
+
+}  // namespace
+}  // namespace plait::PLAIT_PATH

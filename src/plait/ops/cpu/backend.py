@@ -1,0 +1,108 @@
+"""The CPU backend: a step is one call into the native program, without the GIL.
+
+Implements the contract in `ops.api`. Every row's result is bit-identical whatever else is in the step, for any number
+of threads and on any SIMD path (design, section 5). Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from plait.errors import BackendError
+from plait.formats.tensor import F32Array
+from plait.ops.api import I32Array, KVConfig, KVInputs, Program, Progress, StepInputs
+from plait.ops.cpu import _native
+from plait.ops.cpu.cores import usable_cores
+from plait.ops.cpu.record import record
+from plait.ops.reference import program_weights
+
+
+class CpuBackend:
+    """`threads` None takes the physical cores that this process may use. `path` is the SIMD path, one of `paths()`;
+    None takes the fastest that this CPU can run.
+
+    Raises BackendError for a path that this CPU cannot run."""
+
+    name = "cpu"
+
+    def __init__(self, threads: int | None = None, path: str | None = None) -> None:
+        usable = self.paths()
+        if path is not None and path not in usable:
+            raise BackendError(f"this CPU cannot run the kernels '{path}'; choose one of {', '.join(usable)}")
+        if threads is not None and not 1 <= threads <= 1024:
+            raise BackendError(f"threads is {threads}; give 1 to 1024, or leave it out for one for each core")
+        self.threads = threads or usable_cores()
+        self.path = path or usable[0]
+
+    @staticmethod
+    def paths() -> tuple[str, ...]:
+        """SIMD paths that this CPU can run, fastest first."""
+        return tuple(_native.usable_paths())
+
+    def compile(self, program: Program, kv: KVConfig, progress: Progress | None = None) -> CpuExecutable:
+        """Weights stay where they are (a file's mapping is held); KV memory takes real memory when first used.
+
+        Raises BackendError for a weight format or KV type without kernels, or too little memory for K and V."""
+        total = sum(weight.tensor.nbytes for weight in program_weights(program))
+        try:
+            native = record(program, kv, self.path, self.threads, total, progress)
+        except MemoryError:
+            raise BackendError("there is too little memory for the KV cache; give it fewer pages") from None
+        return CpuExecutable(native)
+
+
+class CpuExecutable:
+    """A native program with its KV memory. Made by `CpuBackend.compile`."""
+
+    def __init__(self, native: _native.Program) -> None:
+        self._native = native
+
+    def run(self, step: StepInputs) -> F32Array:
+        """Logits (outputs, vocabulary), valid until the next run. Raises ValueError for a step that addresses tokens,
+        rows, slots or pages that do not exist, or stores two rows to one slot; nothing has changed then."""
+        groups = [_group_inputs(inputs) for inputs in step.kv]
+        return self._native.run(
+            _vector(step.tokens), _vector(step.positions), _vector(step.row_seq), _vector(step.out_rows), groups
+        )
+
+    def read_slots(self, group: int, slots: I32Array) -> bytes:
+        return self._native.read_slots(group, _vector(slots))
+
+    def write_slots(self, group: int, slots: I32Array, data: bytes) -> None:
+        self._native.write_slots(group, _vector(slots), data)
+
+    def kv_bytes(self) -> int:
+        return self._native.kv_bytes
+
+    def set_threads(self, threads: int) -> None:
+        """From the next step on. Raises ValueError unless it is 1 to 1024."""
+        self._native.set_threads(threads)
+
+
+def _group_inputs(inputs: KVInputs) -> _native.GroupInputs:
+    return _native.GroupInputs(
+        _vector(inputs.entry_start),
+        _table(inputs.entries, 3),
+        _vector(inputs.store_row),
+        _vector(inputs.store_slot),
+        _table([(c.src, c.dst, c.count) for c in inputs.copies], 3),
+        _table([(r.slot, r.position) for r in inputs.repositions], 2),
+    )
+
+
+def _vector(values: I32Array) -> I32Array:
+    array = np.ascontiguousarray(values, dtype=np.int32)
+    if array.ndim != 1:
+        raise ValueError(f"an array of shape {array.shape} where a vector is needed")
+    return array
+
+
+def _table(rows: I32Array | Sequence[tuple[int, ...]], width: int) -> I32Array:
+    array: I32Array = np.ascontiguousarray(rows, dtype=np.int32)
+    if array.size == 0:
+        return np.zeros((0, width), np.int32)
+    if array.ndim != 2 or array.shape[1] != width:
+        raise ValueError(f"an array of shape {array.shape} where rows of {width} are needed")
+    return array

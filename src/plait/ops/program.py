@@ -1,0 +1,93 @@
+"""What a backend can know about a recorded program before it runs: which values an instruction reads and writes, and
+which of them can share memory.
+
+Knows the contract in `ops.api`; does no arithmetic, and knows no backend.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from plait.ops.api import (
+    Add,
+    Attention,
+    Embed,
+    GatedMlp,
+    Instruction,
+    LayerNorm,
+    Linear,
+    Moe,
+    Program,
+    RmsNorm,
+    RopeAndStore,
+    Scale,
+    Softcap,
+    TakeRows,
+    Value,
+)
+
+
+def values_read(op: Instruction) -> tuple[Value, ...]:
+    match op:
+        case Embed():
+            return ()
+        case RmsNorm():
+            return (op.x,) if op.residual is None else (op.x, op.residual)
+        case RopeAndStore():
+            return (op.q, op.k, op.v)
+        case Attention():
+            return (op.q,)
+        case Add():
+            return (op.a, op.b)
+        case Linear() | LayerNorm() | GatedMlp() | Moe() | Scale() | Softcap() | TakeRows():
+            return (op.x,)
+        case _:
+            assert_never(op)
+
+
+def values_written(op: Instruction) -> tuple[Value, ...]:
+    match op:
+        case Linear():
+            return op.out
+        case RmsNorm():
+            return (op.out,) if op.total is None else (op.out, op.total)
+        case _:
+            return (op.out,)
+
+
+def assign_storages(program: Program) -> dict[int, int]:
+    """Value id to storage number, numbered from 0 without gaps in the order of first use.
+
+    Values share a storage only when one has been read for the last time before the instruction that writes the other:
+    no instruction writes where it reads. The logits share with nothing, so that they outlive the step."""
+    last_use = _last_uses(program)
+    storages: dict[int, int] = {}
+    widths: list[int] = []  # the widest value of each storage
+    free: list[int] = []
+    for index, op in enumerate(program.instructions):
+        for value in values_written(op):
+            alone = value == program.logits
+            storages[value.id] = _take(value.width, widths, [] if alone else free)
+        done = {value.id for value in (*values_read(op), *values_written(op)) if last_use[value.id] == index}
+        done.discard(program.logits.id)
+        free += sorted({storages[i] for i in done})
+    return storages
+
+
+def _last_uses(program: Program) -> dict[int, int]:
+    last: dict[int, int] = {}
+    for index, op in enumerate(program.instructions):
+        for value in (*values_read(op), *values_written(op)):
+            last[value.id] = index
+    return last
+
+
+def _take(width: int, widths: list[int], free: list[int]) -> int:
+    """The free storage whose width fits best, or a new one."""
+    if not free:
+        widths.append(width)
+        return len(widths) - 1
+    best = min(free, key=lambda s: (widths[s] < width, abs(widths[s] - width)))
+    free.remove(best)
+    widths[best] = max(widths[best], width)
+    return best
