@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from support.toy_model import DUD, POISON, STOP, Alone, ToyRunner, alone
 
 from plait.cache.config import CacheConfig
 from plait.cache.kv import KVCache
@@ -18,6 +17,7 @@ from plait.scheduler.limits import Limits
 from plait.scheduler.plan import StepPlan, StepResult
 from plait.scheduler.scheduler import Scheduler
 from plait.types import EngineRequest, FinishReason, SamplingParams, TokenEvent
+from support.toy_model import DUD, POISON, STOP, Alone, ToyRunner, alone
 
 STEMS = ((1, 2, 3, 4, 5, 1, 2, 3, 4), (1, 2, 3, 4, 4, 4, 4, 4), (2, 2, 2), ())
 TAILS = st.lists(st.sampled_from((1, 2, 3, DUD)), min_size=1, max_size=5)
@@ -166,8 +166,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "scheduler"):
             return
-        bound = self.steps + 100 + 10 * sum(
-            r.sampling.n * self.scheduler.context_length for r in self.requests.values()
+        bound = (
+            self.steps + 100 + 10 * sum(r.sampling.n * self.scheduler.context_length for r in self.requests.values())
         )
         while self.scheduler.has_work:
             assert self.steps < bound, "a request starves"

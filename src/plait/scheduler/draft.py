@@ -12,14 +12,13 @@ from plait.scheduler.sequences import Slots, Tables
 
 @dataclass(slots=True)
 class Draft:
-    """`budget` tokens are left. `pressed` once somebody found no room: then nobody new is let in."""
+    """`budget` tokens are left; `outputs` rows draw so far."""
 
     step: int
     budget: int
     sequences: list[PlannedSequence] = field(default_factory=list)
     outputs: int = 0
     prompt_tokens: int = 0
-    pressed: bool = False
 
     def add(self, sample: Sample, slots: Slots, tables: Tables) -> None:
         """Plan the sample's next rows, one for each slot, and its draw if they reach the end of its tokens."""

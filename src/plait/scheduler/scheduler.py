@@ -146,7 +146,6 @@ class Scheduler:
         """Plan the sample's next rows, if room can be found or made for them."""
         count = min(sample.wanted, draft.budget)
         while (reserved := self._sequences.reserve(sample, count)) is None:
-            draft.pressed = True
             if not self._make_room(sample):
                 return
         draft.add(sample, *reserved)
@@ -206,7 +205,7 @@ class Scheduler:
                 return
 
     def _may_admit(self, draft: Draft) -> bool:
-        return draft.budget > 0 and not draft.pressed and len(self._running) < self.limits.places
+        return draft.budget > 0 and len(self._running) < self.limits.places
 
     def _open(self, sample: Sample) -> bool:
         """Give a waiting sample a sequence, if the pages for all its tokens are there."""
@@ -243,16 +242,12 @@ class Scheduler:
             if planned.sequence in failures:
                 events += self._fail(sample, planned, failures[planned.sequence])
             else:
-                self._store(sample, planned)
+                # A last row behind the sample's end is of no known token, and is dropped here.
+                self._sequences.commit(sample, planned.first_position, len(planned.tokens))
                 events += self._draw(sample, planned, drawn)
             sample.in_flight -= 1  # until here its pages are held, also if it ended just now
             self._settle(sample)
         return events
-
-    def _store(self, sample: Sample, planned: PlannedSequence) -> None:
-        count = len(planned.tokens)
-        if planned.first_position + count <= len(sample.tokens):  # else the last row is behind the end, to be dropped
-            self._sequences.commit(sample, planned.first_position, count)
 
     def _fail(self, sample: Sample, planned: PlannedSequence, error: Exception) -> Iterator[TokenEvent]:
         """The rows of a sequence failed: so do all samples that rely on them."""

@@ -66,7 +66,7 @@ class Sequences:
         return slots, tuple(self._cache.table(sample.sequence, group) for group in self._groups)
 
     def commit(self, sample: Sample, first: int, count: int) -> None:
-        """`count` tokens of the sample from index `first` on are computed."""
+        """`count` tokens of the sample from index `first` on, those of them that it still has, are computed."""
         assert sample.sequence is not None
         self._cache.commit(sample.sequence, tuple(sample.tokens[first : first + count]))
 

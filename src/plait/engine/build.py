@@ -1,0 +1,128 @@
+"""Puts an engine together: options, a loaded model, a backend, KV memory, scheduler and runner.
+
+The one place that knows them all. Chooses sizes; does no work itself.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from plait.cache.config import CacheConfig
+from plait.cache.kv import KVCache
+from plait.config import EngineOptions
+from plait.engine.core import Engine
+from plait.engine.runner import Runner
+from plait.errors import BackendError, OptionError
+from plait.models.registry import LoadedModel
+from plait.ops.api import KV_TYPE_BYTES, Backend, Executable, KVConfig, KVGroup, KVShape, Progress
+from plait.ops.reference import ReferenceBackend
+from plait.scheduler.limits import Limits
+from plait.scheduler.scheduler import Scheduler
+
+RAM_SHARE = 4
+"""Without `--kv-memory`, KV memory takes at most one part in this many of the RAM."""
+MIB = 1024 * 1024
+POSITION_BYTES = 4
+NVIDIA_DRIVER = Path("/dev/nvidiactl")
+"""Looked for before torch is, which takes seconds to import."""
+
+
+def build_engine(loaded: LoadedModel, options: EngineOptions, progress: Progress | None = None) -> Engine:
+    """An engine for this model. Prepares the weights, which may take a while; `progress` hears of it.
+
+    Raises `BackendError` where the device cannot be used or cannot run the model, `OptionError` where the KV memory
+    would not hold a page.
+    """
+    kv = kv_config(loaded.kv, options, loaded.context_length)
+    executable = make_backend(options).compile(loaded.program, kv, progress)
+    return assemble_engine(executable, loaded.kv, kv, options, loaded.context_length)
+
+
+def assemble_engine(
+    executable: Executable, shape: KVShape, kv: KVConfig, options: EngineOptions, context_length: int
+) -> Engine:
+    """An engine around a compiled program, with `kv` the KV memory it was compiled for."""
+    cache = KVCache(CacheConfig(kv.page_size, kv.num_pages, tuple(group.window for group in shape.groups)))
+    limits = Limits(
+        n_batch=options.n_batch, n_parallel=options.n_parallel, context_length=options.n_ctx or context_length
+    )
+    scheduler = Scheduler(cache, limits, reuse=options.prefix_cache)
+    return Engine(scheduler, Runner(executable, len(shape.groups)), in_flight=options.in_flight)
+
+
+def make_backend(options: EngineOptions) -> Backend:
+    """The kernel library for `options.device`; "auto" is CUDA on a machine that has it, else the CPU.
+
+    Raises `BackendError`, with what was tried and why it cannot be had.
+    """
+    if options.device == "reference":
+        return ReferenceBackend()
+    if options.device == "cuda":
+        return _cuda_backend()
+    if options.device == "cpu" or not NVIDIA_DRIVER.exists():
+        return _cpu_backend(options)
+    try:
+        return _cuda_backend()
+    except BackendError as cuda_error:
+        try:
+            return _cpu_backend(options)
+        except BackendError as cpu_error:
+            raise BackendError(f"no device can be used: {cuda_error}; {cpu_error}") from None
+
+
+def _cpu_backend(options: EngineOptions) -> Backend:
+    try:
+        from plait.ops.cpu.backend import CpuBackend
+    except ImportError as error:
+        raise BackendError(f"--device cpu: the kernels are not built ({error}); run make build") from None
+    return CpuBackend(options.threads or None, None if options.cpu_path == "auto" else options.cpu_path)
+
+
+def _cuda_backend() -> Backend:
+    try:
+        from plait.ops.cuda.backend import CudaBackend
+    except ImportError as error:
+        raise BackendError(f"--device cuda needs torch and triton ({error}); pip install 'plait[cuda]'") from None
+    return CudaBackend()
+
+
+def kv_config(shape: KVShape, options: EngineOptions, context_length: int) -> KVConfig:
+    """The size of the KV memory: `options.kv_memory`, or room for `n_parallel` sequences at full context, as far as a
+    quarter of the RAM holds them. All groups have the same number of pages.
+
+    Raises `OptionError` where that is less than one page.
+    """
+    if options.page_size < 1:
+        raise OptionError(f"page_size is {options.page_size}; give at least 1")
+    page_bytes = sum(group_page_bytes(shape, group, options) for group in shape.groups)
+    if options.kv_memory:
+        pages = options.kv_memory * MIB // page_bytes
+    else:
+        context = options.n_ctx or context_length
+        # One page more for each sequence: a prefix shared to the middle of a page is copied before it is written.
+        wanted = options.n_parallel * (-(-context // options.page_size) + 1)
+        pages = min(wanted, physical_memory() // RAM_SHARE // page_bytes)
+    if pages < 1:
+        raise OptionError(
+            f"the KV memory does not hold a single page of {options.page_size} tokens, which takes "
+            f"{-(-page_bytes // MIB)} MiB; give more with --kv-memory"
+        )
+    return KVConfig(options.page_size, (pages + 1,) * len(shape.groups), options.kv_type)
+
+
+def group_page_bytes(shape: KVShape, group: KVGroup, options: EngineOptions) -> int:
+    """Bytes of one page of a KV group: K and V of its layers, and the position of each token."""
+    values = len(group.layers) * shape.n_kv_heads * (shape.head_dim + shape.v_head_dim)
+    return options.page_size * (values * KV_TYPE_BYTES[options.kv_type] + POSITION_BYTES)
+
+
+def physical_memory() -> int:
+    """Bytes of RAM this process may use: the machine's, or its control group's limit where that is lower."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    try:
+        text = limit.read_text().strip()
+    except OSError:
+        return total
+    return min(total, int(text)) if text.isdigit() else total
