@@ -14,7 +14,7 @@ from support.steps import Chunk, Driver, i32
 from support.tensors import random_weight
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("one_torch_thread")]
 
 VOCAB, HEADS, KV_HEADS, DIM = 20, 4, 2, 8
 CONFIG = KVConfig(4, (10, 12), "f32")

@@ -19,8 +19,8 @@ from support.tensors import random_weight
 if TYPE_CHECKING:
     from plait.ops.cuda.backend import CudaExecutable
 
-pytest.importorskip("torch")
-pytestmark = pytest.mark.parity
+torch = pytest.importorskip("torch")
+pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("one_torch_thread")]
 
 VOCAB, D, HEADS, KV_HEADS, DIM, V_DIM = 30, 24, 4, 2, 8, 6
 CONFIG = KVConfig(4, (60, 60), "f32")
@@ -181,6 +181,25 @@ def test_a_decode_step_of_fixed_shapes_gives_the_same_logits() -> None:
         assert large.accepts(step)
         want = plain.step(chunks)
         np.testing.assert_allclose(executable.run(step), np.concatenate(list(want.values())), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 20])
+def test_nothing_in_a_step_depends_on_a_number(rows: int) -> None:
+    """So that it can be captured: it runs on torch's "meta" device, where tensors have shapes and no numbers."""
+    from plait.ops.cuda.step import upload
+
+    rng = np.random.default_rng(2)
+
+    def add_experts(ops: Ops, x: Value) -> Value:
+        shapes = {"router": (8, D), "gate": (8, 7, D), "up": (8, 7, D), "down": (8, D, 7)}
+        weights = (random_weight(rng, name, *shape) for name, shape in shapes.items())
+        return ops.moe(x, *weights, top_k=2, normalise=True, activation=Activation.SILU)
+
+    for program in (PROGRAM, rows_program(add_experts)):
+        executable: CudaExecutable = open_cuda("meta", "bf16").compile(program, CONFIG)  # type: ignore[assignment]
+        step = Driver(executable, CONFIG).pack({"s": Chunk.every(range(rows)), "t": Chunk.every([1])})
+        logits = executable.interpret(upload(step, CONFIG.page_size, torch.device("meta")))
+        assert tuple(logits.shape) == (rows + 1, program.logits.width)
 
 
 def test_what_a_captured_step_accepts() -> None:

@@ -66,7 +66,7 @@ class CudaExecutable:
 
     def __init__(self, program: Program, weights: Mapping[int, Tensor], memory: DeviceKV) -> None:
         self._memory = memory
-        self._interpret = Interpreter(program, weights, memory)
+        self.interpret = Interpreter(program, weights, memory)
         self._vocab = min(op.table.shape[0] for op in program.instructions if isinstance(op, Embed))
         self._graphs: list[DecodeGraph] = []
 
@@ -81,7 +81,7 @@ class CudaExecutable:
             for graph in self._graphs:
                 if graph.accepts(step):
                     return graph.run(step)
-            logits = self._interpret(upload(step, self._memory.config.page_size, self._memory.device))
+            logits = self.interpret(upload(step, self._memory.config.page_size, self._memory.device))
             result: F32Array = logits.cpu().numpy()
             return result
 
@@ -89,7 +89,7 @@ class CudaExecutable:
         """Captures a decode step of up to `batch_size` sequences of up to `max_pages` pages; `run` uses it from now
         on. Not on a CUDA device: the same step of fixed shapes, run eagerly."""
         with torch.no_grad():
-            graph = DecodeGraph(self._interpret, self._memory.config, batch_size, max_pages, self._memory.device)
+            graph = DecodeGraph(self.interpret, self._memory.config, batch_size, max_pages, self._memory.device)
         self._graphs = sorted([*self._graphs, graph], key=lambda g: g.batch_size * g.max_keys)
         return graph
 

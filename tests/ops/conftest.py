@@ -1,0 +1,17 @@
+"""Fixtures of the ops tier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """Torch's threads wait for each other at every op: on a busy machine, tiny tensors take ten times as long."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
