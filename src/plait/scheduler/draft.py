@@ -24,7 +24,7 @@ class Draft:
         """Plan the sample's next rows, one for each slot, and its draw if they reach the end of its tokens."""
         assert sample.sequence is not None
         count, first = len(slots[0]), sample.planned
-        if not sample.decoding:
+        if first < sample.request.prompt_length or first + 1 < sample.total:
             self.prompt_tokens += count
         tokens = sample.next_tokens(count)
         sample.planned += count

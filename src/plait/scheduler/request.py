@@ -56,18 +56,14 @@ class Sample:
     @property
     def wanted(self) -> int:
         """Tokens to put into coming steps. At its limit a sample draws no more, so its last token is never run."""
-        if self.total >= self.request.limit:
-            return max(self.request.prompt_length - self.planned, 0)
-        return self.total - self.planned
-
-    @property
-    def decoding(self) -> bool:
-        """Whether the next row is the one that follows a drawn token, not a part of a prompt or of a recomputation."""
-        return self.wanted == 1 and self.planned >= self.request.prompt_length
+        total, request = len(self.tokens) + len(self.drawing), self.request
+        return total - self.planned if total < request.limit else max(request.prompt_length - self.planned, 0)
 
     def next_tokens(self, count: int) -> tuple[TokenId | FromStep, ...]:
         """The next `count` tokens to run."""
         first, known = self.planned, len(self.tokens)
+        if count == 1:
+            return (self.tokens[first] if first < known else self.drawing[first - known],)
         if first >= known:
             return tuple(self.drawing[first - known : first - known + count])
         rows: tuple[TokenId | FromStep, ...] = tuple(self.tokens[first : first + count])

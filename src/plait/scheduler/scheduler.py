@@ -123,8 +123,9 @@ class Scheduler:
         with one step in flight."""
         assert len(self._in_flight) < 2, "two steps are in flight; commit one first"
         draft = Draft(self._steps, self.limits.n_batch)
-        self._extend(draft, decoding=True)
-        self._extend(draft, decoding=False)
+        decoding, prompts = self._ready()
+        self._extend(decoding, draft)
+        self._extend(prompts, draft)
         self._admit(draft)
         if not draft.sequences:
             assert self._in_flight or not self._requests, "requests wait and nothing runs"
@@ -134,12 +135,23 @@ class Scheduler:
         self._in_flight.append(plan)
         return plan
 
-    def _extend(self, draft: Draft, *, decoding: bool) -> None:
-        """Give running sequences their rows: one for each that decodes, or chunks of prompts, the oldest first."""
-        for sample in [s for s in self._running if s.decoding is decoding]:
+    def _ready(self) -> tuple[list[Sample], list[Sample]]:
+        """Running samples that have something to run: those that decode, those with prompts; the oldest first."""
+        decoding, prompts = [], []
+        for sample in self._running:
+            wanted = sample.wanted
+            if wanted == 1 and sample.planned >= sample.request.prompt_length:
+                decoding.append(sample)
+            elif wanted:
+                prompts.append(sample)
+        return decoding, prompts
+
+    def _extend(self, samples: list[Sample], draft: Draft) -> None:
+        """Give running samples their rows, as far as the budget goes."""
+        for sample in samples:
             if draft.budget == 0:
                 return
-            if sample.phase is Phase.RUNNING and sample.wanted:
+            if sample.phase is Phase.RUNNING:  # else it has given way to one before it
                 self._place(sample, draft)
 
     def _place(self, sample: Sample, draft: Draft) -> None:
