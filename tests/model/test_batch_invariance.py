@@ -1,12 +1,13 @@
 """Batching never changes the answer: logits are bit-identical to the sequence run alone.
 
-Whatever else is in the batch, however prompts are chunked, wherever their pages lie, for any number of threads, and
-for weights of any format.
+Whatever else is in the batch, however prompts are chunked, wherever their pages lie, whether a prefix is shared with
+another sequence, copied, or saved and restored, for any number of threads, and for weights of any format.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -21,10 +22,13 @@ from support.steps import Chunk, Driver
 from support.tensors import MemorySource, in_k_formats, quantised
 from support.tiny_llama import TinyLlama
 
+Prompt: TypeAlias = tuple[int, ...]
+
 TINY = TinyLlama(d_model=64, ff=96, head_dim=16, vocab=48, n_layers=2, context=512)
 WINDOWED = TinyLlama(d_model=64, ff=96, head_dim=16, vocab=48, n_layers=2, context=512, window=70)
 K_SIZED = TinyLlama(d_model=256, ff=512, head_dim=32, n_heads=8, vocab=48, n_layers=1, context=512)
-KV = KVConfig(16, (64,), "f16")
+KV = KVConfig(16, (256,), "f16")
+MAX_SEQUENCES = 6
 MAX_PROMPT = 150  # more than two attention blocks of 64 keys
 
 MODELS: dict[str, MemorySource] = {
@@ -44,9 +48,9 @@ class Subject:
 
     executable: Executable
     plain: Executable
-    alone_logits: dict[tuple[int, ...], F32Array] = field(default_factory=dict)
+    alone_logits: dict[Prompt, F32Array] = field(default_factory=dict)
 
-    def alone(self, prompt: tuple[int, ...]) -> F32Array:
+    def alone(self, prompt: Prompt) -> F32Array:
         if prompt not in self.alone_logits:
             driver = Driver(self.plain, KV)
             self.alone_logits[prompt] = driver.step({"alone": Chunk.every(prompt)})["alone"]
@@ -67,14 +71,14 @@ def subject(request: pytest.FixtureRequest, backend_name: str) -> Subject:
 
 
 @st.composite
-def prompts(draw: st.DrawFn) -> dict[str, tuple[int, ...]]:
+def prompts(draw: st.DrawFn) -> dict[str, Prompt]:
     """Up to four prompts. Tokens come from a seed: their values matter little, and shrinking lengths says more."""
     lengths = draw(st.lists(st.integers(1, MAX_PROMPT), min_size=1, max_size=4))
     random = np.random.default_rng(draw(st.integers(0, 3)))
     return {f"s{i}": tuple(random.integers(0, 48, n).tolist()) for i, n in enumerate(lengths)}
 
 
-def draw_step(data: st.DataObject, left: dict[str, tuple[int, ...]]) -> dict[str, Chunk]:
+def draw_step(data: st.DataObject, left: dict[str, Prompt]) -> dict[str, Chunk]:
     """Some of the sequences that have tokens left, in any order, each with a chunk that wants some rows' logits."""
     names = data.draw(st.lists(st.sampled_from(sorted(left)), min_size=1, unique=True))
     chunks = {}
@@ -86,18 +90,35 @@ def draw_step(data: st.DataObject, left: dict[str, tuple[int, ...]]) -> dict[str
     return chunks
 
 
-def check_schedule(subject: Subject, given_prompts: dict[str, tuple[int, ...]], data: st.DataObject) -> None:
+def draw_fork(data: st.DataObject, driver: Driver, full: dict[str, Prompt], left: dict[str, Prompt]) -> None:
+    """Perhaps lets a new sequence go on, with other tokens, from the pages of one that there is."""
+    if len(full) < MAX_SEQUENCES and driver.sequences and data.draw(st.booleans(), label="fork"):
+        source, target = data.draw(st.sampled_from(sorted(driver.sequences))), f"fork{len(full)}"
+        driver.fork(source, target)
+        left[target] = tuple(data.draw(st.lists(st.integers(0, 47), min_size=1, max_size=20)))
+        full[target] = full[source][: driver.sequences[source].length] + left[target]
+
+
+def draw_move(data: st.DataObject, driver: Driver) -> None:
+    """Perhaps saves a sequence and restores it in other pages."""
+    if driver.sequences and not driver.copies_wait and data.draw(st.sampled_from([False, False, True]), label="move"):
+        driver.move(data.draw(st.sampled_from(sorted(driver.sequences))))
+
+
+def check_schedule(subject: Subject, full: dict[str, Prompt], data: st.DataObject) -> None:
     """Runs the prompts by a random schedule of up to a dozen steps; every logit asked for must have the right bits."""
     driver = Driver(subject.executable, KV, np.random.default_rng(data.draw(st.integers(0, 99))))
-    left = dict(given_prompts)
+    full, left = dict(full), dict(full)
     for _ in range(12):
+        draw_move(data, driver)
+        draw_fork(data, driver, full, left)
         if not left:
             return
         chunks = draw_step(data, left)
         for name, logits in driver.step(chunks).items():
-            done = len(given_prompts[name]) - len(left[name])
+            done = len(full[name]) - len(left[name])
             rows = [done + row for row in chunks[name].outputs]
-            np.testing.assert_array_equal(logits, subject.alone(given_prompts[name])[rows])
+            np.testing.assert_array_equal(logits, subject.alone(full[name])[rows])
             left[name] = left[name][len(chunks[name].tokens) :]
         left = {name: tokens for name, tokens in left.items() if tokens}
 
@@ -105,7 +126,7 @@ def check_schedule(subject: Subject, given_prompts: dict[str, tuple[int, ...]], 
 @settings(deadline=None, max_examples=4, derandomize=True)
 @given(given_prompts=prompts(), data=st.data())
 def test_any_schedule_gives_the_bits_of_the_sequence_alone(
-    subject: Subject, given_prompts: dict[str, tuple[int, ...]], data: st.DataObject
+    subject: Subject, given_prompts: dict[str, Prompt], data: st.DataObject
 ) -> None:
     check_schedule(subject, given_prompts, data)
 
@@ -113,5 +134,5 @@ def test_any_schedule_gives_the_bits_of_the_sequence_alone(
 @pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(given_prompts=prompts(), data=st.data())
-def test_very_many_schedules(subject: Subject, given_prompts: dict[str, tuple[int, ...]], data: st.DataObject) -> None:
+def test_very_many_schedules(subject: Subject, given_prompts: dict[str, Prompt], data: st.DataObject) -> None:
     check_schedule(subject, given_prompts, data)

@@ -167,6 +167,7 @@ BAD_STEPS = {
     "slot past the memory": (lambda s: kv_with(s, store_slot=i32([4, 40])), "slot 40"),
     "slot of the reserved page": (lambda s: kv_with(s, store_slot=i32([4, 3])), "slot 3"),
     "stored row past the rows": (lambda s: kv_with(s, store_row=i32([0, 2])), "store_row: 2"),
+    "two rows to one slot": (lambda s: kv_with(s, store_slot=i32([4, 4])), "two rows"),
     "slots and rows of two lengths": (lambda s: kv_with(s, store_row=i32([0])), "one length"),
     "copy past the memory": (lambda s: kv_with(s, copies=[SlotCopy(4, 38, 3)]), "slot 40"),
     "overlapping copy": (lambda s: kv_with(s, copies=[SlotCopy(4, 6, 3)]), "overlap"),

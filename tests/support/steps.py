@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plait.formats.tensor import F32Array
-from plait.ops.api import Executable, I32Array, KVConfig, KVInputs, StepInputs
+from plait.ops.api import Executable, I32Array, KVConfig, KVInputs, SlotCopy, StepInputs
 
 
 def i32(values: object) -> I32Array:
@@ -50,8 +50,10 @@ class Driver:
     rng: np.random.Generator | None = None
     sequences: dict[str, SequenceState] = field(default_factory=dict)
     _free: list[list[int]] = field(init=False)
+    _copies: list[list[SlotCopy]] = field(init=False)
 
     def __post_init__(self) -> None:
+        self._copies = [[] for _ in self.config.num_pages]
         self._free = [list(range(1, n)) for n in self.config.num_pages]
         for pages in self._free:
             if self.rng is not None:
@@ -82,8 +84,34 @@ class Driver:
                 packed.store += [(row, self.slot(name, place, g)) for row, place in zip(rows, places, strict=True)]
                 packed.entries += self.table(name, g)
                 packed.starts.append(len(packed.entries))
-        kv = tuple(packed.inputs() for packed in groups)
+        kv = tuple(packed.inputs(copies) for packed, copies in zip(groups, self._copies, strict=True))
+        self._copies = [[] for _ in groups]
         return StepInputs(i32(tokens), i32(positions), i32(row_seq), i32(out_rows), kv)
+
+    def fork(self, source: str, target: str) -> None:
+        """`target` goes on from where `source` is: whole pages shared, the ragged end copied by the next step."""
+        state, size = self.sequences[source], self.config.page_size
+        whole, rest = divmod(state.length, size)
+        forked = SequenceState([pages[:whole] for pages in state.pages], state.length)
+        self.sequences[target] = forked
+        for g in range(len(self._free)):
+            self._reserve(g, forked)
+            if rest:
+                ends = (self.slot(name, whole * size, g) for name in (source, target))
+                self._copies[g].append(SlotCopy(*ends, rest))
+
+    def move(self, name: str) -> None:
+        """Saves a sequence's slots and restores them in other pages, as after preemption; not while copies wait."""
+        state = self.sequences[name]
+        for g in range(len(self._free)):
+            saved = self.executable.read_slots(g, self.slots(name, g))
+            state.pages[g] = []
+            self._reserve(g, state)
+            self.executable.write_slots(g, self.slots(name, g), saved)
+
+    @property
+    def copies_wait(self) -> bool:
+        return any(self._copies)
 
     def table(self, name: str, group: int = 0) -> list[tuple[int, int, int]]:
         state, size = self.sequences[name], self.config.page_size
@@ -108,11 +136,12 @@ class _Packed:
     entries: list[tuple[int, int, int]] = field(default_factory=list)
     store: list[tuple[int, int]] = field(default_factory=list)
 
-    def inputs(self) -> KVInputs:
+    def inputs(self, copies: Sequence[SlotCopy]) -> KVInputs:
         store: npt.NDArray[np.int32] = i32(self.store).reshape(-1, 2)
         return KVInputs(
             i32(self.starts),
             i32(self.entries).reshape(-1, 3),
             np.ascontiguousarray(store[:, 0]),
             np.ascontiguousarray(store[:, 1]),
+            tuple(copies),
         )

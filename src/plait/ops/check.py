@@ -43,6 +43,8 @@ def _check_group(what: str, inputs: KVInputs, step: StepInputs, page_size: int, 
                          f"{inputs.store_slot.shape}; they must be vectors of one length")  # fmt: skip
     _check_range(f"{what}: store_row", inputs.store_row, len(step.tokens))
     check_slots(f"{what}: store_slot", inputs.store_slot, page_size, num_pages)
+    if len(np.unique(inputs.store_slot)) < len(inputs.store_slot):
+        raise ValueError(f"{what}: two rows are stored to one slot")
     for copy in inputs.copies:
         ends = np.array([copy.src, copy.src + copy.count - 1, copy.dst, copy.dst + copy.count - 1], np.int32)
         if copy.count < 1 or abs(copy.src - copy.dst) < copy.count:
