@@ -17,11 +17,12 @@ from typing import Any
 
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
-from jinja2.runtime import Context
+from jinja2.runtime import Context, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_TEXT = 16 << 20  # characters, of all output together and of any one string
-MAX_STEPS = 1_000_000
+MAX_CONSTANT = 256 << 20  # characters of the template's own text, counted once for each time round its loop
+MAX_STEPS = 300_000
 MAX_SECONDS = 10.0
 _MAX_NUMBER = 10_000  # as an argument: a width, an indent, a count
 _MAX_BITS = 4096
@@ -39,10 +40,15 @@ class Budget:
     def __init__(self) -> None:
         self._steps = MAX_STEPS
         self._text = MAX_TEXT
+        self._constant = MAX_CONSTANT
         self._end = monotonic() + MAX_SECONDS
 
-    def tick(self, steps: int = 1) -> None:
-        self._steps -= steps
+    def tick(self, constant: int = 0) -> None:
+        """One more call, or time round a loop, that may write `constant` characters of the template's own."""
+        self._steps -= 1
+        self._constant -= constant
+        if self._constant < 0:
+            raise SecurityError("the template repeats its own text too often")
         if self._steps < 0:
             raise SecurityError(f"the template takes more than {MAX_STEPS} steps")
         if monotonic() > self._end:
@@ -54,6 +60,17 @@ class Budget:
             raise SecurityError(f"the template writes more than {MAX_TEXT} characters")
 
 
+def bounded_join(parts: Iterable[str]) -> str:
+    """The output of a template, as it is generated."""
+    size = 0
+    kept = []
+    for part in parts:
+        size += len(part)
+        _refuse_above(size)
+        kept.append(part)
+    return "".join(kept)
+
+
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
     """Use a template within `spending(budget)`. Filters are set with `set_filter`."""
 
@@ -62,6 +79,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def __init__(self, **options: Any) -> None:
         super().__init__(finalize=self._emit, **options)
         self._spender = threading.local()
+        self._macro_text = 0
         del self.globals["lipsum"]
         for name, function in list(self.filters.items()):
             self.set_filter(name, function)
@@ -92,10 +110,16 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Every call in a template comes here: methods, macros, functions."""
-        self._tick()
-        if isinstance(owner := getattr(function, "__self__", None), str):
-            _check_arguments(function.__name__, [owner, *args], kwargs)
+        self._tick(self._macro_text if isinstance(function, Macro) else 0)
+        method = getattr(function, "__wrapped__", function)  # the sandbox wraps str.format
+        if isinstance(owner := getattr(method, "__self__", None), str):
+            _check_arguments(method.__name__, [owner, *args], kwargs)
         return _check_size(super().call(context, function, *args, **kwargs))
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
+        if attribute.startswith("_"):
+            raise SecurityError(f"the template asks for {attribute}, which is none of its business")
+        return super().unsafe_undefined(obj, attribute)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         _check_operands(operator, left, right)
@@ -103,17 +127,19 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
+        self._macro_text = sum(_own_text(macro) for macro in tree.find_all((nodes.Macro, nodes.CallBlock)))
         for loop in list(tree.find_all(nodes.For)):
-            loop.iter = nodes.Filter(loop.iter, _TICK, [], [], None, None, lineno=loop.lineno, environment=self)
+            size = [nodes.Const(_own_text(loop), lineno=loop.lineno, environment=self)]
+            loop.iter = nodes.Filter(loop.iter, _TICK, size, [], None, None, lineno=loop.lineno, environment=self)
         return _measure_concat(tree, self)
 
-    def _tick(self, steps: int = 1) -> None:
+    def _tick(self, constant: int = 0) -> None:
         budget: Budget | None = getattr(self._spender, "budget", None)
         if budget is not None:  # none while constants are folded, which Jinja does when it compiles
-            budget.tick(steps)
+            budget.tick(constant)
 
-    def _each(self, items: Iterable[Any]) -> Iterable[Any]:
-        return _Ticking(items, self._tick)
+    def _each(self, items: Iterable[Any], constant: int) -> Iterable[Any]:
+        return _Ticking(items, lambda: self._tick(constant))
 
     def _concat(self, parts: list[Any]) -> str:
         text = [str(part) for part in parts]
@@ -144,6 +170,11 @@ class _Ticking:
 
     def __len__(self) -> int:
         return len(self._items)  # type: ignore[arg-type]  # a TypeError is what Jinja expects here
+
+
+def _own_text(node: nodes.Node) -> int:
+    """Characters that stand in the template under `node`."""
+    return sum(len(data.data) for data in node.find_all(nodes.TemplateData))
 
 
 def _measure_concat(tree: nodes.Template, environment: BoundedEnvironment) -> nodes.Template:

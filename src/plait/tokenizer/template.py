@@ -17,7 +17,7 @@ from jinja2 import nodes
 from jinja2.parser import Parser
 
 from plait.errors import TemplateError
-from plait.tokenizer.limits import BoundedEnvironment, Budget
+from plait.tokenizer.limits import BoundedEnvironment, Budget, bounded_join
 from plait.types import ChatMessage
 
 
@@ -59,7 +59,7 @@ class ChatTemplate:
         variables["add_generation_prompt"] = add_generation_prompt
         try:
             with self._environment.spending(Budget()):
-                return self._template.render(variables)
+                return bounded_join(self._template.generate(variables))
         except Exception as error:  # whatever it is, it is this template with these messages
             raise TemplateError(f"{self._name}: the chat template failed: {_reason(error)}") from None
 

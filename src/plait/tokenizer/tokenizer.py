@@ -107,11 +107,7 @@ class Tokenizer:
         """The ids of `text`. `add_special`: with the begin and end tokens that the model wants. `parse_special`:
         special tokens written out in the text become their ids; otherwise they are text like any other (use that for
         text from outside). Lone surrogates count as U+FFFD."""
-        try:
-            return self._parts.encoder.encode(text, add_special, parse_special)
-        except UnicodeEncodeError:
-            clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            return self._parts.encoder.encode(clean, add_special, parse_special)
+        return self._parts.encoder.encode(_well_formed(text), add_special, parse_special)
 
     def decode(self, ids: Iterable[TokenId], skip_special: bool = False, *, continuing: bool = False) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD. SentencePiece models spell a first word with a
@@ -214,3 +210,11 @@ class Tokenizer:
 
     def _spell(self, token: TokenId | None) -> str:
         return "" if token is None else self.token_text(token)
+
+
+def _well_formed(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -1,4 +1,4 @@
-"""The texts that the tokenizer goldens are about: what tokenizers are known to disagree on. Written for this purpose."""
+"""The texts that the tokenizer goldens are about: what tokenizers disagree on. Written for this purpose."""
 
 from __future__ import annotations
 
