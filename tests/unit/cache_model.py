@@ -138,9 +138,9 @@ class World:
         for g in self.groups:
             table = self.cache.table(seq, g)
             if table and table[-1][1] + table[-1][2] < self.size:
-                page = table[-1][0]
+                page, end = table[-1][0], table[-1][1] + table[-1][2]
                 users = sum(entry[0] == page for s in self.models for entry in self.cache.table(s, g))
-                if users > 1 and any(slot // self.size == page for slot in self.stores[g]):
+                if users > 1 and any(page * self.size + i in self.stores[g] for i in range(end)):
                     return True
         return False
 
@@ -169,6 +169,27 @@ class World:
         self.cache.commit(seq, tokens, cacheable)
         model.caching = model.caching and cacheable
         assert self.cache.committed(seq) == committed + count
+
+    def roll_back(self, seq: int, tokens: list[int]) -> None:
+        """Plan tokens, and give them up before the step."""
+        length = len(self.models[seq].items)
+        self.reserve(seq, tokens)
+        self.truncate(seq, length)
+        self.check()
+
+    def uncommitted(self, seq: int) -> int:
+        return self.models[seq].launched - self.cache.committed(seq)
+
+    def serve(self, seq: int, tokens: list[int], salt: str, finish: bool) -> None:
+        """A request from its prompt to its end, or as far as the prompt."""
+        if seq in self.models:
+            self.close(seq)
+        self.open(seq, tokens, salt, True)
+        self.reserve(seq, tokens[len(self.models[seq].items) :])
+        self.launch()
+        self.commit(seq, len(tokens), True)
+        if finish:
+            self.close(seq)
 
     def truncate(self, seq: int, length: int) -> None:
         model = self.models[seq]
@@ -289,7 +310,7 @@ class World:
                 self.cut(model, len(kept))
             else:
                 self.edit(model, kept)
-            if not kept and model.passing and before is not None:
+            if not kept and model.passing:
                 del self.models[s]
 
     def seq_keep(self, seq: int) -> None:
@@ -303,8 +324,9 @@ class World:
         self.move(seq, p0, p1, lambda p: p // d, lambda: self.cache.seq_div(seq, p0, p1, d))
 
     def move(self, seq, p0, p1, moved, call) -> None:  # type: ignore[no-untyped-def]
-        """Positions move between steps: what is planned is run first."""
-        self.launch()
+        """Positions move between steps: what is planned is run first, but edits may wait."""
+        if any(self.stores):
+            self.launch()
         self.check()
         before = self.picture()
         try:
@@ -318,7 +340,7 @@ class World:
             return
         items = [(c, moved(p) if in_range(p, p0, p1) else p) for c, p in self.items(seq)]
         items = [(c, p) for c, p in items if p >= 0]
-        if seq in self.models and (items != self.items(seq) or self.cache.table(seq) == ()):
+        if items != self.items(seq):
             self.edit(self.models[seq], items)
 
     def clear(self) -> None:

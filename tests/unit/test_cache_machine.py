@@ -11,6 +11,7 @@ from plait.cache.config import CacheConfig
 
 SEQS = st.integers(0, 4)
 TOKENS = st.lists(st.integers(0, 1), max_size=9)
+PROMPTS = st.builds(lambda zeros, ones: [0] * zeros + [1] * ones, st.integers(0, 6), st.integers(0, 4))
 BOUND = st.integers(-1, 9)
 SALTS = st.sampled_from(["", "a"])
 WINDOWS = st.sampled_from([(None,), (None,), (None, 3), (2,), (1, None, 4)])
@@ -32,6 +33,10 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(seq=SEQS, tokens=TOKENS, salt=SALTS, reuse=st.integers(0, 9))
     def open(self, seq: int, tokens: list[int], salt: str, reuse: int) -> None:
         self.world.open(seq, tokens, salt, reuse > 0)
+
+    @rule(seq=SEQS, tokens=PROMPTS, salt=SALTS, finish=st.booleans())
+    def serve(self, seq: int, tokens: list[int], salt: str, finish: bool) -> None:
+        self.world.serve(seq, tokens, salt, finish)
 
     @precondition(some)
     @rule(seq=SEQS, tokens=TOKENS)
@@ -66,6 +71,11 @@ class CacheMachine(RuleBasedStateMachine):
         self.world.truncate(self.known(seq), length)
 
     @precondition(some)
+    @rule(seq=SEQS, tokens=TOKENS)
+    def roll_back(self, seq: int, tokens: list[int]) -> None:
+        self.world.roll_back(self.known(seq), tokens)
+
+    @precondition(some)
     @rule(seq=SEQS, dst=SEQS)
     def fork(self, seq: int, dst: int) -> None:
         self.world.fork(self.known(seq), dst)
@@ -92,9 +102,12 @@ class CacheMachine(RuleBasedStateMachine):
     def seq_rm(self, seq: int, p0: int, p1: int) -> None:
         self.world.seq_rm(seq, p0, p1)
 
-    @rule(seq=SEQS)
-    def seq_keep(self, seq: int) -> None:
-        self.world.seq_keep(seq)
+    @rule(seq=SEQS, everything=st.integers(0, 4))
+    def seq_keep(self, seq: int, everything: int) -> None:
+        if everything == 4:
+            self.world.clear()
+        else:
+            self.world.seq_keep(seq)
 
     @rule(seq=SEQS, p0=BOUND, p1=BOUND, delta=st.integers(-4, 4))
     def seq_add(self, seq: int, p0: int, p1: int, delta: int) -> None:
@@ -104,9 +117,15 @@ class CacheMachine(RuleBasedStateMachine):
     def seq_div(self, seq: int, p0: int, p1: int, d: int) -> None:
         self.world.seq_div(seq, p0, p1, d)
 
-    @rule()
-    def clear(self) -> None:
-        self.world.clear()
+    @precondition(some)
+    @rule(seq=SEQS, tokens=PROMPTS)
+    def overlap(self, seq: int, tokens: list[int]) -> None:
+        """The next step is planned before the last one is committed."""
+        seq = self.known(seq)
+        self.world.launch()
+        computed = self.world.uncommitted(seq)
+        self.world.reserve(seq, tokens)
+        self.world.commit(seq, computed, True)
 
     @invariant()
     def holds(self) -> None:

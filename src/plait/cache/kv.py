@@ -80,7 +80,8 @@ class KVCache:
             page = table.page
             if offset < self._page_size and self._refs[page] == 1:
                 table.count += 1
-                self._fresh.add(page)
+                if self._fresh.get(page, offset) >= offset:
+                    self._fresh[page] = offset
                 if sequence.positions is None:
                     sequence.length += 1
                 else:

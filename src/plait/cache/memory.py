@@ -81,8 +81,8 @@ class SequenceMemory:
 
     def _append(self, sequence: CacheSequence, count: int, first: int) -> None:
         sequence.plain = sequence.cacheable = False
-        if sequence.positions is None and first != sequence.length:
-            sequence.positions, sequence.top = [], first
+        if sequence.length == 0:
+            sequence.positions, sequence.top = [] if first else None, first
         sequence.grow(count)
         sequence.committed = sequence.length
 
@@ -210,6 +210,8 @@ class SequenceMemory:
         new = list(old)
         for low, high in spans:
             new[low:high] = map(moved, old[low:high])
+        if new == old:
+            return
         stays = _runs([position >= 0 for position in new])
         changes = _runs([position >= 0 and position != was for position, was in zip(new, old, strict=True)])
         shared = [self._shared(g, sequence, changes) for g in self._store.groups]

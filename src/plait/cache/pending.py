@@ -14,7 +14,8 @@ _NOTHING = GroupEdits()
 
 
 class PendingEdits:
-    """`fresh` are the pages with slots that only the coming step will store: edits come too early to copy those."""
+    """`fresh[page]` is the first offset of the page that only the coming step will store: edits come too early to copy
+    or move what lies there."""
 
     __slots__ = ("_copies", "_page_size", "_positions", "fresh")
 
@@ -22,18 +23,27 @@ class PendingEdits:
         self._page_size = page_size
         self._copies: list[tuple[int, int, int]] = []
         self._positions: dict[int, int] = {}
-        self.fresh: set[int] = set()
+        self.fresh: dict[int, int] = {}
 
     def handed_out(self, page: int) -> None:
         """`page` begins a new life."""
-        self.fresh.discard(page)
+        self.fresh.pop(page, None)
         if self._positions:
             for slot in range(page * self._page_size, (page + 1) * self._page_size):
                 self._positions.pop(slot, None)
 
+    def will_store(self, page: int, offset: int) -> None:
+        """The coming step stores slots of `page` from `offset` on."""
+        if self.fresh.get(page, self._page_size) > offset:
+            self.fresh[page] = offset
+
+    def can_copy(self, page: int, end: int) -> bool:
+        """Whether the first `end` slots of `page` are in memory before the coming step."""
+        return end <= self.fresh.get(page, self._page_size)
+
     def copy(self, page: int, to: int, first: int, count: int) -> None:
         """Copy slots first..first+count-1 of `page` to the same offsets of page `to`."""
-        assert page not in self.fresh, f"page {page} is to be copied before the step that fills it"
+        assert self.can_copy(page, first + count), f"page {page} is to be copied before the step that fills it"
         src, dst = page * self._page_size + first, to * self._page_size + first
         self._copies.append((src, dst, count))
         if self._positions:
@@ -42,7 +52,8 @@ class PendingEdits:
                     self._positions[dst + offset] = self._positions[src + offset]
 
     def reposition(self, slot: int, position: int) -> None:
-        assert slot // self._page_size not in self.fresh, f"slot {slot} is to be moved before the step that fills it"
+        page, offset = divmod(slot, self._page_size)
+        assert self.can_copy(page, offset + 1), f"slot {slot} is to be moved before the step that fills it"
         self._positions[slot] = position
 
     def drain(self) -> GroupEdits:

@@ -67,7 +67,7 @@ class PageStore:
             return -(-count // size)
         if self.pools[group].refs[table.page] == sharers:
             return -(-max(0, count - room) // size)
-        if table.page in self.pending[group].fresh:
+        if not self.pending[group].can_copy(table.page, size - room):
             return -(-count // size)
         return 1 - (-max(0, count - room) // size)
 
@@ -92,19 +92,19 @@ class PageStore:
         end = lead.first + lead.count
         if lead.page and end < size and count:
             if pool.refs[lead.page] != len(tables):
-                ragged = lead.page in pending.fresh
+                ragged = not pending.can_copy(lead.page, end)
                 if not ragged:
                     self._copy_tail(group, tables)
             if not ragged:
                 taken = min(size - end, count)
                 slots.extend(range(lead.page * size + end, lead.page * size + end + taken))
-                pending.fresh.add(lead.page)
+                pending.will_store(lead.page, end)
                 for table in tables:
                     table.count += taken
         while len(slots) < count:
             page, taken = self.take(group), min(size, count - len(slots))
             slots.extend(range(page * size, page * size + taken))
-            pending.fresh.add(page)
+            pending.will_store(page, 0)
             for number, table in enumerate(tables):
                 table.push(page, taken)
                 if number:
