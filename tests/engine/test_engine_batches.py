@@ -18,10 +18,10 @@ from plait.errors import OptionError, StepError
 from plait.formats.tensor import F32Array
 from plait.models.registry import LoadedModel, load_model
 from plait.ops.api import Executable, I32Array, KVConfig, StepInputs
-from plait.ops.reference import ReferenceBackend
 from plait.scheduler.limits import Limits
 from plait.scheduler.scheduler import Scheduler
 from plait.types import EngineRequest, FinishReason, SamplingParams, TokenEvent
+from support.backends import make_backend
 from support.tiny_llama import VARIANTS
 
 CONTEXT = 48
@@ -72,13 +72,14 @@ def engine_of(
     pages: int = 400,
     in_flight: int = 0,
     reuse: bool = True,
+    backend: str = "reference",
     wrap: Callable[[Executable], Executable] = lambda executable: executable,
 ) -> Engine:
     groups = model.kv.groups
     kv = KVConfig(4, (pages,) * len(groups), "f32")
     cache = KVCache(CacheConfig(4, kv.num_pages, tuple(group.window for group in groups)))
     limits = Limits(n_batch=n_batch, n_parallel=n_parallel, context_length=CONTEXT)
-    executable = wrap(ReferenceBackend().compile(model.program, kv))
+    executable = wrap(make_backend(backend).compile(model.program, kv))
     return Engine(Scheduler(cache, limits, reuse=reuse), Runner(executable, len(groups)), in_flight=in_flight)
 
 
@@ -132,13 +133,14 @@ def some_requests(seed: int, count: int, vocab: int = 40) -> list[EngineRequest]
     ]
 
 
-def each_alone(model: LoadedModel, requests: list[EngineRequest]) -> STREAMS:
+def each_alone(model: LoadedModel, requests: list[EngineRequest], backend: str = "reference") -> STREAMS:
     streams: STREAMS = {}
     for request in requests:
-        streams |= serve(engine_of(model, n_parallel=1), [request])
+        streams |= serve(engine_of(model, n_parallel=1, backend=backend), [request])
     return streams
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu-2"])
 @pytest.mark.parametrize("in_flight", [0, 1])
 @pytest.mark.parametrize(
     ("seed", "n_batch", "n_parallel", "pages", "reuse"),
@@ -146,11 +148,20 @@ def each_alone(model: LoadedModel, requests: list[EngineRequest]) -> STREAMS:
     ids=["roomy", "small-chunks", "preempting", "no-reuse"],
 )
 def test_tokens_are_those_of_each_request_alone(
-    model: LoadedModel, seed: int, n_batch: int, n_parallel: int, pages: int, reuse: bool, in_flight: int
+    model: LoadedModel,
+    seed: int,
+    n_batch: int,
+    n_parallel: int,
+    pages: int,
+    reuse: bool,
+    in_flight: int,
+    backend: str,
 ) -> None:
     requests = some_requests(seed, 8)
-    engine = engine_of(model, n_batch=n_batch, n_parallel=n_parallel, pages=pages, reuse=reuse, in_flight=in_flight)
-    assert serve(engine, requests, random.Random(seed)) == each_alone(model, requests)
+    engine = engine_of(
+        model, n_batch=n_batch, n_parallel=n_parallel, pages=pages, reuse=reuse, in_flight=in_flight, backend=backend
+    )
+    assert serve(engine, requests, random.Random(seed)) == each_alone(model, requests, backend)
     assert (engine.stats.preemptions > 0) == (pages == 20)
 
 
