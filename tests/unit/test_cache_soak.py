@@ -27,7 +27,9 @@ class Rounds:
     def __init__(self, config: CacheConfig, seed: int) -> None:
         self.world = World(config)
         self.draw = random.Random(seed)
-        scheduler = [self.serve] * 5 + [self.overlap] * 8 + [self.one] * 8 + [self.reserve, self.launch, self.commit] * 2
+        scheduler = (
+            [self.serve] * 5 + [self.overlap] * 8 + [self.one] * 8 + [self.reserve, self.launch, self.commit] * 2
+        )
         lives = [self.open, self.truncate, self.fork, self.fork, self.close, self.roll_back] * 2
         memory = [self.shared, self.seq_cp, self.seq_rm, self.seq_add, self.seq_div, self.seq_keep]
         self.operations = scheduler + lives + memory

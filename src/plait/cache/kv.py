@@ -48,9 +48,8 @@ class KVCache:
         self._sequences: dict[int, CacheSequence] = {}
         self._memory = SequenceMemory(self._store, self._sequences)
         self._page_size = config.page_size
-        self._refs = self._store.pools[0].refs
-        self._fresh = self._store.pending[0].fresh
-        self._one_group = len(config.num_pages) == 1
+        self._refs = [pool.refs for pool in self._store.pools]
+        self._fresh = [pending.fresh for pending in self._store.pending]
 
     @property
     def config(self) -> CacheConfig:
@@ -74,29 +73,38 @@ class KVCache:
         """Slots for the next `count` tokens, one tuple for each group. Evicts cached pages as needed; copies first
         where the last page is shared. None if there is no room: then nothing has changed."""
         sequence = self._sequences[seq]
-        if count == 1 and self._one_group:  # the common case, without a loop: one more token in one's own page
-            table = sequence.tables[0]
-            offset = table.first + table.count
-            page = table.page
-            if offset < self._page_size and self._refs[page] == 1:
-                table.count += 1
-                if self._fresh.get(page, offset) >= offset:
-                    self._fresh[page] = offset
-                if sequence.positions is None:
-                    sequence.length += 1
-                else:
-                    sequence.grow(1)
-                return ((page * self._page_size + offset,),)
+        if count == 1 and (slots := self._one_more(sequence)):
+            return slots
         if not self._store.fits(self.pages_needed(seq, count)):
             return None
-        slots = []
+        taken = []
         for group, table in enumerate(sequence.tables):
-            taken, ragged = self._store.extend(group, (table,), count)
-            slots.append(tuple(taken))
+            group_slots, ragged = self._store.extend(group, (table,), count)
+            taken.append(tuple(group_slots))
             if ragged:
                 sequence.plain = sequence.cacheable = False
         sequence.grow(count)
-        return tuple(slots)
+        return tuple(taken)
+
+    def _one_more(self, sequence: CacheSequence) -> tuple[tuple[int, ...], ...]:
+        """The slots of one more token where every group has room in a page of the sequence's own; else ()."""
+        size = self._page_size
+        for table, refs in zip(sequence.tables, self._refs):  # noqa: B905 (hot)
+            if refs[table.page] != 1 or table.first + table.count >= size:
+                return ()
+        slots: tuple[tuple[int, ...], ...] = ()
+        for table, fresh in zip(sequence.tables, self._fresh):  # noqa: B905 (hot)
+            page = table.page
+            offset = table.first + table.count
+            table.count += 1
+            if page not in fresh or fresh[page] > offset:
+                fresh[page] = offset
+            slots += ((page * size + offset,),)
+        if sequence.positions is None:
+            sequence.length += 1
+        else:
+            sequence.grow(1)
+        return slots
 
     def commit(self, seq: int, tokens: Sequence[int], cacheable: bool = True) -> None:
         """The next len(tokens) reserved tokens have been computed, and these are their ids. Whole pages enter the tree;

@@ -90,12 +90,13 @@ class CacheSequence:
     def _rewind(self, page_size: int) -> None:
         """Move `node` and `tail` back to `committed`."""
         keep = self.committed
+        if keep == 0:
+            self.node, self.tail = None, []
+            return
         node = self.node
         while node is not None and node.depth * page_size > keep:
             self.tail = list(node.key)
-            if node.parent is None:  # evicted meanwhile: what is above is unknown
-                self.cacheable = False
-                return
+            assert node.parent is not None, "a page that a plain sequence holds has left the tree"
             node = node.parent if node.depth > 1 else None
         self.node = node
         del self.tail[keep - (node.depth if node else 0) * page_size :]
