@@ -35,7 +35,7 @@ test-all: $(VENV)/.dev$(PARITY)
 	$(BIN)/python -m pytest -m "not gpu"
 
 test-gpu:
-	PYTHONPATH=src $(PYTHON) -m pytest -m gpu tests/gpu
+	@PYTHON=$(PYTHON) tests/gpu/run.sh
 
 lint: $(VENV)/.dev$(PARITY)
 	$(BIN)/ruff check .

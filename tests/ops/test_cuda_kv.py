@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from plait.ops.api import Backend, KVConfig, KVGroup, KVShape, Ops, Program, Reposition, Rope, RopeLayout, SlotCopy
+from plait.ops.api import Backend, KVConfig, KVGroup, KVShape, Program, Reposition, Rope, RopeLayout, SlotCopy
 from plait.ops.cuda import open_cuda
+from plait.ops.recorder import Ops
 from plait.ops.reference import ReferenceBackend
 from support.steps import Chunk, Driver, i32
 from support.tensors import random_weight

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from plait.errors import BackendError
-from plait.ops.api import Activation, Backend, KVConfig, KVGroup, KVShape, Ops, Program, Rope, RopeLayout, Value
+from plait.ops.api import Activation, Backend, KVConfig, KVGroup, KVShape, Program, Rope, RopeLayout, Value
 from plait.ops.cuda import open_cuda
+from plait.ops.recorder import Ops
 from plait.ops.reference import ReferenceBackend
 from support.steps import Chunk, Driver
 from support.tensors import random_weight

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from plait.ops.api import KVConfig, KVGroup, KVShape, Ops, Program, Rope, RopeLayout, Weight
+from plait.ops.api import KVConfig, KVGroup, KVShape, Program, Rope, RopeLayout, Weight
+from plait.ops.recorder import Ops
 from plait.ops.reference import ReferenceBackend
 from support.steps import Chunk, Driver
 from support.tensors import random_weight

@@ -12,7 +12,6 @@ from plait.ops.api import (
     KVConfig,
     KVGroup,
     KVShape,
-    Ops,
     Program,
     Reposition,
     Rope,
@@ -20,6 +19,7 @@ from plait.ops.api import (
     SlotCopy,
     StepInputs,
 )
+from plait.ops.recorder import Ops
 from plait.ops.reference import ReferenceBackend
 from support.steps import Chunk, Driver, i32
 from support.tensors import random_weight

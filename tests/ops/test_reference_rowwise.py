@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from plait.ops.api import Activation, KVConfig, KVGroup, KVShape, Ops, Value, Weight
+from plait.ops.api import Activation, KVConfig, KVGroup, KVShape, Value, Weight
+from plait.ops.recorder import Ops
 from plait.ops.reference import ReferenceBackend
 from support.steps import Chunk, Driver
 from support.tensors import random_weight, weight

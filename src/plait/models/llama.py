@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from plait.models.config import DecoderConfig
 from plait.models.names import DecoderNames
 from plait.models.weights import WeightReader
-from plait.ops.api import Ops, Program, Value, Weight
+from plait.ops.api import Program, Value, Weight
+from plait.ops.recorder import Ops
 
 
 def record_llama(config: DecoderConfig, names: DecoderNames, weights: WeightReader) -> Program:

@@ -24,6 +24,7 @@ from plait.ops.api import (
     Softcap,
     TakeRows,
     Value,
+    Weight,
 )
 
 
@@ -91,3 +92,35 @@ def _take(width: int, widths: list[int], free: list[int]) -> int:
     free.remove(best)
     widths[best] = max(widths[best], width)
     return best
+
+
+def program_weights(program: Program) -> list[Weight]:
+    """Every parameter that the program uses, once, in the order of first use."""
+    found: dict[int, Weight] = {}
+    for op in program.instructions:
+        for weight in _weights_of(op):
+            if weight is not None:
+                found.setdefault(id(weight.tensor), weight)
+    return list(found.values())
+
+
+def _weights_of(op: Instruction) -> tuple[Weight | None, ...]:
+    match op:
+        case Embed():
+            return (op.table,)
+        case Linear():
+            return op.weights + op.biases
+        case RmsNorm():
+            return (op.weight,)
+        case LayerNorm():
+            return (op.weight, op.bias)
+        case Attention():
+            return (op.sinks,)
+        case GatedMlp():
+            return (op.gate, op.up, op.down, *op.biases)
+        case Moe():
+            return (op.router, op.gate, op.up, op.down)
+        case RopeAndStore() | Add() | Scale() | Softcap() | TakeRows():
+            return ()
+        case _:
+            assert_never(op)

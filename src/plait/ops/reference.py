@@ -37,6 +37,7 @@ from plait.ops.api import (
     Weight,
 )
 from plait.ops.check import check_step
+from plait.ops.program import program_weights
 from plait.ops.reference_kv import ReferenceKV
 from plait.ops.reference_math import (
     Array,
@@ -197,38 +198,6 @@ def sequence_slots(inputs: KVInputs, sequence: int, page_size: int) -> I32Array:
     entries = inputs.entries[inputs.entry_start[sequence] : inputs.entry_start[sequence + 1]]
     ranges = [np.arange(page * page_size + first, page * page_size + first + count) for page, first, count in entries]
     return np.concatenate([np.zeros(0, np.int32), *ranges]).astype(np.int32)
-
-
-def program_weights(program: Program) -> list[Weight]:
-    """Every parameter that the program uses, once, in the order of first use."""
-    found: dict[int, Weight] = {}
-    for op in program.instructions:
-        for weight in _weights_of(op):
-            if weight is not None:
-                found.setdefault(id(weight.tensor), weight)
-    return list(found.values())
-
-
-def _weights_of(op: Instruction) -> tuple[Weight | None, ...]:
-    match op:
-        case Embed():
-            return (op.table,)
-        case Linear():
-            return op.weights + op.biases
-        case RmsNorm():
-            return (op.weight,)
-        case LayerNorm():
-            return (op.weight, op.bias)
-        case Attention():
-            return (op.sinks,)
-        case GatedMlp():
-            return (op.gate, op.up, op.down, *op.biases)
-        case Moe():
-            return (op.router, op.gate, op.up, op.down)
-        case RopeAndStore() | Add() | Scale() | Softcap() | TakeRows():
-            return ()
-        case _:
-            assert_never(op)
 
 
 def _load_weights(program: Program, dtype: np.dtype[Any], progress: Progress | None) -> dict[int, Array]:

@@ -16,7 +16,7 @@ from plait.ops.api import I32Array, KVConfig, KVInputs, Program, Progress, StepI
 from plait.ops.cpu import _native
 from plait.ops.cpu.cores import usable_cores
 from plait.ops.cpu.record import record
-from plait.ops.reference import program_weights
+from plait.ops.program import program_weights
 
 
 class CpuBackend:

@@ -34,7 +34,7 @@ from plait.ops.cuda.graph import DecodeGraph
 from plait.ops.cuda.interpreter import Interpreter
 from plait.ops.cuda.memory import TORCH_DTYPES, DeviceKV
 from plait.ops.cuda.step import upload
-from plait.ops.reference import program_weights
+from plait.ops.program import program_weights
 
 Tensor: TypeAlias = torch.Tensor
 
