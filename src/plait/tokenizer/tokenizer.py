@@ -189,9 +189,9 @@ class Tokenizer:
         begin token of a model that wants one and whose template leaves it out."""
         prompt = self.render_chat(messages, add_generation_prompt, template=template, **extra)
         ids = self.encode(prompt, add_special=False)
-        wants_bos = self.bos_id is not None and self.encode("")[:1] == [self.bos_id]
-        if wants_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
-            ids.insert(0, self.bos_id)
+        bos = self.bos_id
+        if bos is not None and ids[:1] != [bos] and self.encode("a")[:1] == [bos]:
+            ids.insert(0, bos)
         return ids
 
     def _template_for(self, extra: Mapping[str, object]) -> str:
