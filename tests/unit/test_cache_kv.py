@@ -165,6 +165,31 @@ def test_a_fork_of_what_the_same_step_computes_starts_a_page_instead() -> None:
     assert kv.cached_prefix([1, 2, 3, 4, 5]) == 0
 
 
+def test_a_fork_within_a_step_sees_which_slots_the_step_has_yet_to_fill() -> None:
+    kv = cache()
+    serve(kv, 0, [1, 2])
+    kv.reserve(0, 1)  # slot 6 is filled by the coming step
+    kv.fork(0, 1)
+    kv.reserve(1, 1)
+    kv.truncate(0, 1)
+    assert kv.reserve(0, 1) is not None  # only slot 4 is kept: that one can be copied
+    assert kv.take_edits() == (GroupEdits(copies=((4, 12, 1),)),)
+    assert kv.table(1) == ((1, 0, 3), (2, 0, 1))
+    assert kv.table(0) == ((3, 0, 2),)
+
+
+def test_slots_that_are_planned_twice_in_a_step_are_not_copied_either() -> None:
+    kv = cache()
+    serve(kv, 0, [1, 2, 3])
+    kv.reserve(0, 1)
+    kv.truncate(0, 1)
+    kv.reserve(0, 1)  # slot 5, which held a token before
+    kv.fork(0, 1)
+    kv.reserve(1, 1)
+    assert kv.take_edits() == (GroupEdits(),)
+    assert kv.table(1) == ((1, 0, 2), (2, 0, 1))
+
+
 def test_rejected_drafts_are_truncated() -> None:
     kv = cache()
     serve(kv, 0, [1, 2, 3])
@@ -259,6 +284,18 @@ class TestWindows:
         kv.open(0)
         assert kv.reserve(0, 6) is None
         assert kv.stats() == CacheStats(free=(29, 2), cached=(0, 0), held=(0, 0), evictions=0)
+
+
+def test_a_table_with_a_gap_in_a_page_keeps_all_pages() -> None:
+    kv = KVCache(CacheConfig(2, (20,), (2,), block_tokens=2))
+    kv.open(0)
+    kv.reserve(0, 1)
+    kv.fork(0, 1)
+    for token in range(9):
+        run(kv, 1, [token])
+    assert kv.committed(1) == 9
+    assert sum(count for _, _, count in kv.table(1)) == 10
+    kv.check()
 
 
 def test_window_one_keeps_a_page_so_that_the_path_can_go_on() -> None:

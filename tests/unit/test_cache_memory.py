@@ -87,6 +87,16 @@ def test_no_room_changes_nothing() -> None:
         kv.length(1)
 
 
+def test_sharers_of_different_parts_of_a_page_get_one_copy_of_all_parts() -> None:
+    kv = cache()
+    fill(kv, 0, 3)
+    kv.seq_cp(0, 1, 1, -1)
+    kv.seq_cp(0, 2, -1, -1)
+    assert kv.reserve_shared((1, 0), 1) == Reserved((3,), (((0, 11),),))
+    assert kv.take_edits() == (GroupEdits(copies=((4, 8, 3),)),)
+    assert (kv.table(0), kv.table(1), kv.table(2)) == (((2, 0, 4),), ((2, 1, 3),), ((1, 0, 3),))
+
+
 def test_cp_shares_and_the_first_to_write_copies() -> None:
     kv = cache()
     fill(kv, 0, 10)
@@ -200,6 +210,25 @@ def test_a_given_up_reservation_is_no_obstacle_to_a_shift() -> None:
     assert kv.take_edits()[0].repositions == ((6, 0), (7, 1), (8, 2))
 
 
+def test_a_page_handed_out_again_can_be_shifted_at_once() -> None:
+    kv = cache(num_pages=4)
+    fill(kv, 1, 2)
+    kv.seq_cp(1, 2, -1, -1)
+    kv.reserve_shared((0,), 8)
+    kv.seq_rm(0, -1, -1)  # its tokens will not be stored after all
+    kv.seq_add(2, 0, -1, 3)  # in a copy, in one of those pages
+    assert kv.table(2) == ((3, 0, 2),)
+    assert kv.take_edits() == (GroupEdits(copies=((4, 12, 2),), repositions=((12, 3), (13, 4))),)
+
+
+def test_two_parts_of_a_page_of_ones_own_need_no_copy() -> None:
+    kv = cache()
+    fill(kv, 0, 4)
+    kv.seq_rm(0, 1, 2)
+    kv.seq_add(0, 2, -1, -1)
+    assert kv.take_edits() == (GroupEdits(repositions=((6, 1), (7, 2))),)
+
+
 def test_tokens_moved_below_zero_are_removed() -> None:
     kv = cache()
     fill(kv, 0, 6)
@@ -243,6 +272,19 @@ def test_edited_sequences_are_not_cached() -> None:
     kv.commit(0, [6, 7, 8, 9])
     assert kv.cached_prefix([1, 3, 4, 5, 6, 7, 8, 9]) == 0
     assert kv.cached_prefix([1, 2, 3, 4, 5, 6, 7, 8, 9]) == 4  # what was computed before the edit stays true
+    kv.check()
+
+
+def test_known_pages_that_an_edit_drops_are_evicted_from_the_end() -> None:
+    kv = cache(num_pages=5)
+    kv.open(0)
+    tokens = list(range(16))
+    kv.reserve(0, 16)
+    kv.take_edits()
+    kv.commit(0, tokens)
+    kv.seq_rm(0, 4, 12)
+    fill(kv, 1, 1)
+    assert kv.cached_prefix([*tokens, 99]) == 8
     kv.check()
 
 
