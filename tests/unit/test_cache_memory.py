@@ -217,8 +217,8 @@ def test_a_page_handed_out_again_can_be_shifted_at_once() -> None:
     kv.reserve_shared((0,), 8)
     kv.seq_rm(0, -1, -1)  # its tokens will not be stored after all
     kv.seq_add(2, 0, -1, 3)  # in a copy, in one of those pages
-    assert kv.table(2) == ((3, 0, 2),)
-    assert kv.take_edits() == (GroupEdits(copies=((4, 12, 2),), repositions=((12, 3), (13, 4))),)
+    assert kv.table(2) == ((2, 0, 2),)
+    assert kv.take_edits() == (GroupEdits(copies=((4, 8, 2),), repositions=((8, 3), (9, 4))),)
 
 
 def test_two_parts_of_a_page_of_ones_own_need_no_copy() -> None:
