@@ -22,7 +22,6 @@ from plait.ops.api import (
     KVGroup,
     KVInputs,
     KVShape,
-    Ops,
     Program,
     Rope,
     RopeLayout,
@@ -30,6 +29,7 @@ from plait.ops.api import (
     Weight,
 )
 from plait.ops.cpu import CpuBackend, CpuExecutable
+from plait.ops.recorder import Ops
 
 WIDTH, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FF, VOCAB = 512, 8, 8, 2, 64, 1024, 8192
 PAGE, PAGES = 16, 2048

@@ -41,8 +41,8 @@ struct PyGroupInputs {
     I32Pairs repositions;
 
     GroupInputs view() const {
-        return {ints(entry_start), rows<TableEntry>(entries), ints(store_row), ints(store_slot),
-                rows<CopyEdit>(copies), rows<RepositionEdit>(repositions)};
+        return {ints(entry_start), rows<TableEntry>(entries), ints(store_row),
+                ints(store_slot),  rows<CopyEdit>(copies),    rows<RepositionEdit>(repositions)};
     }
 };
 
@@ -88,7 +88,8 @@ void write_slots(Program& program, std::size_t group, const I32& slots, const nb
     const std::size_t expected = check_slots_of(program, group, slots);
     if (data.size() != expected) {
         throw std::invalid_argument(std::to_string(data.size()) + " bytes for " + std::to_string(slots.size()) +
-                                    " slots of KV group " + std::to_string(group) + "; expected " + std::to_string(expected));
+                                    " slots of KV group " + std::to_string(group) + "; expected " +
+                                    std::to_string(expected));
     }
     program.kv().write(group, ints(slots), static_cast<const std::uint8_t*>(data.data()));
 }
@@ -97,7 +98,8 @@ KvShape kv_shape(int n_heads, int n_kv_heads, int head_dim, int v_head_dim, int 
                  const std::vector<nb::tuple>& groups) {
     KvShape shape{n_heads, n_kv_heads, head_dim, v_head_dim, page_size, type, {}};
     for (const nb::tuple& group : groups) {
-        shape.groups.push_back({nb::cast<std::vector<int>>(group[0]), nb::cast<int>(group[1]), nb::cast<int>(group[2])});
+        shape.groups.push_back(
+            {nb::cast<std::vector<int>>(group[0]), nb::cast<int>(group[1]), nb::cast<int>(group[2])});
     }
     return shape;
 }
@@ -105,9 +107,13 @@ KvShape kv_shape(int n_heads, int n_kv_heads, int head_dim, int v_head_dim, int 
 void bind_enums(nb::module_& m) {
     nb::enum_<Rows>(m, "Rows").value("TOKENS", Rows::Tokens).value("OUTPUTS", Rows::Outputs);
     nb::enum_<KvType>(m, "KvType").value("F32", KvType::F32).value("F16", KvType::F16).value("BF16", KvType::BF16);
-    nb::enum_<RopeLayout>(m, "RopeLayout").value("INTERLEAVED", RopeLayout::Interleaved).value("HALF", RopeLayout::Half);
+    nb::enum_<RopeLayout>(m, "RopeLayout")
+        .value("INTERLEAVED", RopeLayout::Interleaved)
+        .value("HALF", RopeLayout::Half);
     nb::enum_<Activation>(m, "Activation")
-        .value("SILU", Activation::Silu).value("GELU", Activation::Gelu).value("GELU_TANH", Activation::GeluTanh);
+        .value("SILU", Activation::Silu)
+        .value("GELU", Activation::Gelu)
+        .value("GELU_TANH", Activation::GeluTanh);
 }
 
 // For tests: single kernels on plain arrays.
@@ -148,9 +154,8 @@ void bind_program(nb::module_& m) {
             new (self) KvShape(kv_shape(n_heads, n_kv_heads, head_dim, v_head_dim, page_size, type, groups));
         });
     nb::class_<Program>(m, "Program")
-        .def("__init__", [](Program* self, const std::string& path, const KvShape& shape, int threads) {
-            new (self) Program(kernels_of(path), shape, threads);
-        })
+        .def("__init__", [](Program* self, const std::string& path, const KvShape& shape,
+                            int threads) { new (self) Program(kernels_of(path), shape, threads); })
         .def("add_matrix", add_matrix, nb::keep_alive<1, 2>(), "bytes"_a.noconvert(), "format"_a, "rows"_a, "columns"_a)
         .def("add_vector", add_vector, "values"_a.noconvert())
         .def("add_value", &Program::add_value)
@@ -167,7 +172,8 @@ void bind_program(nb::module_& m) {
         .def("softcap", &Program::softcap)
         .def("take_rows", &Program::take_rows)
         .def("finish", &Program::finish)
-        .def("run", run, "tokens"_a.noconvert(), "positions"_a.noconvert(), "row_seq"_a.noconvert(), "out_rows"_a.noconvert(), "groups"_a)
+        .def("run", run, "tokens"_a.noconvert(), "positions"_a.noconvert(), "row_seq"_a.noconvert(),
+             "out_rows"_a.noconvert(), "groups"_a)
         .def("read_slots", read_slots, "group"_a, "slots"_a.noconvert())
         .def("write_slots", write_slots, "group"_a, "slots"_a.noconvert(), "data"_a)
         .def("set_threads", &Program::set_threads)

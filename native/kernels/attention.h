@@ -13,12 +13,12 @@ namespace {
 
 // What a task keeps in its scratch. A query is a (row, head) pair.
 struct Attending {
-    int heads;             // query heads of the KV head
-    float *q, *out;        // (queries, head_dim), (queries, v_head_dim): the running weighted sum
-    float *top, *total;    // (queries,): the running maximum and sum
-    float* scores;         // (queries, kKeyBlock)
-    float *k, *v;          // (kKeyBlock, head_dim), (kKeyBlock, v_head_dim)
-    float* partial;        // (v_head_dim,)
+    int heads;           // query heads of the KV head
+    float *q, *out;      // (queries, head_dim), (queries, v_head_dim): the running weighted sum
+    float *top, *total;  // (queries,): the running maximum and sum
+    float* scores;       // (queries, kKeyBlock)
+    float *k, *v;        // (kKeyBlock, head_dim), (kKeyBlock, v_head_dim)
+    float* partial;      // (v_head_dim,)
     const float *key[kKeyBlock], *value[kKeyBlock];
 };
 

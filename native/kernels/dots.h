@@ -60,19 +60,21 @@ inline void dot_rows(const float* const* x, const float* const* w, int columns, 
         float sums[ROWS * TILE];
         dot_block<ROWS, TILE>(x, w + c, k, sums);
         for (int r = 0; r < ROWS; ++r) {
-            for (int i = 0; i < TILE; ++i) out[static_cast<std::size_t>(r) * stride + static_cast<std::size_t>(c + i)] = sums[r * TILE + i];
+            for (int i = 0; i < TILE; ++i)
+                out[static_cast<std::size_t>(r) * stride + static_cast<std::size_t>(c + i)] = sums[r * TILE + i];
         }
     }
     for (; c < columns; ++c) {
         float sums[ROWS];
         dot_block<ROWS, 1>(x, w + c, k, sums);
-        for (int r = 0; r < ROWS; ++r) out[static_cast<std::size_t>(r) * stride + static_cast<std::size_t>(c)] = sums[r];
+        for (int r = 0; r < ROWS; ++r)
+            out[static_cast<std::size_t>(r) * stride + static_cast<std::size_t>(c)] = sums[r];
     }
 }
 
 // out[r * stride + c] = x[r] . w[c] for 1 to 4 rows.
-inline void dot_rows(
-    int rows, const float* const* x, const float* const* w, int columns, int k, float* out, std::size_t stride) {
+inline void dot_rows(int rows, const float* const* x, const float* const* w, int columns, int k, float* out,
+                     std::size_t stride) {
     switch (rows) {
         case 1: return dot_rows<1>(x, w, columns, k, out, stride);
         case 2: return dot_rows<2>(x, w, columns, k, out, stride);

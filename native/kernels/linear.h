@@ -40,7 +40,8 @@ inline void linear_tile(const InputRows& x, const Matrix& weight, const float* b
         dot_rows(count, rows, columns, n, weight.columns, at, stride);
         if (bias == nullptr) continue;
         for (int r = 0; r < count; ++r) {
-            for (int c = 0; c < n; ++c) at[static_cast<std::size_t>(r) * stride + static_cast<std::size_t>(c)] += bias[first + c];
+            for (int c = 0; c < n; ++c)
+                at[static_cast<std::size_t>(r) * stride + static_cast<std::size_t>(c)] += bias[first + c];
         }
     }
 }

@@ -37,10 +37,12 @@ void check_tables(const std::string& what, const GroupInputs& group, const KvSha
     }
     for (const TableEntry& entry : group.entries) {
         if (entry.page < 1 || entry.page >= num_pages) {
-            refuse(what + ": a page table names a page outside 1.." + to_string(num_pages - 1) + ": " + to_string(entry.page));
+            refuse(what + ": a page table names a page outside 1.." + to_string(num_pages - 1) + ": " +
+                   to_string(entry.page));
         }
         // Without adding, which might overflow.
-        if (entry.first < 0 || entry.count < 0 || entry.count > shape.page_size || entry.first > shape.page_size - entry.count) {
+        if (entry.first < 0 || entry.count < 0 || entry.count > shape.page_size ||
+            entry.first > shape.page_size - entry.count) {
             refuse(what + ": a page table entry reaches outside its page of " + to_string(shape.page_size) + " slots");
         }
     }
@@ -84,8 +86,8 @@ void check_slots(const char* what, Ints slots, const KvShape& shape, std::size_t
 void check_step(const StepInputs& step, const KvShape& shape, std::int64_t vocabulary) {
     const std::size_t rows = step.tokens.size();
     if (step.positions.size() != rows || step.row_seq.size() != rows) {
-        refuse("positions and row_seq have " + to_string(step.positions.size()) + " and " + to_string(step.row_seq.size()) +
-               " values; there are " + to_string(rows) + " tokens");
+        refuse("positions and row_seq have " + to_string(step.positions.size()) + " and " +
+               to_string(step.row_seq.size()) + " values; there are " + to_string(rows) + " tokens");
     }
     check_range("token", step.tokens, vocabulary);
     check_range("out_rows", step.out_rows, static_cast<std::int64_t>(rows));
@@ -95,7 +97,8 @@ void check_step(const StepInputs& step, const KvShape& shape, std::int64_t vocab
         }
     }
     if (step.groups.size() != shape.groups.size()) {
-        refuse("the step has " + to_string(step.groups.size()) + " KV groups; the memory has " + to_string(shape.groups.size()));
+        refuse("the step has " + to_string(step.groups.size()) + " KV groups; the memory has " +
+               to_string(shape.groups.size()));
     }
     for (std::size_t group = 0; group < step.groups.size(); ++group) check_group(step, shape, group);
 }

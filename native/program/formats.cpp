@@ -12,11 +12,11 @@ struct FormatInfo {
 };
 
 constexpr FormatInfo kFormats[] = {
-    {"F32", Format::F32, 1, 4},        {"F16", Format::F16, 1, 2},        {"BF16", Format::BF16, 1, 2},
-    {"Q8_0", Format::Q8_0, 32, 34},    {"Q4_0", Format::Q4_0, 32, 18},    {"Q4_1", Format::Q4_1, 32, 20},
-    {"Q5_0", Format::Q5_0, 32, 22},    {"Q5_1", Format::Q5_1, 32, 24},    {"Q2_K", Format::Q2_K, 256, 84},
-    {"Q3_K", Format::Q3_K, 256, 110},  {"Q4_K", Format::Q4_K, 256, 144},  {"Q5_K", Format::Q5_K, 256, 176},
-    {"Q6_K", Format::Q6_K, 256, 210},  {"IQ4_NL", Format::IQ4_NL, 32, 18}, {"IQ4_XS", Format::IQ4_XS, 256, 136},
+    {"F32", Format::F32, 1, 4},       {"F16", Format::F16, 1, 2},         {"BF16", Format::BF16, 1, 2},
+    {"Q8_0", Format::Q8_0, 32, 34},   {"Q4_0", Format::Q4_0, 32, 18},     {"Q4_1", Format::Q4_1, 32, 20},
+    {"Q5_0", Format::Q5_0, 32, 22},   {"Q5_1", Format::Q5_1, 32, 24},     {"Q2_K", Format::Q2_K, 256, 84},
+    {"Q3_K", Format::Q3_K, 256, 110}, {"Q4_K", Format::Q4_K, 256, 144},   {"Q5_K", Format::Q5_K, 256, 176},
+    {"Q6_K", Format::Q6_K, 256, 210}, {"IQ4_NL", Format::IQ4_NL, 32, 18}, {"IQ4_XS", Format::IQ4_XS, 256, 136},
 };
 
 const FormatInfo& info_of(const std::string& name) {
@@ -37,8 +37,8 @@ std::vector<std::string> supported_formats() {
 Matrix make_matrix(std::span<const std::uint8_t> bytes, const std::string& format, std::int64_t rows, int columns) {
     const FormatInfo& info = info_of(format);
     if (rows < 1 || columns < 1 || columns % info.block != 0) {
-        throw std::invalid_argument(std::to_string(rows) + " x " + std::to_string(columns) + " weights do not make blocks of " +
-                                    std::to_string(info.block) + " in " + format);
+        throw std::invalid_argument(std::to_string(rows) + " x " + std::to_string(columns) +
+                                    " weights do not make blocks of " + std::to_string(info.block) + " in " + format);
     }
     const std::size_t row_bytes = static_cast<std::size_t>(columns / info.block) * static_cast<std::size_t>(info.bytes);
     if (bytes.size() % row_bytes != 0 || bytes.size() / row_bytes != static_cast<std::size_t>(rows)) {

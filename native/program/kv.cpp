@@ -20,8 +20,8 @@ void check_shape(const KvShape& s) {
     for (const KvGroup& group : s.groups) {
         const std::int64_t limit = std::numeric_limits<std::int32_t>::max();
         if (group.num_pages < 1 || group.num_pages > limit / s.page_size / s.n_kv_heads) {
-            throw std::invalid_argument(
-                "a KV group has " + std::to_string(group.num_pages) + " pages; it must have at least 1 and fewer than 2^31 keys");
+            throw std::invalid_argument("a KV group has " + std::to_string(group.num_pages) +
+                                        " pages; it must have at least 1 and fewer than 2^31 keys");
         }
     }
 }
@@ -38,7 +38,8 @@ KvMemory::KvMemory(KvShape shape, const Kernels& kernels) : shape_(std::move(sha
         for (const int number : shape_.groups[g].layers) {
             if (number < 0) throw std::invalid_argument("a layer's number is negative");
             if (layers_.size() <= size(number)) layers_.resize(size(number) + 1);
-            if (layers_[size(number)]) throw std::invalid_argument("layer " + std::to_string(number) + " is in two KV groups");
+            if (layers_[size(number)])
+                throw std::invalid_argument("layer " + std::to_string(number) + " is in two KV groups");
             layers_[size(number)].emplace(per_dim * size(shape_.head_dim), per_dim * size(shape_.v_head_dim), g);
         }
     }
@@ -92,7 +93,8 @@ void KvMemory::check_stores(const StepInputs& step) {
         const GroupInputs& inputs = step.groups[g];
         for (std::size_t i = 0; i < inputs.store_slot.size(); ++i) {
             std::uint64_t& last = stored_[g].data()[inputs.store_slot[i]];
-            const std::uint64_t now = static_cast<std::uint64_t>(step_) << 32 | static_cast<std::uint32_t>(inputs.store_row[i]);
+            const std::uint64_t now =
+                static_cast<std::uint64_t>(step_) << 32 | static_cast<std::uint32_t>(inputs.store_row[i]);
             if (last >> 32 == step_ && last != now) {
                 throw std::invalid_argument("group " + std::to_string(g) + ": two rows are stored to slot " +
                                             std::to_string(inputs.store_slot[i]));
@@ -117,7 +119,8 @@ void KvMemory::copy(const KvLayer& layer, const CopyEdit& edit) const {
 // K carries the rope's scale already, from when it was stored: turning it further must not scale it again.
 void KvMemory::reposition(const KvLayer& layer, const GroupInputs& inputs, const RopeTable& rope) const {
     const std::vector<std::int64_t>& shifts = shifts_[layer.group];
-    std::vector<float> cos(rope.inv_freq.size()), sin(rope.inv_freq.size()), row(size(shape_.head_dim)), turned(row.size());
+    std::vector<float> cos(rope.inv_freq.size()), sin(rope.inv_freq.size()), row(size(shape_.head_dim)),
+        turned(row.size());
     for (std::size_t i = 0; i < shifts.size(); ++i) {
         // Shifts come in runs of equal ones.
         for (std::size_t p = 0; (i == 0 || shifts[i] != shifts[i - 1]) && p < cos.size(); ++p) {
@@ -128,7 +131,8 @@ void KvMemory::reposition(const KvLayer& layer, const GroupInputs& inputs, const
         for (int h = 0; h < shape_.n_kv_heads; ++h) {
             std::uint8_t* at = k_at(layer, inputs.repositions[i].slot, h);
             kernels_.load(shape_.type, at, row.data(), shape_.head_dim);
-            kernels_.rotate({row.data(), cos.data(), sin.data(), turned.data(), 1, shape_.head_dim, rope.pairs(), layer.rope->layout});
+            kernels_.rotate({row.data(), cos.data(), sin.data(), turned.data(), 1, shape_.head_dim, rope.pairs(),
+                             layer.rope->layout});
             kernels_.store(shape_.type, turned.data(), at, shape_.head_dim);
         }
     }

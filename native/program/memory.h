@@ -13,8 +13,8 @@ struct Free {
     void operator()(void* p) const { std::free(p); }
 };
 
-// An array of T, 64-byte aligned; what it held is lost when it grows. It grows by half at least, so that sizes that creep
-// up do not allocate each time.
+// An array of T, 64-byte aligned; what it held is lost when it grows. It grows by half at least, so that sizes that
+// creep up do not allocate each time.
 template <class T>
 class Growing {
   public:

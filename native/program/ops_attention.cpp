@@ -39,7 +39,8 @@ class RopeAndStore final : public Op {
         const RopeTable& table = c.ropes[static_cast<std::size_t>(s_.rope.table)];
         const std::size_t at = static_cast<std::size_t>(row) * table.inv_freq.size();
         const int dim = c.kv.shape().head_dim;
-        c.kernels.rotate({in, table.cos.data() + at, table.sin.data() + at, out, width / dim, dim, table.pairs(), s_.rope.layout});
+        c.kernels.rotate(
+            {in, table.cos.data() + at, table.sin.data() + at, out, width / dim, dim, table.pairs(), s_.rope.layout});
     }
 
     void store(const Context& c, int row, int slot, float* scratch) const {

@@ -3,9 +3,7 @@
 namespace plait {
 namespace {
 
-InputRows rows_of(const Array& x, int count) {
-    return {x.row(0), static_cast<std::size_t>(x.width), nullptr, count};
-}
+InputRows rows_of(const Array& x, int count) { return {x.row(0), static_cast<std::size_t>(x.width), nullptr, count}; }
 
 class Linear final : public Op {
   public:
@@ -53,9 +51,16 @@ class GatedMlp final : public Op {
         });
         const int down_piece = columns_per_task(s_.down.rows, worker.threads());
         worker.each(tasks_of(s_.down.rows, down_piece), [&](int task) {
-            const std::int64_t first = std::int64_t{task} * down_piece, last = std::min(first + down_piece, s_.down.rows);
-            c.kernels.linear({{hidden_.data(), ff_, nullptr, rows}, s_.down, s_.down_bias, s_.out.row(0),
-                              static_cast<std::size_t>(s_.out.width), first, last, c.scratch_of(worker)});
+            const std::int64_t first = std::int64_t{task} * down_piece,
+                               last = std::min(first + down_piece, s_.down.rows);
+            c.kernels.linear({{hidden_.data(), ff_, nullptr, rows},
+                              s_.down,
+                              s_.down_bias,
+                              s_.out.row(0),
+                              static_cast<std::size_t>(s_.out.width),
+                              first,
+                              last,
+                              c.scratch_of(worker)});
         });
     }
 

@@ -7,8 +7,8 @@ namespace {
 
 std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
 
-// Rows are sorted by expert, so that an expert's weights are dequantised once a step; each (row, rank) has a place of its
-// own in the sorted order, and the sum over a row's experts runs by rank, whatever that order is.
+// Rows are sorted by expert, so that an expert's weights are dequantised once a step; each (row, rank) has a place of
+// its own in the sorted order, and the sum over a row's experts runs by rank, whatever that order is.
 class Moe final : public Op {
   public:
     explicit Moe(const MoeSpec& s)
@@ -35,15 +35,18 @@ class Moe final : public Op {
         const InputRows x{s_.x.row(0), size(s_.x.width), nullptr, rows};
         const int piece = columns_per_task(experts_, worker.threads());
         worker.each(tasks_of(experts_, piece), [&](int task) {
-            const std::int64_t first = std::int64_t{task} * piece, last = std::min<std::int64_t>(first + piece, experts_);
-            c.kernels.linear({x, s_.router, nullptr, logits_.data(), size(experts_), first, last, c.scratch_of(worker)});
+            const std::int64_t first = std::int64_t{task} * piece,
+                               last = std::min<std::int64_t>(first + piece, experts_);
+            c.kernels.linear(
+                {x, s_.router, nullptr, logits_.data(), size(experts_), first, last, c.scratch_of(worker)});
         });
         each_rows(worker, rows, [&](int first, int count) {
             for (int r = first; r < first + count; ++r) choose(c.kernels, r);
         });
         worker.each(1, [&](int) { sort(rows); });
         each_expert(worker, ff_, [&](const Group& g, int first, int last) { gate(worker, c, g, first, last); });
-        each_expert(worker, s_.out.width, [&](const Group& g, int first, int last) { down(worker, c, g, first, last); });
+        each_expert(worker, s_.out.width,
+                    [&](const Group& g, int first, int last) { down(worker, c, g, first, last); });
         each_rows(worker, rows, [&](int first, int count) {
             for (int r = first; r < first + count; ++r) combine(c.kernels, r);
         });
@@ -109,16 +112,28 @@ class Moe final : public Op {
 
     void gate(Worker& worker, const Context& c, const Group& g, int first, int last) {
         c.kernels.gated({{s_.x.row(0), size(s_.x.width), source_.data() + g.first, g.count},
-                         of_expert(s_.gate, g.expert, ff_), of_expert(s_.up, g.expert, ff_), nullptr, nullptr,
-                         s_.activation, hidden_.data() + size(g.first) * size(ff_), size(ff_), first, last,
+                         of_expert(s_.gate, g.expert, ff_),
+                         of_expert(s_.up, g.expert, ff_),
+                         nullptr,
+                         nullptr,
+                         s_.activation,
+                         hidden_.data() + size(g.first) * size(ff_),
+                         size(ff_),
+                         first,
+                         last,
                          c.scratch_of(worker)});
     }
 
     void down(Worker& worker, const Context& c, const Group& g, int first, int last) {
         const std::size_t width = size(s_.out.width);
         c.kernels.linear({{hidden_.data() + size(g.first) * size(ff_), size(ff_), nullptr, g.count},
-                          of_expert(s_.down, g.expert, s_.out.width), nullptr, results_.data() + size(g.first) * width,
-                          width, first, last, c.scratch_of(worker)});
+                          of_expert(s_.down, g.expert, s_.out.width),
+                          nullptr,
+                          results_.data() + size(g.first) * width,
+                          width,
+                          first,
+                          last,
+                          c.scratch_of(worker)});
     }
 
     void combine(const Kernels& kernels, int r) {

@@ -24,12 +24,20 @@ class Embed final : public Op {
 class RmsNorm final : public Op {
   public:
     explicit RmsNorm(const RmsNormSpec& s)
-        : x_(s.x), out_(s.out), residual_(s.residual ? *s.residual : s.x), total_(s.total ? *s.total : s.out),
-          adds_(s.residual != nullptr), weight_(s.weight), eps_(s.eps), offset_(s.offset), groups_(s.groups) {}
+        : x_(s.x),
+          out_(s.out),
+          residual_(s.residual ? *s.residual : s.x),
+          total_(s.total ? *s.total : s.out),
+          adds_(s.residual != nullptr),
+          weight_(s.weight),
+          eps_(s.eps),
+          offset_(s.offset),
+          groups_(s.groups) {}
     void run(Worker& worker, const Context& c) override {
         each_rows(worker, c.rows(x_), [&](int first, int count) {
             c.kernels.rms_norm({x_.row(first), adds_ ? residual_.row(first) : nullptr, weight_,
-                                adds_ ? total_.row(first) : nullptr, out_.row(first), eps_, offset_, groups_, x_.width, count});
+                                adds_ ? total_.row(first) : nullptr, out_.row(first), eps_, offset_, groups_, x_.width,
+                                count});
         });
     }
 

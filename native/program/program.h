@@ -34,9 +34,11 @@ class Program {
     void linear(int x, const std::vector<int>& weights, const std::vector<int>& biases, const std::vector<int>& outs);
     void rms_norm(int x, int residual, int weight, float eps, float offset, int groups, int out, int total);
     void layer_norm(int x, int weight, int bias, float eps, int out);
-    void rope_and_store(int q, int k, int v, int layer, RopeLayout layout, const std::vector<double>& inv_freq, float scale, int out);
+    void rope_and_store(int q, int k, int v, int layer, RopeLayout layout, const std::vector<double>& inv_freq,
+                        float scale, int out);
     void attention(int q, int layer, float scale, float softcap, int sinks, int out);
-    void gated_mlp(int x, const std::vector<int>& weights, const std::vector<int>& biases, Activation activation, int out);
+    void gated_mlp(int x, const std::vector<int>& weights, const std::vector<int>& biases, Activation activation,
+                   int out);
     void moe(int x, const std::vector<int>& weights, int top_k, bool normalise, Activation activation, int out);
     void add(int a, int b, int out);
     void scale(int x, float factor, int out);

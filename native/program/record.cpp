@@ -13,7 +13,8 @@ void expect(bool fits, const std::string& what) {
 
 template <class T>
 const T& at(const std::vector<T>& all, int id, const char* what) {
-    expect(id >= 0 && static_cast<std::size_t>(id) < all.size(), std::string("there is no ") + what + " " + std::to_string(id));
+    expect(id >= 0 && static_cast<std::size_t>(id) < all.size(),
+           std::string("there is no ") + what + " " + std::to_string(id));
     return all[static_cast<std::size_t>(id)];
 }
 
@@ -42,9 +43,9 @@ const Matrix& Program::matrix(int id) const { return at(matrices_, id, "matrix")
 
 const Matrix& Program::matrix(int id, std::int64_t rows, std::int64_t columns) const {
     const Matrix& m = matrix(id);
-    expect(m.rows == rows && m.columns == columns,
-           "a matrix is " + std::to_string(m.rows) + " x " + std::to_string(m.columns) + "; it must be " +
-               std::to_string(rows) + " x " + std::to_string(columns));
+    expect(m.rows == rows && m.columns == columns, "a matrix is " + std::to_string(m.rows) + " x " +
+                                                       std::to_string(m.columns) + "; it must be " +
+                                                       std::to_string(rows) + " x " + std::to_string(columns));
     return m;
 }
 
@@ -71,7 +72,8 @@ void Program::embed(int table, int out) {
     ops_.push_back(make_embed(m, value(out, m.columns, Rows::Tokens)));
 }
 
-void Program::linear(int x, const std::vector<int>& weights, const std::vector<int>& biases, const std::vector<int>& outs) {
+void Program::linear(int x, const std::vector<int>& weights, const std::vector<int>& biases,
+                     const std::vector<int>& outs) {
     expect(weights.size() == biases.size() && weights.size() == outs.size(), "as many biases and outputs as weights");
     std::vector<LinearPart> parts;
     for (std::size_t i = 0; i < weights.size(); ++i) {
@@ -88,12 +90,14 @@ void Program::rms_norm(int x, int residual, int weight, float eps, float offset,
     expect((residual == -1) == (total == -1), "a residual and a total go together");
     const Array* added = residual == -1 ? nullptr : &value(residual, width, rows);
     const Array* sum = total == -1 ? nullptr : &value(total, width, rows);
-    ops_.push_back(make_rms_norm({value(x), added, sum, vector(weight, width / groups), eps, offset, groups, value(out, width, rows)}));
+    ops_.push_back(make_rms_norm(
+        {value(x), added, sum, vector(weight, width / groups), eps, offset, groups, value(out, width, rows)}));
 }
 
 void Program::layer_norm(int x, int weight, int bias, float eps, int out) {
     const int width = value(x).width;
-    ops_.push_back(make_layer_norm(value(x), vector(weight, width), vector(bias, width), eps, value(out, width, value(x).rows)));
+    ops_.push_back(
+        make_layer_norm(value(x), vector(weight, width), vector(bias, width), eps, value(out, width, value(x).rows)));
 }
 
 int Program::rope_table(const std::vector<double>& inv_freq, float scale) {
@@ -107,11 +111,17 @@ int Program::rope_table(const std::vector<double>& inv_freq, float scale) {
     return static_cast<int>(ropes_.size()) - 1;
 }
 
-void Program::rope_and_store(int q, int k, int v, int layer, RopeLayout layout, const std::vector<double>& inv_freq, float scale, int out) {
+void Program::rope_and_store(int q, int k, int v, int layer, RopeLayout layout, const std::vector<double>& inv_freq,
+                             float scale, int out) {
     const KvShape& s = kv_.shape();
     const Array& rotated = value(q, s.n_heads * s.head_dim, Rows::Tokens);
-    RopeAndStoreSpec spec{rotated, value(k, s.n_kv_heads * s.head_dim, Rows::Tokens), value(v, s.n_kv_heads * s.v_head_dim, Rows::Tokens),
-                          value(out, rotated.width, Rows::Tokens), &kv_.layer(layer), !inv_freq.empty(), {-1, layout}};
+    RopeAndStoreSpec spec{rotated,
+                          value(k, s.n_kv_heads * s.head_dim, Rows::Tokens),
+                          value(v, s.n_kv_heads * s.v_head_dim, Rows::Tokens),
+                          value(out, rotated.width, Rows::Tokens),
+                          &kv_.layer(layer),
+                          !inv_freq.empty(),
+                          {-1, layout}};
     if (spec.rotates) {
         spec.rope.table = rope_table(inv_freq, scale);
         spec.layer->rope = spec.rope;
@@ -121,12 +131,17 @@ void Program::rope_and_store(int q, int k, int v, int layer, RopeLayout layout, 
 
 void Program::attention(int q, int layer, float scale, float softcap, int sinks, int out) {
     const KvShape& s = kv_.shape();
-    const AttentionSpec spec{value(q, s.n_heads * s.head_dim, Rows::Tokens), value(out, s.n_heads * s.v_head_dim, Rows::Tokens), &kv_.layer(layer),
-                             scale, softcap, vector(sinks, s.n_heads)};
+    const AttentionSpec spec{value(q, s.n_heads * s.head_dim, Rows::Tokens),
+                             value(out, s.n_heads * s.v_head_dim, Rows::Tokens),
+                             &kv_.layer(layer),
+                             scale,
+                             softcap,
+                             vector(sinks, s.n_heads)};
     ops_.push_back(make_attention(spec, s));
 }
 
-void Program::gated_mlp(int x, const std::vector<int>& weights, const std::vector<int>& biases, Activation activation, int out) {
+void Program::gated_mlp(int x, const std::vector<int>& weights, const std::vector<int>& biases, Activation activation,
+                        int out) {
     expect(weights.size() == 3 && biases.size() == 3, "gate, up and down");
     const int width = value(x).width, out_width = value(out).width;
     const std::int64_t ff = matrix(weights[0]).rows;

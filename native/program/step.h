@@ -11,9 +11,15 @@ namespace plait {
 
 using Ints = std::span<const std::int32_t>;
 
-struct CopyEdit { std::int32_t source, target, count; };
-struct RepositionEdit { std::int32_t slot, position; };
-struct TableEntry { std::int32_t page, first, count; };
+struct CopyEdit {
+    std::int32_t source, target, count;
+};
+struct RepositionEdit {
+    std::int32_t slot, position;
+};
+struct TableEntry {
+    std::int32_t page, first, count;
+};
 
 // One KV group's part of a step; see KVInputs in ops/api.py.
 struct GroupInputs {
@@ -38,7 +44,9 @@ struct Counts {
 };
 
 // Rows first..last-1, of one sequence: attention's unit of work.
-struct RowRange { int sequence, first, last; };
+struct RowRange {
+    int sequence, first, last;
+};
 
 // Every key of every sequence of the step in one group, in order: where it lies (see AttentionArgs) and its position.
 struct GroupKeys {

@@ -13,7 +13,8 @@ struct Q2_K {
         const std::uint8_t *scales = in, *q = in + 16;
         const float d = f16_to_f32(read_u16(in + 80)), dmin = f16_to_f32(read_u16(in + 82));
         for (int part = 0; part < 16; ++part) {
-            const float dl = d * static_cast<float>(scales[part] & 15), ml = dmin * static_cast<float>(scales[part] >> 4);
+            const float dl = d * static_cast<float>(scales[part] & 15),
+                        ml = dmin * static_cast<float>(scales[part] >> 4);
             const std::uint8_t* source = q + part / 8 * 32 + part % 2 * 16;
             const int shift = part % 8 / 2 * 2;
             for (int i = 0; i < 16; ++i) out[part * 16 + i] = dl * static_cast<float>(source[i] >> shift & 3) - ml;

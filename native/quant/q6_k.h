@@ -16,7 +16,8 @@ struct Q6_K {
         for (int part = 0; part < 16; ++part) {
             const float dl = d * static_cast<float>(scales[part]);
             const int half = part / 8, within = part % 8 * 16;  // of 128 weights each
-            const std::uint8_t *low_source = low + half * 64 + within % 64, *high_source = high + half * 32 + within % 32;
+            const std::uint8_t *low_source = low + half * 64 + within % 64,
+                               *high_source = high + half * 32 + within % 32;
             const int low_shift = within / 64 * 4, high_shift = within / 32 * 2;
             for (int i = 0; i < 16; ++i) {
                 const int weight = (low_source[i] >> low_shift & 15) | (high_source[i] >> high_shift & 3) << 4;

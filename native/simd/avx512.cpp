@@ -1,4 +1,5 @@
-// The kernels for AVX-512 F, BW and VL. CMakeLists.txt gives this file its target flags; no other may share code with it.
+// The kernels for AVX-512 F, BW and VL. CMakeLists.txt gives this file its target flags; no other may share code with
+// it.
 #define PLAIT_PATH avx512
 
 #include "kernels/table.h"

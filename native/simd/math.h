@@ -1,5 +1,6 @@
-// exp, tanh and the activations in float32, within 2 units in the last place; branch-free, so that loops over them
-// vectorise, and the same bits in every path. The polynomials are Chebyshev fits made for these intervals.
+// exp and tanh in float32, within 2 units in the last place, and the activations, within a few (see test_cpu_math.py);
+// branch-free, so that loops over them vectorise, and the same bits in every path. The polynomials are Chebyshev fits
+// made for these intervals.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -41,10 +42,11 @@ inline float hyperbolic_tangent(float x) {
     return a < 0.625f ? near : float_of(bits_of(far) | (bits_of(x) & 0x80000000u));
 }
 
-// erfc(z) = t exp(P(t) - z^2), t = 1 / (1 + z / 2), for z >= 0. z^2 is split, so that its rounding does not show.
-inline float complementary_error(float z) {
-    z = z > 15.0f ? 15.0f : z;
-    const float t = 1.0f / (1.0f + 0.5f * z);
+// erfc(a / sqrt 2) for a >= 0: with z = a / sqrt 2 and t = 1 / (1 + z / 2) it is t exp(P(t) - z^2). z^2 is a^2 / 2, and
+// a^2 is split into an exact square and the rest, so that no rounding of it shows.
+inline float normal_tails(float a) {
+    a = a > 20.0f ? 20.0f : a;  // 0 from there on
+    const float t = 1.0f / (1.0f + 0.353553391f * a);
     float p = -0.1225753286f;
     p = p * t + 0.854938105f;
     p = p * t + -2.477755543f;
@@ -56,16 +58,16 @@ inline float complementary_error(float z) {
     p = p * t + 0.3604920983f;
     p = p * t + 1.001092883f;
     p = p * t + -1.265547237f;
-    const float high = float_of(bits_of(z) & 0xfffff000u);
-    return t * exponential(-(high * high)) * exponential((high - z) * (high + z) + p);
+    const float high = float_of(bits_of(a) & 0xfffff000u);
+    return t * exponential(-0.5f * (high * high)) * exponential(0.5f * ((high - a) * (high + a)) + p);
 }
 
 inline float silu(float x) { return x / (1.0f + exponential(-x)); }
 
 // x Phi(x): 0.5 x erfc(-x / sqrt 2), from the side where nothing cancels.
 inline float gelu(float x) {
-    const float tail = complementary_error(float_of(bits_of(x) & 0x7fffffffu) * 0.707106781f);
-    return 0.5f * x * (x < 0.0f ? tail : 2.0f - tail);
+    const float tails = normal_tails(float_of(bits_of(x) & 0x7fffffffu));
+    return 0.5f * x * (x < 0.0f ? tails : 2.0f - tails);
 }
 
 // 0.5 x (1 + tanh(u)) = x / (1 + exp(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3).

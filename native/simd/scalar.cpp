@@ -1,4 +1,4 @@
-// The kernels for any CPU (what the compiler assumes without flags). CMakeLists.txt gives this file its target flags; no other may share code with it.
+// The kernels for any CPU. CMakeLists.txt gives this file its target flags; no other may share code with it.
 #define PLAIT_PATH scalar
 
 #include "kernels/table.h"

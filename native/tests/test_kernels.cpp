@@ -1,0 +1,226 @@
+// Kernels of every path that this machine can run: the same bits, and bits that do not depend on other rows.
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <stdexcept>
+
+#include "cpu/paths.h"
+#include "program/formats.h"
+#include "tests/check.h"
+
+using namespace plait;
+
+namespace {
+
+using Floats = std::vector<float>;
+
+Floats random_floats(std::size_t n, unsigned seed) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    Floats values(n);
+    for (float& value : values) value = normal(random);
+    return values;
+}
+
+bool same_bits(const Floats& a, const Floats& b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+std::span<const std::uint8_t> bytes_of(const Floats& values) {
+    return {reinterpret_cast<const std::uint8_t*>(values.data()), values.size() * sizeof(float)};
+}
+
+Floats product(const Kernels& kernels, const Floats& x, int rows, const Matrix& weight) {
+    Floats out(static_cast<std::size_t>(rows) * static_cast<std::size_t>(weight.rows)),
+        scratch(linear_scratch(weight.columns));
+    kernels.linear({{x.data(), static_cast<std::size_t>(weight.columns), nullptr, rows},
+                    weight,
+                    nullptr,
+                    out.data(),
+                    static_cast<std::size_t>(weight.rows),
+                    0,
+                    weight.rows,
+                    scratch.data()});
+    return out;
+}
+
+TEST(products_are_near_the_exact_ones) {
+    constexpr int rows = 5, inputs = 83, outputs = 13;
+    const Floats x = random_floats(rows * inputs, 1), w = random_floats(outputs * inputs, 2);
+    const Floats out = product(scalar_kernels(), x, rows, make_matrix(bytes_of(w), "F32", outputs, inputs));
+    for (int r = 0; r < rows; ++r) {
+        for (int c = 0; c < outputs; ++c) {
+            double exact = 0;
+            for (int k = 0; k < inputs; ++k) exact += double{x[r * inputs + k]} * double{w[c * inputs + k]};
+            CHECK(std::abs(exact - double{out[r * outputs + c]}) < 1e-4);
+        }
+    }
+}
+
+TEST(products_have_the_same_bits_on_every_path_for_any_number_of_rows) {
+    for (const int inputs : {1, 16, 31, 64, 100}) {
+        const int outputs = 21, rows = 9;
+        const Floats x = random_floats(static_cast<std::size_t>(rows * inputs), 3);
+        const Floats w = random_floats(static_cast<std::size_t>(outputs * inputs), 4);
+        const Matrix weight = make_matrix(bytes_of(w), "F32", outputs, inputs);
+        const Floats want = product(scalar_kernels(), x, rows, weight);
+        for (const std::string& path : usable_paths()) {
+            for (int count = 1; count <= rows; ++count) {
+                const Floats got = product(kernels_of(path), x, count, weight);
+                CHECK(same_bits(got, Floats(want.begin(), want.begin() + count * outputs)));
+            }
+        }
+    }
+}
+
+TEST(halves_are_stored_with_the_same_bits_on_every_path) {
+    Floats values = random_floats(4096, 5);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = std::ldexp(values[i], static_cast<int>(i % 60) - 40);
+    for (const float special :
+         {0.0f, -0.0f, 65504.0f, 65519.9f, 65520.0f, 1e9f, 6.1e-5f, 5.9e-8f, 2.9e-8f, INFINITY, -INFINITY, NAN}) {
+        values.push_back(special);
+    }
+    const int n = static_cast<int>(values.size());
+    for (const KvType type : {KvType::F16, KvType::BF16}) {
+        std::vector<std::uint8_t> want(2 * values.size());
+        scalar_kernels().store(type, values.data(), want.data(), n);
+        Floats back(values.size());
+        scalar_kernels().load(type, want.data(), back.data(), n);
+        for (const std::string& path : usable_paths()) {
+            std::vector<std::uint8_t> got(want.size());
+            kernels_of(path).store(type, values.data(), got.data(), n);
+            CHECK(got == want);
+            Floats loaded(values.size());
+            kernels_of(path).load(type, want.data(), loaded.data(), n);
+            CHECK(same_bits(loaded, back));
+        }
+    }
+}
+
+TEST(halves_round_to_nearest_even) {
+    // A unit in the last place of a half at 1 is 2^-10.
+    const Floats in = {1.0f,      1.0f + 0x1p-11f, 1.0f + 0x3p-11f, 1.0f + 0x1.002p-11f,
+                       65519.99f, 65520.0f,        0x1p-25f,        0x1.8p-25f};
+    const Floats want = {1.0f, 1.0f, 1.0f + 0x1p-9f, 1.0f + 0x1p-10f, 65504.0f, INFINITY, 0.0f, 0x1p-24f};
+    std::vector<std::uint8_t> stored(2 * in.size());
+    Floats out(in.size());
+    scalar_kernels().store(KvType::F16, in.data(), stored.data(), static_cast<int>(in.size()));
+    scalar_kernels().load(KvType::F16, stored.data(), out.data(), static_cast<int>(in.size()));
+    CHECK(out == want);
+}
+
+TEST(every_format_reads_its_own_bytes_only_and_the_same_on_every_path) {
+    std::mt19937 random(9);
+    for (const std::string& format : supported_formats()) {
+        int bytes = 1;  // of 256 weights: what make_matrix accepts
+        const auto accepted = [&](const std::vector<std::uint8_t>& data) {
+            try {
+                make_matrix(data, format, 1, 256);
+                return true;
+            } catch (const std::invalid_argument&) {
+                return false;
+            }
+        };
+        while (!accepted(std::vector<std::uint8_t>(static_cast<std::size_t>(bytes)))) ++bytes;
+        std::vector<std::uint8_t> data(static_cast<std::size_t>(3 * bytes));
+        for (std::uint8_t& byte : data) byte = random() & 0x3f;  // keeps scales finite
+        const Matrix matrix = make_matrix(data, format, 3, 256);
+        Floats want(256), got(256);
+        scalar_kernels().dequantise(matrix, 2, want.data());
+        CHECK(want != Floats(256));
+        for (const std::string& path : usable_paths()) {
+            kernels_of(path).dequantise(matrix, 2, got.data());
+            CHECK(same_bits(got, want));
+        }
+    }
+}
+
+struct Attended {
+    int keys, rows, head_dim, v_head_dim, heads, window;
+    Floats q, k, v;
+    std::vector<std::int32_t> positions, key_rows, key_positions;
+
+    Floats run(const Kernels& kernels, int first, int last) const {
+        Floats out(static_cast<std::size_t>(rows * heads * v_head_dim), -1.0f);
+        Floats scratch(attention_scratch(heads, head_dim, v_head_dim));
+        AttentionArgs a{};
+        a.q = q.data();
+        a.out = out.data();
+        a.n_heads = heads;
+        a.n_kv_heads = 1;
+        a.head_dim = head_dim;
+        a.v_head_dim = v_head_dim;
+        a.first_row = first;
+        a.last_row = last;
+        a.row_positions = positions.data();
+        a.key_rows = key_rows.data();
+        a.key_positions = key_positions.data();
+        a.keys = keys;
+        a.k = bytes_of(k).data();
+        a.v = bytes_of(v).data();
+        a.kv_type = KvType::F32;
+        a.page_size = 16;
+        a.scale = 0.3f;
+        a.window = window;
+        a.scratch = scratch.data();
+        kernels.attention(a);
+        const auto at = [&](int r) { return out.begin() + r * heads * v_head_dim; };
+        return {at(first), at(last)};
+    }
+};
+
+Attended attended(int keys, int rows, int window) {
+    Attended a{keys, rows, 24, 20, 3, window, {}, {}, {}, {}, {}, {}};
+    a.q = random_floats(static_cast<std::size_t>(rows * a.heads * a.head_dim), 6);
+    a.k = random_floats(static_cast<std::size_t>(keys * a.head_dim), 7);
+    a.v = random_floats(static_cast<std::size_t>(keys * a.v_head_dim), 8);
+    for (int r = 0; r < rows; ++r) a.positions.push_back(keys - rows + r);
+    for (int i = 0; i < keys; ++i) {
+        a.key_rows.push_back(i);
+        a.key_positions.push_back(i);
+    }
+    return a;
+}
+
+TEST(attention_of_a_row_does_not_depend_on_the_others_or_the_path) {
+    for (const int window : {0, 40}) {
+        const Attended a = attended(150, 20, window);
+        const Floats want = a.run(scalar_kernels(), 0, 20);
+        for (const std::string& path : usable_paths()) {
+            CHECK(same_bits(a.run(kernels_of(path), 0, 20), want));
+            for (int r = 0; r < 20; ++r) {
+                const int width = a.heads * a.v_head_dim;
+                CHECK(same_bits(a.run(kernels_of(path), r, r + 1),
+                                Floats(want.begin() + r * width, want.begin() + (r + 1) * width)));
+            }
+        }
+    }
+}
+
+TEST(masked_keys_may_hold_anything_and_need_not_be_there) {
+    Attended a = attended(150, 4, 0);
+    for (int r = 0; r < 4; ++r) a.positions[static_cast<std::size_t>(r)] = 96 + r;
+    const Floats want = a.run(scalar_kernels(), 0, 4);
+    for (int i = 100; i < 150; ++i) {
+        for (int d = 0; d < a.head_dim; ++d) a.k[static_cast<std::size_t>(i * a.head_dim + d)] = NAN;
+        for (int d = 0; d < a.v_head_dim; ++d) a.v[static_cast<std::size_t>(i * a.v_head_dim + d)] = NAN;
+    }
+    for (const std::string& path : usable_paths()) CHECK(same_bits(a.run(kernels_of(path), 0, 4), want));
+    a.keys = 100;
+    for (const std::string& path : usable_paths()) CHECK(same_bits(a.run(kernels_of(path), 0, 4), want));
+    a.keys = 0;
+    for (const float value : a.run(scalar_kernels(), 0, 4)) CHECK(value == 0.0f);
+}
+
+TEST(matrices_that_do_not_fit_their_bytes_are_refused) {
+    const Floats values(64);
+    CHECK_THROWS(make_matrix(bytes_of(values), "F32", 3, 16));
+    CHECK_THROWS(make_matrix(bytes_of(values), "Q8_0", 4, 20));
+    CHECK_THROWS(make_matrix(bytes_of(values), "Q9_9", 4, 16));
+    CHECK_THROWS(make_matrix(bytes_of(values).subspan(1, 128), "F32", 2, 16));
+    CHECK_THROWS(make_matrix(bytes_of(values), "F32", 0, 16));
+    CHECK_THROWS(kernels_of("sse9"));
+}
+
+}  // namespace

@@ -1,0 +1,166 @@
+// A small program, whole: any threads and any path give the same bits; bad steps and bad recordings are refused.
+#include <cstring>
+#include <limits>
+#include <random>
+#include <stdexcept>
+
+#include "cpu/paths.h"
+#include "program/formats.h"
+#include "program/program.h"
+#include "tests/check.h"
+
+using namespace plait;
+
+namespace {
+
+constexpr int kWidth = 32, kVocabulary = 11, kPage = 4, kPages = 12;
+
+// One layer of attention, a gated MLP and experts, over random weights that it owns.
+class Model {
+  public:
+    Model(const std::string& path, int threads)
+        : program_(kernels_of(path), {4, 2, 8, 8, kPage, KvType::F16, {{{0}, 0, kPages}}}, threads) {
+        Program& p = program_;
+        const int x = value(kWidth), h = value(kWidth), q = value(32), k = value(16), v = value(16), r = value(32);
+        const int a = value(32), n = value(kWidth), t = value(kWidth), m = value(kWidth), e = value(kWidth);
+        const int last = p.add_value(storages_++, Rows::Outputs, kWidth),
+                  logits = p.add_value(storages_++, Rows::Outputs, kVocabulary);
+        const int table = matrix(kVocabulary, kWidth), norm = p.add_vector(std::vector<float>(kWidth, 1.0f));
+        p.embed(table, x);
+        p.rms_norm(x, -1, norm, 1e-5f, 0.0f, 1, h, -1);
+        p.linear(h, {matrix(32, kWidth), matrix(16, kWidth), matrix(16, kWidth)}, {-1, -1, -1}, {q, k, v});
+        p.rope_and_store(q, k, v, 0, RopeLayout::Half, {1.0, 0.1, 0.01, 0.001}, 1.0f, r);
+        p.attention(r, 0, 0.35f, 0.0f, -1, a);
+        p.rms_norm(a, x, norm, 1e-5f, 0.0f, 1, n, t);
+        p.gated_mlp(n, {matrix(40, kWidth), matrix(40, kWidth), matrix(kWidth, 40)}, {-1, -1, -1}, Activation::Silu, m);
+        p.moe(m, {matrix(3, kWidth), matrix(3 * 24, kWidth), matrix(3 * 24, kWidth), matrix(3 * kWidth, 24)}, 2, true,
+              Activation::Gelu, e);
+        p.take_rows(e, last);
+        p.linear(last, {table}, {-1}, {logits});
+        p.finish(logits);
+    }
+
+    Program& program() { return program_; }
+
+  private:
+    int value(int width) { return program_.add_value(storages_++, Rows::Tokens, width); }
+    int matrix(int rows, int columns) {
+        std::normal_distribution<float> normal(0.0f, 0.3f);
+        auto& data = weights_.emplace_back(std::make_unique<std::vector<float>>());
+        for (int i = 0; i < rows * columns; ++i) data->push_back(normal(random_));
+        const auto* bytes = reinterpret_cast<const std::uint8_t*>(data->data());
+        return program_.add_matrix(make_matrix({bytes, data->size() * sizeof(float)}, "F32", rows, columns));
+    }
+
+    std::mt19937 random_{1};
+    std::vector<std::unique_ptr<std::vector<float>>> weights_;
+    int storages_ = 0;
+    Program program_;
+};
+
+// Two sequences of 9 and 3 tokens, logits for every row.
+struct Inputs {
+    std::vector<std::int32_t> tokens, positions, row_seq, out_rows, store_row, store_slot, entry_start{0, 3, 4};
+    std::vector<TableEntry> entries{{5, 0, 4}, {2, 0, 4}, {7, 0, 1}, {3, 0, 3}};
+    std::vector<CopyEdit> copies;
+    std::vector<RepositionEdit> repositions;
+
+    Inputs() {
+        const std::vector<std::int32_t> slots = {20, 21, 22, 23, 8, 9, 10, 11, 28, 12, 13, 14};
+        for (int i = 0; i < 12; ++i) {
+            tokens.push_back(i * 5 % kVocabulary);
+            positions.push_back(i < 9 ? i : i - 9);
+            row_seq.push_back(i < 9 ? 0 : 1);
+            out_rows.push_back(i);
+            store_row.push_back(i);
+            store_slot.push_back(slots[static_cast<std::size_t>(i)]);
+        }
+    }
+
+    StepInputs view() const {
+        return {
+            tokens, positions, row_seq, out_rows, {{entry_start, entries, store_row, store_slot, copies, repositions}}};
+    }
+};
+
+std::vector<float> run(Model& model, const Inputs& inputs) {
+    const Logits logits = model.program().run(inputs.view());
+    const auto n = static_cast<std::size_t>(logits.rows) * static_cast<std::size_t>(logits.width);
+    return {logits.memory.get(), logits.memory.get() + n};
+}
+
+TEST(any_threads_and_any_path_give_the_same_bits) {
+    Model plain("scalar", 1);
+    const std::vector<float> want = run(plain, Inputs());
+    CHECK(want.size() == 12u * kVocabulary);
+    for (const std::string& path : usable_paths()) {
+        for (const int threads : {1, 2, 3, 4}) {
+            Model model(path, threads);
+            for (int again = 0; again < 2; ++again) {
+                const std::vector<float> got = run(model, Inputs());
+                CHECK(got.size() == want.size() &&
+                      std::memcmp(got.data(), want.data(), want.size() * sizeof(float)) == 0);
+            }
+        }
+    }
+}
+
+TEST(steps_that_reach_outside_are_refused) {
+    Model model("scalar", 1);
+    const int huge = std::numeric_limits<std::int32_t>::max();
+    const auto refused = [&](auto spoil) {
+        Inputs inputs;
+        spoil(inputs);
+        CHECK_THROWS(run(model, inputs));
+    };
+    refused([](Inputs& i) { i.tokens[3] = kVocabulary; });
+    refused([](Inputs& i) { i.tokens[3] = -1; });
+    refused([](Inputs& i) { i.positions.pop_back(); });
+    refused([](Inputs& i) { i.row_seq[0] = 1; });
+    refused([](Inputs& i) { i.row_seq.back() = 2; });
+    refused([](Inputs& i) { i.out_rows[0] = 12; });
+    refused([](Inputs& i) { i.store_slot[0] = kPage * kPages; });
+    refused([](Inputs& i) { i.store_slot[0] = 0; });
+    refused([](Inputs& i) { i.store_slot[0] = i.store_slot[1]; });
+    refused([](Inputs& i) { i.store_row[0] = -1; });
+    refused([](Inputs& i) { i.store_row.pop_back(); });
+    refused([&](Inputs& i) { i.entries[0] = {huge, 0, 1}; });
+    refused([&](Inputs& i) { i.entries[0] = {1, huge, 1}; });
+    refused([&](Inputs& i) { i.entries[0] = {1, 1, huge}; });
+    refused([](Inputs& i) { i.entry_start[1] = 5; });
+    refused([](Inputs& i) { i.entry_start.clear(); });
+    refused([&](Inputs& i) { i.copies = {{4, huge, 1}}; });
+    refused([&](Inputs& i) { i.copies = {{4, 8, huge}}; });
+    refused([](Inputs& i) { i.copies = {{4, 6, 4}}; });
+    refused([](Inputs& i) { i.copies = {{4, 8, 0}}; });
+    refused([](Inputs& i) { i.repositions = {{-1, 0}}; });
+    run(model, Inputs());
+}
+
+TEST(recordings_that_do_not_fit_are_refused) {
+    Model model("scalar", 1);
+    Program& p = model.program();
+    CHECK_THROWS(p.add(0, 2000, 1));
+    CHECK_THROWS(p.take_rows(0, 3));
+    CHECK_THROWS(p.add_value(1000, Rows::Tokens, 4));
+    CHECK_THROWS(p.attention(3, 0, 1.0f, 0.0f, -1, 0));
+    CHECK_THROWS(p.attention(2, 7, 1.0f, 0.0f, -1, 6));
+    CHECK_THROWS(p.set_threads(0));
+    CHECK_THROWS(Program(scalar_kernels(), {4, 3, 8, 8, kPage, KvType::F16, {{{0}, 0, kPages}}}, 1));
+    CHECK_THROWS(Program(scalar_kernels(), {4, 2, 8, 8, kPage, KvType::F16, {{{0}, 0, 1}, {{0}, 0, 1}}}, 1));
+}
+
+TEST(saved_slots_come_back) {
+    Model model("scalar", 1);
+    run(model, Inputs());
+    const std::vector<std::int32_t> from = {20, 21, 8}, to = {40, 44, 45};
+    KvMemory& kv = model.program().kv();
+    std::vector<std::uint8_t> saved(from.size() * kv.slot_bytes(0)), again(saved.size());
+    kv.read(0, from, saved.data());
+    kv.write(0, to, saved.data());
+    kv.read(0, to, again.data());
+    CHECK(saved == again);
+    CHECK(saved != std::vector<std::uint8_t>(saved.size()));
+}
+
+}  // namespace
