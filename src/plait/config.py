@@ -120,6 +120,25 @@ SAMPLING_OPTIONS: tuple[SamplingOption, ...] = (
 )
 
 
+NOT_HERE: dict[tuple[str, ...], str] = {
+    ("-ngl", "--gpu-layers", "--n-gpu-layers"): "a model runs on one device as a whole; choose it with --device",
+    ("-fa", "--flash-attn"): "attention never stores the score matrix, so there is nothing to switch",
+    ("-ub", "--ubatch-size"): "a step is one batch; bound it with -b",
+    ("-ctv", "--cache-type-v"): "K and V have one type; choose it with -ctk",
+    ("-tb", "--threads-batch"): "prefill and decode share their steps; choose threads with -t",
+    ("--mirostat",): "it is not in the sampler chain yet",
+    ("--grammar", "--grammar-file", "-j", "--json-schema"): "structured output is not there yet",
+    ("--lora", "--lora-scaled"): "adapters are not there yet",
+    ("--mmproj", "--image"): "multimodal input is not there yet",
+    ("-md", "--model-draft"): "draft models are not there yet",
+    ("-cnv", "--conversation", "-sys", "--system-prompt"): "use --chat for one turn with the model's template",
+    ("--no-mmap", "--mlock"): "weights are always mapped from the file",
+    ("--rope-scaling", "--rope-freq-base", "--rope-freq-scale"): "these are taken from the model file",
+    ("--slot-save-path", "--api-key", "--metrics"): "the server is not there yet",
+}
+"""Flags of llama.cpp's that Plait does not have, each with what to do instead: refused by name, never ignored."""
+
+
 def flag_of(cls: type, name: str) -> str:
     """The longest flag of a field, to name it in messages."""
     return max(next(info for n, _, _, info in option_fields(cls) if n == name).flags, key=len)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from plait.config import (
+    NOT_HERE,
     SAMPLING_OPTIONS,
     EngineOptions,
     OptionInfo,
@@ -45,6 +46,22 @@ def engine_options(skip: frozenset[str] = frozenset()) -> list[click.Option]:
 def sampling_options() -> list[click.Option]:
     """One click option for each declared sampling option."""
     return [_click_option(o.name, sampling_default(o.name), o.info) for o in SAMPLING_OPTIONS]
+
+
+def refused_options() -> list[click.Option]:
+    """A hidden option for each flag of llama.cpp that Plait does not have: else -ngl would be read as -n gl."""
+
+    def refuse(ctx: click.Context, param: click.Parameter, value: object) -> None:
+        if value:
+            why = next(text for flags, text in NOT_HERE.items() if param.opts[0] in flags)
+            raise click.UsageError(f"{'/'.join(param.opts)} is not an option of plait: {why}", ctx)
+
+    return [
+        click.Option(
+            [f"refused_{i}", *flags], count=True, hidden=True, expose_value=False, is_eager=True, callback=refuse
+        )
+        for i, flags in enumerate(NOT_HERE)
+    ]
 
 
 def take_engine_options(values: dict[str, Any]) -> EngineOptions:

@@ -117,8 +117,7 @@ class PanePrinter(Printer):
         width = max(20, self._console.width - 4)
         panes = []
         for number, one in enumerate(self.shown[: max(1, self._console.height // 3)], 1):
-            body = Text(one.prompt, style="dim") + Text("".join(one.text), style="default")
-            lines = body.wrap(self._console, width)[-(height - 2) :]
+            lines = _body(one).wrap(self._console, width)[-(height - 2) :]
             panes.append(Panel(Text("\n").join(lines), title=_title(number, one), title_align="left", height=height))
         return Group(*panes)
 
@@ -127,8 +126,11 @@ class PanePrinter(Printer):
     ) -> None:
         self._live.stop()
         for number, one in enumerate(self.shown, 1):
-            body = Text(one.prompt, style="dim") + Text("".join(one.text), style="default")
-            self._console.print(Panel(body, title=_title(number, one), title_align="left"))
+            self._console.print(Panel(_body(one), title=_title(number, one), title_align="left"))
+
+
+def _body(one: _Shown) -> Text:
+    return Text.assemble((one.prompt, "dim"), "".join(one.text))
 
 
 def _title(number: int, one: _Shown) -> str:

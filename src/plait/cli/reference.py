@@ -7,6 +7,7 @@ from importlib import import_module
 import click
 
 from plait.cli.main import COMMANDS
+from plait.config import NOT_HERE
 
 
 def options_reference() -> str:
@@ -16,12 +17,17 @@ def options_reference() -> str:
         command: click.Command = import_module(module).COMMAND
         lines += [f"## plait {name}", "", text, "", "| option | values | meaning |", "|---|---|---|"]
         for param in command.params:
+            if isinstance(param, click.Option) and param.hidden:
+                continue
             if isinstance(param, click.Option):
                 flags = ", ".join(f"`{flag}`" for flag in [*param.opts, *param.secondary_opts])
                 lines.append(f"| {flags} | {_values(param)} | {param.help} |")
             else:
                 lines.append(f"| `{str(param.name).upper()}` | text | a file, a directory or a hub id |")
         lines.append("")
+    lines += ["## Flags of llama.cpp's that Plait does not have", "", "| flag | instead |", "|---|---|"]
+    lines += [f"| {', '.join(f'`{flag}`' for flag in flags)} | {why} |" for flags, why in NOT_HERE.items()]
+    lines.append("")
     return "\n".join(lines)
 
 

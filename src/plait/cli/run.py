@@ -10,9 +10,16 @@ from typing import Any
 
 import click
 
-from plait.cli.options import command, engine_options, sampling_options, take_engine_options, take_sampling
+from plait.cli.options import (
+    command,
+    engine_options,
+    refused_options,
+    sampling_options,
+    take_engine_options,
+    take_sampling,
+)
 from plait.errors import OptionError
-from plait.types import ChatMessage, SamplingParams
+from plait.types import ChatMessage
 
 DEFAULT_MAX_TOKENS = 128
 
@@ -86,6 +93,4 @@ _OWN: list[click.Parameter] = [
     click.Option(["as_json", "--json"], is_flag=True, help="One JSON object a line: each sequence, then the summary."),
 ]
 
-COMMAND = command("run", [*_OWN, *sampling_options(), *engine_options()], run)
-
-__all__ = ["COMMAND", "SamplingParams"]
+COMMAND = command("run", [*_OWN, *sampling_options(), *engine_options(), *refused_options()], run)

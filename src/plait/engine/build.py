@@ -91,11 +91,13 @@ def kv_config(shape: KVShape, options: EngineOptions, context_length: int) -> KV
     """The size of the KV memory: `options.kv_memory`, or room for `n_parallel` sequences at full context, as far as a
     quarter of the RAM holds them. All groups have the same number of pages.
 
-    Raises `OptionError` where that is less than one page.
+    Raises `OptionError` where that is less than one page, or more than all memory.
     """
     if options.page_size < 1:
         raise OptionError(f"page_size is {options.page_size}; give at least 1")
     page_bytes = sum(group_page_bytes(shape, group, options) for group in shape.groups)
+    if options.kv_memory * MIB > physical_memory():
+        raise OptionError(f"--kv-memory is {options.kv_memory} MiB; there are {physical_memory() // MIB} MiB of memory")
     if options.kv_memory:
         pages = options.kv_memory * MIB // page_bytes
     else:
