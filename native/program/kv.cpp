@@ -90,16 +90,13 @@ void KvMemory::store_v(KvLayer& layer, int slot, const float* row) const {
 void KvMemory::check_stores(const StepInputs& step) {
     ++step_;
     for (std::size_t g = 0; g < step.groups.size(); ++g) {
-        const GroupInputs& inputs = step.groups[g];
-        for (std::size_t i = 0; i < inputs.store_slot.size(); ++i) {
-            std::uint64_t& last = stored_[g].data()[inputs.store_slot[i]];
-            const std::uint64_t now =
-                static_cast<std::uint64_t>(step_) << 32 | static_cast<std::uint32_t>(inputs.store_row[i]);
-            if (last >> 32 == step_ && last != now) {
-                throw std::invalid_argument("group " + std::to_string(g) + ": two rows are stored to slot " +
-                                            std::to_string(inputs.store_slot[i]));
+        for (const std::int32_t slot : step.groups[g].store_slot) {
+            std::uint32_t& last = stored_[g].data()[slot];
+            if (last == step_) {
+                throw std::invalid_argument("group " + std::to_string(g) + ": two rows are stored to one slot, " +
+                                            std::to_string(slot));
             }
-            last = now;
+            last = step_;
         }
     }
 }

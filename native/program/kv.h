@@ -64,7 +64,7 @@ class KvMemory {
     void read(std::size_t group, Ints slots, std::uint8_t* out) const;
     void write(std::size_t group, Ints slots, const std::uint8_t* in);
 
-    // Throws std::invalid_argument when two different rows are stored to one slot.
+    // Throws std::invalid_argument when two rows are stored to one slot.
     void check_stores(const StepInputs& step);
 
   private:
@@ -83,7 +83,7 @@ class KvMemory {
     const Kernels& kernels_;
     std::vector<std::optional<KvLayer>> layers_;     // by number
     std::vector<Zeroed<std::int32_t>> positions_;    // by group
-    std::vector<Zeroed<std::uint64_t>> stored_;      // by group and slot: the last step and row that stored there
+    std::vector<Zeroed<std::uint32_t>> stored_;      // by group and slot: the last step that stored there
     std::vector<std::vector<std::int64_t>> shifts_;  // by group: how far each reposition of the step moves its slot
     std::uint32_t step_ = 0;
 };
