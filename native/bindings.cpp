@@ -127,7 +127,7 @@ void bind_probes(nb::module_& m) {
         kernels_of(path).exponential(x.data(), out.data(), same(x.size(), out.size()));
     });
     m.def("activate", [same](const std::string& path, Activation activation, const Floats& x, const Out& out) {
-        kernels_of(path).activate(activation, x.data(), out.data(), same(x.size(), out.size()));
+        kernels_of(path).activate(activation, x.data(), nullptr, out.data(), same(x.size(), out.size()));
     });
     m.def("softcap", [same](const std::string& path, const Floats& x, float cap, const Out& out) {
         kernels_of(path).softcap(x.data(), cap, out.data(), static_cast<std::size_t>(same(x.size(), out.size())));
@@ -157,6 +157,7 @@ void bind_program(nb::module_& m) {
         .def("__init__", [](Program* self, const std::string& path, const KvShape& shape,
                             int threads) { new (self) Program(kernels_of(path), shape, threads); })
         .def("add_matrix", add_matrix, nb::keep_alive<1, 2>(), "bytes"_a.noconvert(), "format"_a, "rows"_a, "columns"_a)
+        .def("packed", &Program::packed)
         .def("add_vector", add_vector, "values"_a.noconvert())
         .def("add_value", &Program::add_value)
         .def("embed", &Program::embed)

@@ -12,7 +12,7 @@ namespace {
 #if defined(PLAIT_X86)
 // What the CPU has and the operating system saves on a switch of threads (Intel SDM, CPUID leaves 1 and 7, XCR0).
 struct Features {
-    bool avx2 = false, avx512 = false;
+    bool avx2 = false, avx512 = false, vnni = false;
 };
 
 unsigned extended_control() {
@@ -30,7 +30,8 @@ Features detect() {
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return {};
     const bool avx2 = ymm && avx && f16c && (b & bit_AVX2);
     const bool wide = (b & bit_AVX512F) && (b & bit_AVX512BW) && (b & bit_AVX512VL);
-    return {avx2, avx2 && zmm && wide};
+    const bool avx512 = avx2 && zmm && wide;
+    return {avx2, avx512, avx512 && (c & bit_AVX512VNNI)};
 }
 #endif
 
@@ -40,6 +41,7 @@ std::vector<std::string> usable_paths() {
     std::vector<std::string> paths;
 #if defined(PLAIT_X86)
     const Features features = detect();
+    if (features.vnni) paths.emplace_back("avx512_vnni");
     if (features.avx512) paths.emplace_back("avx512");
     if (features.avx2) paths.emplace_back("avx2");
 #endif
@@ -52,6 +54,7 @@ const Kernels& kernels_of(const std::string& path) {
     for (const std::string& name : usable_paths()) {
         if (name == path) {
 #if defined(PLAIT_X86)
+            if (path == "avx512_vnni") return avx512_vnni_kernels();
             if (path == "avx512") return avx512_kernels();
             if (path == "avx2") return avx2_kernels();
 #endif

@@ -8,25 +8,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace plait {
+#include "kernels/layout.h"
 
-enum class Format : int {
-    F32,
-    F16,
-    BF16,
-    Q8_0,
-    Q4_0,
-    Q4_1,
-    Q5_0,
-    Q5_1,
-    Q2_K,
-    Q3_K,
-    Q4_K,
-    Q5_K,
-    Q6_K,
-    IQ4_NL,
-    IQ4_XS,
-};
+namespace plait {
 
 enum class KvType : int { F32, F16, BF16 };
 enum class Activation : int { Silu, Gelu, GeluTanh };
@@ -37,9 +21,11 @@ constexpr int kKeyBlock = 64;
 // Columns that `linear` and `gated` work on at a time; ranges given to them are best multiples of it.
 constexpr int kColumnTile = 16;
 
-// A weight as it lies in the file: `rows` output columns of `columns` inputs, in blocks along the inputs.
+// A weight as it lies in the file: `rows` output columns of `columns` inputs, in blocks along the inputs. `packed` is
+// null, or the same weight as kernels/layout.h lays it out.
 struct Matrix {
     const std::uint8_t* data = nullptr;
+    const std::uint8_t* packed = nullptr;
     std::size_t row_bytes = 0;
     std::int64_t rows = 0;
     int columns = 0;
@@ -64,6 +50,27 @@ struct LinearArgs {
     std::size_t out_stride;
     std::int64_t first, last;
     float* scratch;
+};
+
+// Quantises the row groups first_group..last_group-1 of `rows` rows, and of them the columns first..last-1, whole
+// blocks. x begins there; `out` is the panels of all the rows, of `columns` columns.
+struct QuantiseArgs {
+    InputRows x;
+    int rows, columns, first, last, first_group, last_group;
+    PanelBlock* out;
+};
+
+// The product of the row groups first_group..last_group-1 of `rows` rows with columns first..last-1 of a repacked
+// weight; row 0 of `out` is the first group's first, its column 0 is out_first. `first` is a multiple of
+// kPackedColumns, and `last`, too, or the weight's last column. `bias` may be null.
+struct PackedArgs {
+    const PanelBlock* x;
+    int rows, first_group, last_group;
+    Matrix weight;
+    const float* bias;
+    float* out;
+    std::size_t out_stride;
+    std::int64_t out_first, first, last;
 };
 
 // out[i * out_stride + c] = act(x[i] . gate[c] + gate_bias[c]) * (x[i] . up[c] + up_bias[c]).
@@ -146,6 +153,8 @@ struct Kernels {
     void (*dequantise)(const Matrix& weight, std::int64_t row, float* out);
     void (*linear)(const LinearArgs&);
     void (*gated)(const GatedArgs&);
+    void (*quantise)(const QuantiseArgs&);
+    void (*linear_packed)(const PackedArgs&);
     void (*rms_norm)(const RmsNormArgs&);
     void (*layer_norm)(const LayerNormArgs&);
     void (*rotate)(const RotateArgs&);
@@ -158,13 +167,15 @@ struct Kernels {
     void (*softmax)(const float* x, float* out, int n);
     void (*add_scaled)(const float* x, float factor, float* sum, int n);  // sum += factor * x
     void (*exponential)(const float* x, float* out, int n);
-    void (*activate)(Activation activation, const float* x, float* out, int n);
+    // out = act(x) * factor; `factor` may be null.
+    void (*activate)(Activation activation, const float* x, const float* factor, float* out, int n);
 };
 
 const Kernels& scalar_kernels();
 #if defined(PLAIT_X86)
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
+const Kernels& avx512_vnni_kernels();
 #endif
 
 }  // namespace plait

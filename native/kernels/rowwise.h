@@ -27,10 +27,6 @@ inline void exponential_row(const float* x, float* out, int n) {
     for (int i = 0; i < n; ++i) out[i] = exponential(x[i]);
 }
 
-inline void activation_row(Activation activation, const float* x, float* out, int n) {
-    activate(activation, x, nullptr, out, n);
-}
-
 inline float largest(const float* x, int n) {
     float top = x[0];
     for (int i = 1; i < n; ++i) top = x[i] > top ? x[i] : top;

@@ -3,6 +3,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/linear.h"
+#include "kernels/packed.h"
 #include "kernels/rowwise.h"
 
 namespace plait::PLAIT_PATH {
@@ -14,6 +15,8 @@ constexpr Kernels make_table(const char* name) {
         .dequantise = dequantise,
         .linear = linear,
         .gated = gated,
+        .quantise = quantise,
+        .linear_packed = linear_packed,
         .rms_norm = rms_norm,
         .layer_norm = layer_norm,
         .rotate = rotate,
@@ -26,7 +29,7 @@ constexpr Kernels make_table(const char* name) {
         .softmax = softmax,
         .add_scaled = add_scaled,
         .exponential = exponential_row,
-        .activate = activation_row,
+        .activate = activate,
     };
 }
 

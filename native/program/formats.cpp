@@ -48,7 +48,7 @@ Matrix make_matrix(std::span<const std::uint8_t> bytes, const std::string& forma
     if (info.format == Format::F32 && reinterpret_cast<std::uintptr_t>(bytes.data()) % alignof(float) != 0) {
         throw std::invalid_argument("float32 weights are not aligned to 4 bytes");
     }
-    return {bytes.data(), row_bytes, rows, columns, info.format};
+    return {bytes.data(), nullptr, row_bytes, rows, columns, info.format};
 }
 
 }  // namespace plait

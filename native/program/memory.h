@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <vector>
 
 namespace plait {
 
@@ -52,6 +54,29 @@ class Zeroed {
   private:
     std::unique_ptr<T, Free> data_;
     std::size_t size_;
+};
+
+// Memory handed out in pieces of whole cache lines that live as long as the arena; in huge pages where the system has
+// them, taken from the system as they are touched.
+class HugePages {
+  public:
+    HugePages() = default;
+    ~HugePages();
+    HugePages(const HugePages&) = delete;
+    HugePages& operator=(const HugePages&) = delete;
+
+    // Throws std::bad_alloc.
+    std::uint8_t* take(std::size_t bytes);
+    std::size_t taken() const { return taken_; }
+
+  private:
+    struct Region {
+        void* at;
+        std::size_t bytes;
+    };
+    std::vector<Region> regions_;
+    std::uint8_t* next_ = nullptr;
+    std::size_t left_ = 0, taken_ = 0;
 };
 
 }  // namespace plait

@@ -105,10 +105,13 @@ std::unique_ptr<Op> make_scale(Array x, float factor, Array out);
 std::unique_ptr<Op> make_softcap(Array x, float cap, Array out);
 std::unique_ptr<Op> make_take_rows(Array x, Array out);
 
+constexpr int kMostColumns = 4 * kPackedColumns;
+static_assert(kPackedColumns % kColumnTile == 0);
+
 // Columns that a worker takes at a time: whole tiles, some pieces for each worker.
 inline int columns_per_task(std::int64_t columns, int threads) {
-    const std::int64_t even = columns / (8 * threads) / kColumnTile * kColumnTile;
-    return static_cast<int>(std::clamp<std::int64_t>(even, kColumnTile, 8 * kColumnTile));
+    const std::int64_t even = columns / (8 * threads) / kPackedColumns * kPackedColumns;
+    return static_cast<int>(std::clamp<std::int64_t>(even, kPackedColumns, kMostColumns));
 }
 
 inline int tasks_of(std::int64_t n, int per_task) { return static_cast<int>((n + per_task - 1) / per_task); }

@@ -1,4 +1,4 @@
-#include "program/ops.h"
+#include "program/products.h"
 
 namespace plait {
 namespace {
@@ -7,10 +7,21 @@ InputRows rows_of(const Array& x, int count) { return {x.row(0), static_cast<std
 
 class Linear final : public Op {
   public:
-    Linear(Array x, std::vector<LinearPart> parts) : x_(x), parts_(std::move(parts)) {}
-    std::size_t scratch(const Counts&) const override { return linear_scratch(x_.width); }
+    Linear(Array x, std::vector<LinearPart> parts) : x_(x), parts_(std::move(parts)) {
+        for (const LinearPart& part : parts_) packed_ = packed_ || part.weight.packed != nullptr;
+    }
+    void reserve(const Counts& counts) override {
+        if (packed_) panels_.reserve(panel_blocks(counts.of(x_.rows), x_.width));
+    }
+    std::size_t scratch(const Counts& counts) const override {
+        return linear_scratch(x_.width) + (packed_ ? quantise_scratch(counts.of(x_.rows), x_.width) : 0);
+    }
     // All parts in one phase.
     void run(Worker& worker, const Context& c) override {
+        const InputRows x = rows_of(x_, c.rows(x_));
+        float* scratch = c.scratch_of(worker);
+        const PanelBlock* panels =
+            packed_ ? quantise_rows(worker, c, x, x_.width, panels_, scratch + linear_scratch(x_.width)) : nullptr;
         std::int64_t columns = 0;
         for (const LinearPart& part : parts_) columns += part.weight.rows;
         const int piece = columns_per_task(columns, worker.threads());
@@ -21,53 +32,94 @@ class Linear final : public Op {
             for (int n; task >= (n = tasks_of(parts_[p].weight.rows, piece)); ++p) task -= n;
             const LinearPart& part = parts_[p];
             const std::int64_t first = std::int64_t{task} * piece;
-            c.kernels.linear({rows_of(x_, c.rows(x_)), part.weight, part.bias, part.out.row(0),
-                              static_cast<std::size_t>(part.out.width), first,
-                              std::min(first + piece, part.weight.rows), c.scratch_of(worker)});
+            multiply(c.kernels,
+                     {x, panels, part.weight, part.bias, part.out.row(0), static_cast<std::size_t>(part.out.width)},
+                     first, std::min(first + piece, part.weight.rows), scratch);
         });
     }
 
   private:
     Array x_;
     std::vector<LinearPart> parts_;
+    bool packed_ = false;
+    Panels panels_;
 };
 
 class GatedMlp final : public Op {
   public:
     explicit GatedMlp(const GatedMlpSpec& s) : s_(s), ff_(static_cast<std::size_t>(s.gate.rows)) {}
     void reserve(const Counts& counts) override {
-        hidden_.reserve(ff_ * static_cast<std::size_t>(counts.of(s_.x.rows)));
+        const int rows = counts.of(s_.x.rows);
+        if (gate_packed()) panels_.reserve(panel_blocks(rows, s_.x.width));
+        if (down_packed()) hidden_panels_.reserve(panel_blocks(rows, s_.down.columns));
+        if (!gate_packed() || !down_packed()) hidden_.reserve(ff_ * static_cast<std::size_t>(rows));
     }
     std::size_t scratch(const Counts& counts) const override {
-        return std::max(gated_scratch(s_.x.width, counts.of(s_.x.rows)), linear_scratch(s_.down.columns));
+        const int rows = counts.of(s_.x.rows);
+        const std::size_t gate = gate_packed() ? gated_product_scratch() + quantise_scratch(rows, s_.x.width)
+                                               : gated_scratch(s_.x.width, rows);
+        return std::max(gate, linear_scratch(s_.down.columns) + quantise_scratch(rows, s_.down.columns));
     }
     void run(Worker& worker, const Context& c) override {
         const int rows = c.rows(s_.x);
+        if (gate_packed()) {
+            gate_in_integers(worker, c, rows);
+        } else {
+            gate_in_floats(worker, c, rows);
+        }
+        const InputRows hidden{hidden_.data(), ff_, nullptr, rows};
+        const PanelBlock* panels = hidden_panels_.data();
+        float* scratch = c.scratch_of(worker);
+        if (down_packed() && !gate_packed()) {
+            panels = quantise_rows(worker, c, hidden, s_.down.columns, hidden_panels_,
+                                   scratch + linear_scratch(s_.down.columns));
+        }
+        const int piece = columns_per_task(s_.down.rows, worker.threads());
+        worker.each(tasks_of(s_.down.rows, piece), [&](int task) {
+            const std::int64_t first = std::int64_t{task} * piece;
+            multiply(c.kernels,
+                     {hidden, panels, s_.down, s_.down_bias, s_.out.row(0), static_cast<std::size_t>(s_.out.width)},
+                     first, std::min(first + piece, s_.down.rows), scratch);
+        });
+    }
+
+  private:
+    bool gate_packed() const { return s_.gate.packed != nullptr; }
+    bool down_packed() const { return s_.down.packed != nullptr; }
+
+    void gate_in_integers(Worker& worker, const Context& c, int rows) {
+        float* scratch = c.scratch_of(worker);
+        const PanelBlock* x = quantise_rows(worker, c, rows_of(s_.x, rows), s_.x.width, panels_,
+                                            scratch + gated_product_scratch());
+        const GatedProduct product{x,
+                                   rows,
+                                   s_.gate,
+                                   s_.up,
+                                   s_.gate_bias,
+                                   s_.up_bias,
+                                   s_.activation,
+                                   hidden_.data(),
+                                   down_packed() ? hidden_panels_.data() : nullptr};
+        const int piece = columns_per_task(s_.gate.rows, worker.threads());
+        worker.each(tasks_of(s_.gate.rows, piece), [&](int task) {
+            const std::int64_t first = std::int64_t{task} * piece;
+            multiply_gated(c.kernels, product, first, std::min(first + piece, s_.gate.rows), scratch);
+        });
+    }
+
+    void gate_in_floats(Worker& worker, const Context& c, int rows) {
         const int piece = columns_per_task(s_.gate.rows, worker.threads());
         worker.each(tasks_of(s_.gate.rows, piece), [&](int task) {
             const std::int64_t first = std::int64_t{task} * piece, last = std::min(first + piece, s_.gate.rows);
             c.kernels.gated({rows_of(s_.x, rows), s_.gate, s_.up, s_.gate_bias, s_.up_bias, s_.activation,
                              hidden_.data(), ff_, first, last, c.scratch_of(worker)});
         });
-        const int down_piece = columns_per_task(s_.down.rows, worker.threads());
-        worker.each(tasks_of(s_.down.rows, down_piece), [&](int task) {
-            const std::int64_t first = std::int64_t{task} * down_piece,
-                               last = std::min(first + down_piece, s_.down.rows);
-            c.kernels.linear({{hidden_.data(), ff_, nullptr, rows},
-                              s_.down,
-                              s_.down_bias,
-                              s_.out.row(0),
-                              static_cast<std::size_t>(s_.out.width),
-                              first,
-                              last,
-                              c.scratch_of(worker)});
-        });
     }
 
-  private:
     GatedMlpSpec s_;
     std::size_t ff_;
     Growing<float> hidden_;
+    Panels panels_, hidden_panels_;
 };
 
 }  // namespace

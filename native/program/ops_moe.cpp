@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "program/ops.h"
+#include "program/products.h"
 
 namespace plait {
 namespace {
@@ -18,6 +18,8 @@ class Moe final : public Op {
         const std::size_t rows = size(counts.of(s_.x.rows)), chosen = rows * size(s_.top_k);
         logits_.reserve(rows * size(experts_));
         hidden_.reserve(chosen * size(ff_));
+        if (s_.gate.packed != nullptr) panels_.reserve(panel_blocks(static_cast<int>(chosen), s_.x.width));
+        if (s_.down.packed != nullptr) hidden_panels_.reserve(panel_blocks(static_cast<int>(chosen), ff_));
         results_.reserve(chosen * size(s_.out.width));
         for (auto* ints : {&expert_, &place_, &source_}) ints->reserve(chosen);
         shares_.reserve(chosen);
@@ -27,7 +29,7 @@ class Moe final : public Op {
 
     std::size_t scratch(const Counts& counts) const override {
         const int rows = counts.of(s_.x.rows);
-        return std::max(gated_scratch(s_.x.width, rows), linear_scratch(ff_));
+        return std::max({gated_scratch(s_.x.width, rows), linear_scratch(ff_), gated_product_scratch()});
     }
 
     void run(Worker& worker, const Context& c) override {
@@ -44,7 +46,13 @@ class Moe final : public Op {
             for (int r = first; r < first + count; ++r) choose(c.kernels, r);
         });
         worker.each(1, [&](int) { sort(rows); });
+        if (s_.gate.packed != nullptr) {
+            each_group(worker, [&](const Group& g) { quantise(c, rows_of(g), s_.x.width, panels_of(g)); });
+        }
         each_expert(worker, ff_, [&](const Group& g, int first, int last) { gate(worker, c, g, first, last); });
+        if (s_.down.packed != nullptr && s_.gate.packed == nullptr) {
+            each_group(worker, [&](const Group& g) { quantise(c, hidden_of(g), ff_, hidden_panels_of(g)); });
+        }
         each_expert(worker, s_.out.width,
                     [&](const Group& g, int first, int last) { down(worker, c, g, first, last); });
         each_rows(worker, rows, [&](int first, int count) {
@@ -103,37 +111,54 @@ class Moe final : public Op {
         });
     }
 
+    template <class Work>
+    void each_group(Worker& worker, Work work) {
+        worker.each(static_cast<int>(active_.size()), [&](int i) { work(active_[size(i)]); });
+    }
+
     static Matrix of_expert(const Matrix& all, int expert, int rows) {
         Matrix one = all;
-        one.data += size(expert) * size(rows) * all.row_bytes;
+        const std::size_t skipped = size(expert) * size(rows);
+        one.data += skipped * all.row_bytes;
+        if (all.packed != nullptr) one.packed += skipped / kPackedColumns * packed_tile_bytes(all.format, all.columns);
         one.rows = rows;
         return one;
     }
 
+    // An expert's rows: of x, and of the hidden values, as floats and as panels.
+    InputRows rows_of(const Group& g) const {
+        return {s_.x.row(0), size(s_.x.width), source_.data() + g.first, g.count};
+    }
+    InputRows hidden_of(const Group& g) const {
+        return {hidden_.data() + size(g.first) * size(ff_), size(ff_), nullptr, g.count};
+    }
+    PanelBlock* panels_of(const Group& g) const { return panels_.data() + panel_blocks(g.first, s_.x.width); }
+    PanelBlock* hidden_panels_of(const Group& g) const { return hidden_panels_.data() + panel_blocks(g.first, ff_); }
+
+    static void quantise(const Context& c, const InputRows& x, int columns, PanelBlock* out) {
+        c.kernels.quantise({x, x.count, columns, 0, columns, 0, row_groups(x.count), out});
+    }
+
     void gate(Worker& worker, const Context& c, const Group& g, int first, int last) {
-        c.kernels.gated({{s_.x.row(0), size(s_.x.width), source_.data() + g.first, g.count},
-                         of_expert(s_.gate, g.expert, ff_),
-                         of_expert(s_.up, g.expert, ff_),
-                         nullptr,
-                         nullptr,
-                         s_.activation,
-                         hidden_.data() + size(g.first) * size(ff_),
-                         size(ff_),
-                         first,
-                         last,
+        const Matrix gate = of_expert(s_.gate, g.expert, ff_), up = of_expert(s_.up, g.expert, ff_);
+        float* hidden = hidden_.data() + size(g.first) * size(ff_);
+        if (gate.packed != nullptr) {
+            multiply_gated(c.kernels,
+                           {panels_of(g), g.count, gate, up, nullptr, nullptr, s_.activation, hidden,
+                            s_.down.packed != nullptr ? hidden_panels_of(g) : nullptr},
+                           first, last, c.scratch_of(worker));
+            return;
+        }
+        c.kernels.gated({rows_of(g), gate, up, nullptr, nullptr, s_.activation, hidden, size(ff_), first, last,
                          c.scratch_of(worker)});
     }
 
     void down(Worker& worker, const Context& c, const Group& g, int first, int last) {
         const std::size_t width = size(s_.out.width);
-        c.kernels.linear({{hidden_.data() + size(g.first) * size(ff_), size(ff_), nullptr, g.count},
-                          of_expert(s_.down, g.expert, s_.out.width),
-                          nullptr,
-                          results_.data() + size(g.first) * width,
-                          width,
-                          first,
-                          last,
-                          c.scratch_of(worker)});
+        multiply(c.kernels,
+                 {hidden_of(g), s_.down.packed != nullptr ? hidden_panels_of(g) : nullptr,
+                  of_expert(s_.down, g.expert, s_.out.width), nullptr, results_.data() + size(g.first) * width, width},
+                 first, last, c.scratch_of(worker));
     }
 
     void combine(const Kernels& kernels, int r) {
@@ -146,13 +171,14 @@ class Moe final : public Op {
         }
     }
 
-    static constexpr int kPiece = 4 * kColumnTile;
+    static constexpr int kPiece = 2 * kPackedColumns;
 
     MoeSpec s_;
     int experts_, ff_;
     Growing<float> logits_, hidden_, results_, shares_;  // shares by (row, rank)
     Growing<std::int32_t> expert_, place_;               // by (row, rank)
     Growing<std::int32_t> source_;                       // row of each sorted place
+    Panels panels_, hidden_panels_;  // by sorted place, each expert's rows by themselves
     std::vector<int> start_;
     std::vector<Group> active_;
 };

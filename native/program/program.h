@@ -27,6 +27,9 @@ class Program {
     ~Program();
 
     int add_matrix(Matrix matrix);
+    // Whether the matrix was repacked: an instruction that multiplies with it made a copy in another layout, and its
+    // bytes are read for embeddings only.
+    bool packed(int id) const;
     int add_vector(std::vector<float> values);
     int add_value(int storage, Rows rows, int width);
 
@@ -60,6 +63,10 @@ class Program {
     const float* vector(int id, std::int64_t length) const;  // null for -1
     const Array& value(int id) const;
     const Array& value(int id, std::int64_t width, Rows rows) const;
+    // Whether the matrix can be repacked so that parts of `rows_each` rows can be taken from it.
+    bool packable(int id, std::int64_t rows_each) const;
+    void pack(int id);
+    void pack_experts(int gate, int up, int down, std::int64_t ff, std::int64_t width);
     int rope_table(const std::vector<double>& inv_freq, float scale);
     void reserve(const StepInputs& inputs);
     void split_rows(const StepInputs& inputs);
@@ -72,6 +79,7 @@ class Program {
     int threads_;
     std::unique_ptr<Team> team_;
     std::vector<Matrix> matrices_;
+    HugePages packed_;
     std::vector<std::vector<float>> vectors_;
     std::vector<std::unique_ptr<Growing<float>>> storages_;
     std::vector<Array> values_;

@@ -2,6 +2,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "program/pack.h"
 #include "program/program.h"
 
 namespace plait {
@@ -24,6 +25,27 @@ int Program::add_matrix(Matrix matrix) {
     expect(matrix.rows > 0 && matrix.columns > 0, "a matrix is empty");
     matrices_.push_back(matrix);
     return static_cast<int>(matrices_.size()) - 1;
+}
+
+bool Program::packed(int id) const { return matrix(id).packed != nullptr; }
+
+bool Program::packable(int id, std::int64_t rows_each) const {
+    return can_pack(matrix(id)) && matrix(id).rows % rows_each == 0 &&
+           (matrix(id).rows == rows_each || rows_each % kPackedColumns == 0);
+}
+
+void Program::pack(int id) {
+    Matrix& m = matrices_[static_cast<std::size_t>(id)];
+    if (!can_pack(m) || m.packed != nullptr) return;
+    const std::int64_t tiles = packed_tiles(m), piece = 4;
+    std::uint8_t* out = packed_.take(static_cast<std::size_t>(tiles) * packed_tile_bytes(m.format, m.columns));
+    ensure_team();
+    const auto job = [&](Worker& worker) {
+        worker.each(tasks_of(tiles, piece),
+                    [&](int i) { pack_tiles(m, i * piece, std::min((i + 1) * piece, tiles), out); });
+    };
+    team_->run(job);
+    m.packed = out;
 }
 
 int Program::add_vector(std::vector<float> values) {
@@ -77,6 +99,8 @@ void Program::linear(int x, const std::vector<int>& weights, const std::vector<i
     expect(weights.size() == biases.size() && weights.size() == outs.size(), "as many biases and outputs as weights");
     std::vector<LinearPart> parts;
     for (std::size_t i = 0; i < weights.size(); ++i) {
+        matrix(weights[i], value(outs[i]).width, value(x).width);
+        pack(weights[i]);
         const Array& out = value(outs[i], value(outs[i]).width, value(x).rows);
         parts.push_back({matrix(weights[i], out.width, value(x).width), vector(biases[i], out.width), out});
     }
@@ -140,11 +164,21 @@ void Program::attention(int q, int layer, float scale, float softcap, int sinks,
     ops_.push_back(make_attention(spec, s));
 }
 
+// Gate and up go together.
+void Program::pack_experts(int gate, int up, int down, std::int64_t ff, std::int64_t width) {
+    if (packable(gate, ff) && packable(up, ff)) {
+        pack(gate);
+        pack(up);
+    }
+    if (packable(down, width)) pack(down);
+}
+
 void Program::gated_mlp(int x, const std::vector<int>& weights, const std::vector<int>& biases, Activation activation,
                         int out) {
     expect(weights.size() == 3 && biases.size() == 3, "gate, up and down");
     const int width = value(x).width, out_width = value(out).width;
     const std::int64_t ff = matrix(weights[0]).rows;
+    pack_experts(weights[0], weights[1], weights[2], ff, matrix(weights[2]).rows);
     ops_.push_back(make_gated_mlp({value(x), matrix(weights[0], ff, width), matrix(weights[1], ff, width),
                                    matrix(weights[2], out_width, ff), vector(biases[0], ff), vector(biases[1], ff),
                                    vector(biases[2], out_width), activation, value(out, out_width, value(x).rows)}));
@@ -155,6 +189,7 @@ void Program::moe(int x, const std::vector<int>& weights, int top_k, bool normal
     const int width = value(x).width;
     const std::int64_t experts = matrix(weights[0]).rows, ff = matrix(weights[1]).rows / experts;
     expect(top_k > 0 && top_k <= experts, "top_k is between 1 and the number of experts");
+    pack_experts(weights[1], weights[2], weights[3], ff, width);
     ops_.push_back(make_moe({value(x), matrix(weights[0], experts, width), matrix(weights[1], experts * ff, width),
                              matrix(weights[2], experts * ff, width), matrix(weights[3], experts * width, ff), top_k,
                              normalise, activation, value(out, width, value(x).rows)}));

@@ -16,7 +16,7 @@ from plait.types import SamplingParams
 
 DEVICES = ("auto", "cpu", "cuda", "reference")
 KV_TYPES = ("f16", "f32", "bf16")
-CPU_PATHS = ("auto", "scalar", "avx2", "avx512")
+CPU_PATHS = ("auto", "scalar", "avx2", "avx512", "avx512_vnni")
 
 
 @dataclass(frozen=True, slots=True)

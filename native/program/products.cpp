@@ -1,0 +1,87 @@
+#include "program/products.h"
+
+namespace plait {
+namespace {
+
+constexpr int kColumnsPerTask = 512;
+constexpr int kGatedGroups = 8;  // a portion's floats stay in the first-level cache, or nearly
+
+// Row groups whose panels, beside a task's weights, stay in the second-level cache.
+int groups_at_a_time(int columns) {
+    const std::size_t bytes = panel_blocks(kPanelRows, columns) * sizeof(PanelBlock);
+    return std::max(1, static_cast<int>(std::size_t{384 * 1024} / bytes));
+}
+
+bool alone(int rows, int columns) { return std::int64_t{rows} * columns <= kQuantisedAlone; }
+
+}  // namespace
+
+std::size_t quantise_scratch(int rows, int columns) {
+    return alone(rows, columns) ? panel_blocks(rows, columns) * sizeof(PanelBlock) / sizeof(float) : 0;
+}
+
+const PanelBlock* quantise_rows(Worker& worker, const Context& c, const InputRows& x, int columns, Panels& shared,
+                                float* own) {
+    const int groups = row_groups(x.count);
+    if (alone(x.count, columns)) {
+        PanelBlock* panels = reinterpret_cast<PanelBlock*>(own);
+        c.kernels.quantise({x, x.count, columns, 0, columns, 0, groups, panels});
+        return panels;
+    }
+    const int pieces = tasks_of(columns, kColumnsPerTask);
+    worker.each(groups * pieces, [&](int task) {
+        const int g = task / pieces, row = group_start(x.count, g), first = task % pieces * kColumnsPerTask;
+        InputRows from = x;
+        if (from.index != nullptr) {
+            from.index += row;
+        } else {
+            from.base += from.stride * static_cast<std::size_t>(row);
+        }
+        from.base += first;
+        c.kernels.quantise(
+            {from, x.count, columns, first, std::min(columns, first + kColumnsPerTask), g, g + 1, shared.data()});
+    });
+    return shared.data();
+}
+
+void multiply(const Kernels& kernels, const Product& p, std::int64_t first, std::int64_t last, float* scratch) {
+    if (p.weight.packed == nullptr) {
+        kernels.linear({p.x, p.weight, p.bias, p.out, p.out_stride, first, last, scratch});
+        return;
+    }
+    const int groups = row_groups(p.x.count), most = groups_at_a_time(p.weight.columns);
+    for (int g = 0; g < groups; g += most) {
+        float* out = p.out + static_cast<std::size_t>(group_start(p.x.count, g)) * p.out_stride;
+        kernels.linear_packed({p.panels, p.x.count, g, std::min(groups, g + most), p.weight, p.bias, out, p.out_stride,
+                               0, first, last});
+    }
+}
+
+void multiply_gated(const Kernels& kernels, const GatedProduct& p, std::int64_t first, std::int64_t last,
+                    float* scratch) {
+    const int groups = row_groups(p.rows), ff = static_cast<int>(p.gate.rows), n = static_cast<int>(last - first);
+    float *gate = scratch, *up = scratch + gated_product_scratch() / 2;
+    for (int g = 0; g < groups; g += kGatedGroups) {
+        const int end = std::min(groups, g + kGatedGroups);
+        const int start = group_start(p.rows, g), rows = group_start(p.rows, end) - start;
+        kernels.linear_packed({p.x, p.rows, g, end, p.gate, p.gate_bias, gate, kMostColumns, first, first, last});
+        kernels.linear_packed({p.x, p.rows, g, end, p.up, p.up_bias, up, kMostColumns, first, first, last});
+        for (int r = 0; r < rows; ++r) {
+            float* row = gate + r * kMostColumns;
+            float* out = p.panels ? row : p.out + static_cast<std::int64_t>(start + r) * ff + first;
+            kernels.activate(p.activation, row, up + r * kMostColumns, out, n);
+        }
+        if (p.panels != nullptr) {
+            kernels.quantise({{gate, kMostColumns, nullptr, rows},
+                              p.rows,
+                              ff,
+                              static_cast<int>(first),
+                              static_cast<int>(last),
+                              g,
+                              end,
+                              p.panels});
+        }
+    }
+}
+
+}  // namespace plait

@@ -1,0 +1,57 @@
+// Products with weights, repacked or not, as the instructions use them: rows quantised once for all workers, row groups
+// in portions that stay in a core's cache.
+#pragma once
+
+#include "program/ops.h"
+
+namespace plait {
+
+using Panels = Growing<PanelBlock>;
+
+inline std::size_t panel_blocks(int rows, int columns) {
+    return static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns / kPackedInputs);
+}
+
+// Up to so many values each worker quantises for itself: quicker than waiting for each other.
+constexpr int kQuantisedAlone = 2048;
+
+// Floats of a worker's scratch that `quantise_rows` may need.
+std::size_t quantise_scratch(int rows, int columns);
+
+// Rows of x as panels, in `shared`, which has room for them, or in `own`. All workers call it.
+const PanelBlock* quantise_rows(Worker& worker, const Context& c, const InputRows& x, int columns, Panels& shared,
+                                float* own);
+
+// A weight, its bias, and rows as floats or, for a repacked weight, as panels.
+struct Product {
+    InputRows x;
+    const PanelBlock* panels;
+    Matrix weight;
+    const float* bias;
+    float* out;
+    std::size_t out_stride;
+};
+
+// Columns first..last-1; `scratch` holds linear_scratch(columns) floats.
+void multiply(const Kernels& kernels, const Product& product, std::int64_t first, std::int64_t last, float* scratch);
+
+// The gated half of a feed-forward network with repacked gate and up: act(x gate + bias) * (x up + bias), to floats,
+// or to panels where `panels` is not null.
+struct GatedProduct {
+    const PanelBlock* x;
+    int rows;
+    Matrix gate, up;
+    const float *gate_bias, *up_bias;
+    Activation activation;
+    float* out;
+    PanelBlock* panels;
+};
+
+// Floats of scratch for that.
+constexpr std::size_t gated_product_scratch() { return std::size_t{2} * 8 * kPanelRows * kMostColumns; }
+
+// Columns first..last-1, at most kMostColumns.
+void multiply_gated(const Kernels& kernels, const GatedProduct& product, std::int64_t first, std::int64_t last,
+                    float* scratch);
+
+}  // namespace plait
