@@ -68,9 +68,15 @@ struct PackedQ4 {
 constexpr int kTileVectors = kWidth == 16 ? 2 : 1;
 constexpr int kPrefetch = 2048;  // bytes
 
+// What a pass over a tile fetches meanwhile: from `at` on, so many lines with each block.
+struct Ahead {
+    const std::uint8_t* at;
+    int lines;
+};
+
 // out[r * kPackedColumns + c] = the product of panel row r with column c of the tile, for one pass of columns.
 template <class Packed, int ROWS>
-inline void tile_pass(const PanelBlock* x, const std::uint8_t* tile, int blocks, int pass, float* out) {
+inline void tile_pass(const PanelBlock* x, const std::uint8_t* tile, int blocks, int pass, Ahead ahead, float* out) {
     constexpr int block_bytes = Packed::bytes + 2 * kPackedColumns;
     const int column = pass * kTileVectors * kWidth;
     V total[ROWS][kTileVectors] = {};
@@ -79,9 +85,7 @@ inline void tile_pass(const PanelBlock* x, const std::uint8_t* tile, int blocks,
         for (int r = 0; r < ROWS; ++r) {
             for (int v = 0; v < kTileVectors; ++v) sum[r][v] = spread(Packed::start(x[r]));
         }
-        if (pass == 0) {
-            for (int line = 0; line < block_bytes; line += 64) __builtin_prefetch(tile + kPrefetch + line);
-        }
+        for (int line = 0; line < ahead.lines; ++line, ahead.at += 64) __builtin_prefetch(ahead.at);
 #pragma GCC unroll 8
         for (int quad = 0; quad < 8; ++quad) {
             for (int v = 0; v < kTileVectors; ++v) {
@@ -104,27 +108,27 @@ inline void tile_pass(const PanelBlock* x, const std::uint8_t* tile, int blocks,
 }
 
 template <class Packed, int ROWS>
-inline void tile_rows(const PanelBlock* x, const std::uint8_t* tile, int blocks, float* out) {
+inline void tile_rows(const PanelBlock* x, const std::uint8_t* tile, int blocks, Ahead ahead, float* out) {
     for (int pass = 0; pass < kPackedColumns / (kTileVectors * kWidth); ++pass) {
-        tile_pass<Packed, ROWS>(x, tile, blocks, pass, out);
+        tile_pass<Packed, ROWS>(x, tile, blocks, pass, pass == 0 ? ahead : Ahead{}, out);
     }
 }
 
 template <class Packed>
-inline void tile_rows(int rows, const PanelBlock* x, const std::uint8_t* tile, int blocks, float* out) {
+inline void tile_rows(int rows, const PanelBlock* x, const std::uint8_t* tile, int blocks, Ahead ahead, float* out) {
     switch (rows) {
-        case 1: return tile_rows<Packed, 1>(x, tile, blocks, out);
-        case 2: return tile_rows<Packed, 2>(x, tile, blocks, out);
-        case 3: return tile_rows<Packed, 3>(x, tile, blocks, out);
-        case 4: return tile_rows<Packed, 4>(x, tile, blocks, out);
-        case 5: return tile_rows<Packed, 5>(x, tile, blocks, out);
-        default: return tile_rows<Packed, 6>(x, tile, blocks, out);
+        case 1: return tile_rows<Packed, 1>(x, tile, blocks, ahead, out);
+        case 2: return tile_rows<Packed, 2>(x, tile, blocks, ahead, out);
+        case 3: return tile_rows<Packed, 3>(x, tile, blocks, ahead, out);
+        case 4: return tile_rows<Packed, 4>(x, tile, blocks, ahead, out);
+        case 5: return tile_rows<Packed, 5>(x, tile, blocks, ahead, out);
+        default: return tile_rows<Packed, 6>(x, tile, blocks, ahead, out);
     }
 }
 
-inline void tile_rows(Format format, int rows, const PanelBlock* x, const std::uint8_t* tile, int blocks, float* out) {
-    if (format == Format::Q8_0) return tile_rows<PackedQ8>(rows, x, tile, blocks, out);
-    return tile_rows<PackedQ4>(rows, x, tile, blocks, out);
+inline void tile_rows(Format format, int rows, const PanelBlock* x, const std::uint8_t* tile, int blocks, Ahead ahead, float* out) {
+    if (format == Format::Q8_0) return tile_rows<PackedQ8>(rows, x, tile, blocks, ahead, out);
+    return tile_rows<PackedQ4>(rows, x, tile, blocks, ahead, out);
 }
 
 // Columns c.. of the tile's sums to the rows of one group.
@@ -140,6 +144,17 @@ inline void write_sums(const PackedArgs& a, const float* sums, int start, int ro
     }
 }
 
+// One group of rows takes no longer than the weights take to come: it fetches them some way ahead. With more groups,
+// each fetches its share of the task's next tile, so that memory is busy all the time.
+inline Ahead ahead_of(const PackedArgs& a, const std::uint8_t* tile, std::size_t tile_bytes, std::int64_t c, int g) {
+    const int blocks = a.weight.columns / kPackedInputs, groups = a.last_group - a.first_group;
+    const int lines = static_cast<int>(tile_bytes) / blocks / 64;
+    if (groups == 1) return {tile + kPrefetch, lines};
+    if (c + kPackedColumns >= a.last) return {};
+    const int share = (lines + groups - 1) / groups, skipped = share * blocks * (g - a.first_group);
+    return {tile + tile_bytes + 64 * static_cast<std::size_t>(skipped), share};
+}
+
 inline void linear_packed(const PackedArgs& a) {
     const int blocks = a.weight.columns / kPackedInputs, first_row = group_start(a.rows, a.first_group);
     const std::size_t tile_bytes = packed_tile_bytes(a.weight.format, a.weight.columns);
@@ -149,7 +164,7 @@ inline void linear_packed(const PackedArgs& a) {
         for (int g = a.first_group; g < a.last_group; ++g) {
             const int start = group_start(a.rows, g), rows = group_start(a.rows, g + 1) - start;
             const PanelBlock* x = a.x + static_cast<std::size_t>(start) * static_cast<std::size_t>(blocks);
-            tile_rows(a.weight.format, rows, x, tile, blocks, sums);
+            tile_rows(a.weight.format, rows, x, tile, blocks, ahead_of(a, tile, tile_bytes, c, g), sums);
             write_sums(a, sums, start - first_row, rows, c);
         }
     }

@@ -1,3 +1,5 @@
+#include <optional>
+
 #include "program/products.h"
 
 namespace plait {
@@ -20,8 +22,8 @@ class Linear final : public Op {
     void run(Worker& worker, const Context& c) override {
         const InputRows x = rows_of(x_, c.rows(x_));
         float* scratch = c.scratch_of(worker);
-        const PanelBlock* panels =
-            packed_ ? quantise_rows(worker, c, x, x_.width, panels_, scratch + linear_scratch(x_.width)) : nullptr;
+        std::optional<QuantisedRows> panels;
+        if (packed_) panels.emplace(worker, c, x, x_.width, panels_, scratch + linear_scratch(x_.width));
         std::int64_t columns = 0;
         for (const LinearPart& part : parts_) columns += part.weight.rows;
         const int piece = columns_per_task(columns, worker.threads());
@@ -33,7 +35,8 @@ class Linear final : public Op {
             const LinearPart& part = parts_[p];
             const std::int64_t first = std::int64_t{task} * piece;
             multiply(c.kernels,
-                     {x, panels, part.weight, part.bias, part.out.row(0), static_cast<std::size_t>(part.out.width)},
+                     {x, panels ? panels->get() : nullptr, part.weight, part.bias, part.out.row(0),
+                      static_cast<std::size_t>(part.out.width)},
                      first, std::min(first + piece, part.weight.rows), scratch);
         });
     }
@@ -68,17 +71,18 @@ class GatedMlp final : public Op {
             gate_in_floats(worker, c, rows);
         }
         const InputRows hidden{hidden_.data(), ff_, nullptr, rows};
-        const PanelBlock* panels = hidden_panels_.data();
         float* scratch = c.scratch_of(worker);
+        std::optional<QuantisedRows> panels;
         if (down_packed() && !gate_packed()) {
-            panels = quantise_rows(worker, c, hidden, s_.down.columns, hidden_panels_,
-                                   scratch + linear_scratch(s_.down.columns));
+            panels.emplace(worker, c, hidden, s_.down.columns, hidden_panels_,
+                           scratch + linear_scratch(s_.down.columns));
         }
         const int piece = columns_per_task(s_.down.rows, worker.threads());
         worker.each(tasks_of(s_.down.rows, piece), [&](int task) {
             const std::int64_t first = std::int64_t{task} * piece;
             multiply(c.kernels,
-                     {hidden, panels, s_.down, s_.down_bias, s_.out.row(0), static_cast<std::size_t>(s_.out.width)},
+                     {hidden, panels ? panels->get() : hidden_panels_.data(), s_.down, s_.down_bias, s_.out.row(0),
+                      static_cast<std::size_t>(s_.out.width)},
                      first, std::min(first + piece, s_.down.rows), scratch);
         });
     }
@@ -89,21 +93,14 @@ class GatedMlp final : public Op {
 
     void gate_in_integers(Worker& worker, const Context& c, int rows) {
         float* scratch = c.scratch_of(worker);
-        const PanelBlock* x = quantise_rows(worker, c, rows_of(s_.x, rows), s_.x.width, panels_,
-                                            scratch + gated_product_scratch());
-        const GatedProduct product{x,
-                                   rows,
-                                   s_.gate,
-                                   s_.up,
-                                   s_.gate_bias,
-                                   s_.up_bias,
-                                   s_.activation,
-                                   hidden_.data(),
-                                   down_packed() ? hidden_panels_.data() : nullptr};
+        QuantisedRows x(worker, c, rows_of(s_.x, rows), s_.x.width, panels_, scratch + gated_product_scratch());
         const int piece = columns_per_task(s_.gate.rows, worker.threads());
         worker.each(tasks_of(s_.gate.rows, piece), [&](int task) {
             const std::int64_t first = std::int64_t{task} * piece;
-            multiply_gated(c.kernels, product, first, std::min(first + piece, s_.gate.rows), scratch);
+            multiply_gated(c.kernels,
+                           {x.get(), rows, s_.gate, s_.up, s_.gate_bias, s_.up_bias, s_.activation, hidden_.data(),
+                            down_packed() ? hidden_panels_.data() : nullptr},
+                           first, std::min(first + piece, s_.gate.rows), scratch);
         });
     }
 

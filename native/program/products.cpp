@@ -20,28 +20,28 @@ std::size_t quantise_scratch(int rows, int columns) {
     return alone(rows, columns) ? panel_blocks(rows, columns) * sizeof(PanelBlock) / sizeof(float) : 0;
 }
 
-const PanelBlock* quantise_rows(Worker& worker, const Context& c, const InputRows& x, int columns, Panels& shared,
-                                float* own) {
-    const int groups = row_groups(x.count);
-    if (alone(x.count, columns)) {
-        PanelBlock* panels = reinterpret_cast<PanelBlock*>(own);
-        c.kernels.quantise({x, x.count, columns, 0, columns, 0, groups, panels});
-        return panels;
-    }
-    const int pieces = tasks_of(columns, kColumnsPerTask);
+QuantisedRows::QuantisedRows(Worker& worker, const Context& c, const InputRows& x, int columns, Panels& shared,
+                             float* own)
+    : kernels_(c.kernels), x_(x), columns_(columns), own_(own) {
+    if (alone(x.count, columns)) return;
+    const int groups = row_groups(x.count), pieces = tasks_of(columns, kColumnsPerTask);
     worker.each(groups * pieces, [&](int task) {
-        const int g = task / pieces, row = group_start(x.count, g), first = task % pieces * kColumnsPerTask;
+        const int g = task / pieces, first = task % pieces * kColumnsPerTask;
         InputRows from = x;
-        if (from.index != nullptr) {
-            from.index += row;
-        } else {
-            from.base += from.stride * static_cast<std::size_t>(row);
-        }
-        from.base += first;
-        c.kernels.quantise(
+        from.base += x.stride * static_cast<std::size_t>(group_start(x.count, g)) + first;
+        kernels_.quantise(
             {from, x.count, columns, first, std::min(columns, first + kColumnsPerTask), g, g + 1, shared.data()});
     });
-    return shared.data();
+    panels_ = shared.data();
+}
+
+const PanelBlock* QuantisedRows::get() {
+    if (panels_ == nullptr) {
+        PanelBlock* panels = reinterpret_cast<PanelBlock*>(own_);
+        kernels_.quantise({x_, x_.count, columns_, 0, columns_, 0, row_groups(x_.count), panels});
+        panels_ = panels;
+    }
+    return panels_;
 }
 
 void multiply(const Kernels& kernels, const Product& p, std::int64_t first, std::int64_t last, float* scratch) {

@@ -18,9 +18,21 @@ constexpr int kQuantisedAlone = 2048;
 // Floats of a worker's scratch that `quantise_rows` may need.
 std::size_t quantise_scratch(int rows, int columns);
 
-// Rows of x as panels, in `shared`, which has room for them, or in `own`. All workers call it.
-const PanelBlock* quantise_rows(Worker& worker, const Context& c, const InputRows& x, int columns, Panels& shared,
-                                float* own);
+// Rows that lie one after another, as panels, for one worker: made by all workers, which construct this in the same phase, in `shared`, which has
+// room for them; or, few as they are, by each worker in `own`.
+class QuantisedRows {
+  public:
+    QuantisedRows(Worker& worker, const Context& c, const InputRows& x, int columns, Panels& shared, float* own);
+    // Called inside a piece of work: only then are the rows sure to stay as they are.
+    const PanelBlock* get();
+
+  private:
+    const Kernels& kernels_;
+    InputRows x_;
+    int columns_;
+    const PanelBlock* panels_ = nullptr;
+    float* own_;
+};
 
 // A weight, its bias, and rows as floats or, for a repacked weight, as panels.
 struct Product {
