@@ -2,8 +2,14 @@
 //
 // A repacked weight is a row of tiles of 32 output columns (the last one filled up with zeroes). A tile holds, for each
 // 32 inputs: their weights, four inputs of column 0, four of column 1, ..., then the next four inputs; then the 32
-// columns' scales, in half precision. A weight is a byte, 128 added; of 4-bit weights a byte's low half is input i, the
-// high half input i + 16. Every part is whole cache lines.
+// columns' scales. Every part is whole cache lines.
+// - Q8_0: a byte for each weight, 128 added; scales in half precision.
+// - Q4_0: a byte's low half is input i, the high half input i + 16, 8 added; scales as above.
+// - Q4_K: weights as above, nothing added; a byte for each column's scale, then for its minimum. Before each 256 inputs
+//   the columns' scale of the scales, then of the minimums, in half precision.
+// - Q6_K: weights, 32 added, with their low four bits as above, then the high two: those of four inputs 8 apart in a
+//   byte; a signed byte for the scale of each column's first 16 inputs, then for the other 16. Before each 256 inputs
+//   the columns' scale of the scales.
 //
 // Rows are quantised to 8 bits with a scale for each 32 values, and lie in panels of up to six rows: block 0 of each
 // row, then block 1 of each row, ...
@@ -39,17 +45,29 @@ constexpr int kPanelRows = 6;
 struct PanelBlock {
     std::int8_t q[kPackedInputs];
     float scale;
-    std::int32_t less_8, less_128;  // the sum of q times -8, and times -128: what the weights' offset adds
+    float sum;                                  // of what the block stands for: scale times the sum of q
+    std::int32_t less_8, less_128, less_32[2];  // the sum of q, less_32's of each half, times -8, -128, -32
 };
 
-// Bytes of a tile; 0 for formats that are not repacked.
-static constexpr std::size_t packed_tile_bytes(Format format, int columns) {
-    const std::size_t blocks = static_cast<std::size_t>(columns / kPackedInputs);
+// Bytes of 32 inputs of a tile, and of what stands before each 256.
+struct PackedBytes {
+    int weights, scales, head;
+};
+
+static constexpr PackedBytes packed_bytes(Format format) {
     switch (format) {
-        case Format::Q8_0: return blocks * kPackedColumns * (32 + 2);
-        case Format::Q4_0: return blocks * kPackedColumns * (16 + 2);
-        default: return 0;
+        case Format::Q8_0: return {32 * kPackedColumns, 2 * kPackedColumns, 0};
+        case Format::Q4_0: return {16 * kPackedColumns, 2 * kPackedColumns, 0};
+        case Format::Q4_K: return {16 * kPackedColumns, 2 * kPackedColumns, 4 * kPackedColumns};
+        case Format::Q6_K: return {24 * kPackedColumns, 2 * kPackedColumns, 2 * kPackedColumns};
+        default: return {};  // not repacked
     }
+}
+
+static constexpr std::size_t packed_tile_bytes(Format format, int columns) {
+    const PackedBytes bytes = packed_bytes(format);
+    return static_cast<std::size_t>(columns / kPackedInputs) * static_cast<std::size_t>(bytes.weights + bytes.scales) +
+           static_cast<std::size_t>(columns / 256) * static_cast<std::size_t>(bytes.head);
 }
 
 // Rows are split evenly into as few panels as can hold them: panel g begins at row group_start(rows, g).

@@ -20,14 +20,21 @@ inline void quantise_block(const float* __restrict x, PanelBlock* __restrict out
     const float largest = float_of(most);
     const bool zero = largest < 1e-30f;  // 127 / largest would be infinite for smaller ones
     const float inverse = zero ? 0.0f : 127.0f / largest;
-    std::int32_t sum = 0;
-    for (int i = 0; i < kPackedInputs; ++i) {
-        const float shifted = x[i] * inverse + 12582912.0f;  // 1.5 * 2^23: leaves the rounded number in the lowest bits
-        const std::int8_t q = static_cast<std::int8_t>(bits_of(shifted) & 0xffu);
-        out->q[i] = q;
-        sum += q;
+    std::int32_t sums[2];
+    for (int half = 0; half < 2; ++half) {
+        std::int32_t sum = 0;
+        for (int i = half * 16; i < half * 16 + 16; ++i) {
+            const float shifted = x[i] * inverse + 12582912.0f;  // 1.5 * 2^23: leaves the number in the lowest bits
+            const std::int8_t q = static_cast<std::int8_t>(bits_of(shifted) & 0xffu);
+            out->q[i] = q;
+            sum += q;
+        }
+        sums[half] = sum;
+        out->less_32[half] = -32 * sum;
     }
+    const std::int32_t sum = sums[0] + sums[1];
     out->scale = zero ? 0.0f : largest / 127.0f;
+    out->sum = out->scale * static_cast<float>(sum);
     out->less_8 = -8 * sum;
     out->less_128 = -128 * sum;
 }
@@ -46,21 +53,64 @@ inline void quantise(const QuantiseArgs& a) {
     }
 }
 
-// How a packed format is read: four inputs of one vector of columns at a time.
-struct PackedQ8 {
-    using Weights = ByteWeights;
-    static constexpr int bytes = 32 * kPackedColumns;
-    static std::int32_t start(const PanelBlock& x) { return ByteWeights::corrected ? x.less_128 : 0; }
-    static U read(const std::uint8_t* at, int quad) { return load_lanes(at + quad * 4 * kPackedColumns); }
-};
-
-struct PackedQ4 {
-    using Weights = NibbleWeights;
-    static constexpr int bytes = 16 * kPackedColumns;
-    static std::int32_t start(const PanelBlock& x) { return x.less_8; }
-    static U read(const std::uint8_t* at, int quad) {
+// How a packed format is read: four inputs of one vector of columns at a time; and its scales, of `parts` parts of the
+// 32 inputs. `head` is what stands before the 256 inputs, `at` the 32 inputs, both from the vector's columns on.
+template <Format FORMAT>
+struct Packed {
+    static constexpr PackedBytes bytes = packed_bytes(FORMAT);
+    static constexpr int parts = 1;
+    static constexpr bool minimums = false;
+    // Four bits of each input: i in the low half of a byte, i + 16 in the high half.
+    static U read_4_bits(const std::uint8_t* at, int quad) {
         const U both = load_lanes(at + quad % 4 * 4 * kPackedColumns);
         return (quad < 4 ? both : both >> 4) & 0x0f0f0f0fu;
+    }
+};
+
+struct PackedQ8_0 : Packed<Format::Q8_0> {
+    using Weights = ByteWeights;
+    static std::int32_t start(const PanelBlock& x, int) { return ByteWeights::corrected ? x.less_128 : 0; }
+    static U read(const std::uint8_t* at, int quad) { return load_lanes(at + quad * 4 * kPackedColumns); }
+    static V scale(const std::uint8_t*, const std::uint8_t* at, int column, int) {
+        return load_halves(at + bytes.weights + 2 * column);
+    }
+};
+
+struct PackedQ4_0 : Packed<Format::Q4_0> {
+    using Weights = SmallWeights;
+    static std::int32_t start(const PanelBlock& x, int) { return x.less_8; }
+    static U read(const std::uint8_t* at, int quad) { return read_4_bits(at, quad); }
+    static V scale(const std::uint8_t*, const std::uint8_t* at, int column, int) {
+        return load_halves(at + bytes.weights + 2 * column);
+    }
+};
+
+struct PackedQ4_K : Packed<Format::Q4_K> {
+    using Weights = SmallWeights;
+    static constexpr bool minimums = true;
+    static std::int32_t start(const PanelBlock&, int) { return 0; }
+    static U read(const std::uint8_t* at, int quad) { return read_4_bits(at, quad); }
+    static V scale(const std::uint8_t* head, const std::uint8_t* at, int column, int) {
+        return load_halves(head + 2 * column) * load_unsigned(at + bytes.weights + column);
+    }
+    static V minimum(const std::uint8_t* head, const std::uint8_t* at, int column) {
+        return load_halves(head + 2 * kPackedColumns + 2 * column) *
+               load_unsigned(at + bytes.weights + kPackedColumns + column);
+    }
+};
+
+struct PackedQ6_K : Packed<Format::Q6_K> {
+    using Weights = SmallWeights;
+    static constexpr int parts = 2;
+    static std::int32_t start(const PanelBlock& x, int part) { return x.less_32[part]; }
+    static U read(const std::uint8_t* at, int quad) {
+        const U high = load_lanes(at + 16 * kPackedColumns + quad % 2 * 4 * kPackedColumns);
+        const int pair = quad / 2;
+        const U two = pair == 0 ? high << 4 : pair == 1 ? high << 2 : pair == 2 ? high : high >> 2;
+        return read_4_bits(at, quad) | (two & 0x30303030u);
+    }
+    static V scale(const std::uint8_t* head, const std::uint8_t* at, int column, int part) {
+        return load_halves(head + 2 * column) * load_signed(at + bytes.weights + part * kPackedColumns + column);
     }
 };
 
@@ -74,32 +124,52 @@ struct Ahead {
     int lines;
 };
 
-// out[r * kPackedColumns + c] = the product of panel row r with column c of the tile, for one pass of columns.
-template <class Packed, int ROWS>
-inline void tile_pass(const PanelBlock* x, const std::uint8_t* tile, int blocks, int pass, Ahead ahead, float* out) {
-    constexpr int block_bytes = Packed::bytes + 2 * kPackedColumns;
-    const int column = pass * kTileVectors * kWidth;
-    V total[ROWS][kTileVectors] = {};
-    for (int b = 0; b < blocks; ++b, x += ROWS, tile += block_bytes) {
-        I sum[ROWS][kTileVectors];
-        for (int r = 0; r < ROWS; ++r) {
-            for (int v = 0; v < kTileVectors; ++v) sum[r][v] = spread(Packed::start(x[r]));
-        }
-        for (int line = 0; line < ahead.lines; ++line, ahead.at += 64) __builtin_prefetch(ahead.at);
+// Adds the products of the eight quads' share of one part of 32 inputs, column..., to the totals.
+template <class P, int ROWS>
+inline void add_part(const PanelBlock* x, const std::uint8_t* head, const std::uint8_t* at, int column, int part,
+                     V (&total)[ROWS][kTileVectors]) {
+    constexpr int quads = 8 / P::parts;
+    I sum[ROWS][kTileVectors];
+    for (int r = 0; r < ROWS; ++r) {
+        for (int v = 0; v < kTileVectors; ++v) sum[r][v] = spread(P::start(x[r], part));
+    }
 #pragma GCC unroll 8
-        for (int quad = 0; quad < 8; ++quad) {
-            for (int v = 0; v < kTileVectors; ++v) {
-                const typename Packed::Weights w(Packed::read(tile + 4 * (column + v * kWidth), quad));
-                for (int r = 0; r < ROWS; ++r) {
-                    std::int32_t four;
-                    __builtin_memcpy(&four, x[r].q + 4 * quad, sizeof four);
-                    sum[r][v] = dot(sum[r][v], w, spread(four));
-                }
+    for (int i = 0; i < quads; ++i) {
+        const int quad = part * quads + i;
+        for (int v = 0; v < kTileVectors; ++v) {
+            const typename P::Weights w(P::read(at + 4 * (column + v * kWidth), quad));
+            for (int r = 0; r < ROWS; ++r) {
+                std::int32_t four;
+                __builtin_memcpy(&four, x[r].q + 4 * quad, sizeof four);
+                sum[r][v] = dot(sum[r][v], w, spread(four));
             }
         }
-        for (int v = 0; v < kTileVectors; ++v) {
-            const V scale = load_halves(tile + Packed::bytes + 2 * (column + v * kWidth));
-            for (int r = 0; r < ROWS; ++r) total[r][v] += to_float(sum[r][v]) * (scale * x[r].scale);
+    }
+    for (int v = 0; v < kTileVectors; ++v) {
+        const V scale = P::scale(head, at, column + v * kWidth, part);
+        for (int r = 0; r < ROWS; ++r) total[r][v] += to_float(sum[r][v]) * (scale * x[r].scale);
+    }
+}
+
+// out[r * kPackedColumns + c] = the product of panel row r with column c of the tile, for one pass of columns.
+template <class P, int ROWS>
+inline void tile_pass(const PanelBlock* x, const std::uint8_t* tile, int blocks, int pass, Ahead ahead, float* out) {
+    const int column = pass * kTileVectors * kWidth;
+    const std::uint8_t* head = tile;
+    V total[ROWS][kTileVectors] = {};
+    for (int b = 0; b < blocks; ++b, x += ROWS, tile += P::bytes.weights + P::bytes.scales) {
+        if (P::bytes.head != 0 && b % 8 == 0) {
+            head = tile;
+            tile += P::bytes.head;
+        }
+        for (int line = 0; line < ahead.lines; ++line, ahead.at += 64) __builtin_prefetch(ahead.at);
+#pragma GCC unroll 2
+        for (int part = 0; part < P::parts; ++part) add_part<P, ROWS>(x, head, tile, column, part, total);
+        if constexpr (P::minimums) {
+            for (int v = 0; v < kTileVectors; ++v) {
+                const V minimum = P::minimum(head, tile, column + v * kWidth);
+                for (int r = 0; r < ROWS; ++r) total[r][v] -= minimum * x[r].sum;
+            }
         }
     }
     for (int r = 0; r < ROWS; ++r) {
@@ -107,28 +177,33 @@ inline void tile_pass(const PanelBlock* x, const std::uint8_t* tile, int blocks,
     }
 }
 
-template <class Packed, int ROWS>
+template <class P, int ROWS>
 inline void tile_rows(const PanelBlock* x, const std::uint8_t* tile, int blocks, Ahead ahead, float* out) {
     for (int pass = 0; pass < kPackedColumns / (kTileVectors * kWidth); ++pass) {
-        tile_pass<Packed, ROWS>(x, tile, blocks, pass, pass == 0 ? ahead : Ahead{}, out);
+        tile_pass<P, ROWS>(x, tile, blocks, pass, pass == 0 ? ahead : Ahead{}, out);
     }
 }
 
-template <class Packed>
+template <class P>
 inline void tile_rows(int rows, const PanelBlock* x, const std::uint8_t* tile, int blocks, Ahead ahead, float* out) {
     switch (rows) {
-        case 1: return tile_rows<Packed, 1>(x, tile, blocks, ahead, out);
-        case 2: return tile_rows<Packed, 2>(x, tile, blocks, ahead, out);
-        case 3: return tile_rows<Packed, 3>(x, tile, blocks, ahead, out);
-        case 4: return tile_rows<Packed, 4>(x, tile, blocks, ahead, out);
-        case 5: return tile_rows<Packed, 5>(x, tile, blocks, ahead, out);
-        default: return tile_rows<Packed, 6>(x, tile, blocks, ahead, out);
+        case 1: return tile_rows<P, 1>(x, tile, blocks, ahead, out);
+        case 2: return tile_rows<P, 2>(x, tile, blocks, ahead, out);
+        case 3: return tile_rows<P, 3>(x, tile, blocks, ahead, out);
+        case 4: return tile_rows<P, 4>(x, tile, blocks, ahead, out);
+        case 5: return tile_rows<P, 5>(x, tile, blocks, ahead, out);
+        default: return tile_rows<P, 6>(x, tile, blocks, ahead, out);
     }
 }
 
 inline void tile_rows(Format format, int rows, const PanelBlock* x, const std::uint8_t* tile, int blocks, Ahead ahead, float* out) {
-    if (format == Format::Q8_0) return tile_rows<PackedQ8>(rows, x, tile, blocks, ahead, out);
-    return tile_rows<PackedQ4>(rows, x, tile, blocks, ahead, out);
+    switch (format) {
+        case Format::Q8_0: return tile_rows<PackedQ8_0>(rows, x, tile, blocks, ahead, out);
+        case Format::Q4_0: return tile_rows<PackedQ4_0>(rows, x, tile, blocks, ahead, out);
+        case Format::Q4_K: return tile_rows<PackedQ4_K>(rows, x, tile, blocks, ahead, out);
+        case Format::Q6_K: return tile_rows<PackedQ6_K>(rows, x, tile, blocks, ahead, out);
+        default: return;  // nothing else is repacked
+    }
 }
 
 // Columns c.. of the tile's sums to the rows of one group.
@@ -148,7 +223,7 @@ inline void write_sums(const PackedArgs& a, const float* sums, int start, int ro
 // each fetches its share of the task's next tile, so that memory is busy all the time.
 inline Ahead ahead_of(const PackedArgs& a, const std::uint8_t* tile, std::size_t tile_bytes, std::int64_t c, int g) {
     const int blocks = a.weight.columns / kPackedInputs, groups = a.last_group - a.first_group;
-    const int lines = static_cast<int>(tile_bytes) / blocks / 64;
+    const int lines = (static_cast<int>(tile_bytes) / blocks + 63) / 64;
     if (groups == 1) return {tile + kPrefetch, lines};
     if (c + kPackedColumns >= a.last) return {};
     const int share = (lines + groups - 1) / groups, skipped = share * blocks * (g - a.first_group);

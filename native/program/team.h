@@ -82,7 +82,7 @@ class Team {
     Call call_ = nullptr;
     void* job_ = nullptr;
     std::uint32_t first_phase_ = 0;  // of the job
-    bool stop_ = false;
+    std::atomic<bool> stop_{false};
     std::unique_ptr<Seat[]> seats_;
     std::vector<std::thread> workers_;
     // A line each, so that taking work does not slow down who waits.

@@ -37,6 +37,22 @@ inline V load_halves(const std::uint8_t* p) {
 #endif
 }
 
+// kWidth unsigned or signed bytes.
+inline V load_unsigned(const std::uint8_t* p) {
+    typedef std::uint8_t B __attribute__((vector_size(kWidth)));
+    B b;
+    __builtin_memcpy(&b, p, sizeof b);
+    return __builtin_convertvector(b, V);
+}
+
+inline V load_signed(const std::uint8_t* p) {
+    typedef std::int8_t B __attribute__((vector_size(kWidth)));
+    B b;
+    __builtin_memcpy(&b, p, sizeof b);
+    return __builtin_convertvector(b, V);
+}
+
+// Weights of a whole byte, and of fewer bits: up to 63.
 #if defined(__AVX512VNNI__)
 
 struct ByteWeights {
@@ -44,7 +60,7 @@ struct ByteWeights {
     U w;
     explicit ByteWeights(U bytes) : w(bytes) {}
 };
-using NibbleWeights = ByteWeights;
+using SmallWeights = ByteWeights;
 
 inline I dot(I sum, const ByteWeights& w, I x) {
     return reinterpret_cast<I>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(w.w),
@@ -97,12 +113,12 @@ inline I dot(I sum, const ByteWeights& w, I x) {
 }
 #endif
 
-struct NibbleWeights {
+struct SmallWeights {
     U w;
-    explicit NibbleWeights(U bytes) : w(bytes) {}
+    explicit SmallWeights(U bytes) : w(bytes) {}
 };
 
-inline I dot(I sum, const NibbleWeights& w, I x) { return dot_magnitudes(sum, w.w, x); }
+inline I dot(I sum, const SmallWeights& w, I x) { return dot_magnitudes(sum, w.w, x); }
 
 #else
 
@@ -113,7 +129,7 @@ struct ByteWeights {
     explicit ByteWeights(U bytes)
         : even(reinterpret_cast<S>(bytes & 0x00ff00ffu)), odd(reinterpret_cast<S>(bytes >> 8 & 0x00ff00ffu)) {}
 };
-using NibbleWeights = ByteWeights;
+using SmallWeights = ByteWeights;
 
 inline I add_pairs(I sum, S a, S b) {
 #if defined(__SSE2__)

@@ -49,6 +49,29 @@ TEST(workers_that_sleep_wake_up) {
     }
 }
 
+TEST(more_threads_than_processors_do_all_work_once) {
+    // Some come late, some are left behind waiting; the next job must find them again, and nothing may be done twice.
+    Team team(12);
+    for (int run = 0; run < 300; ++run) {
+        std::vector<int> written(40, 0);  // by pieces of one phase, read by those of the next
+        std::atomic<int> wrong = 0, count = 0;
+        const auto job = [&](Worker& worker) {
+            for (int phase = 0; phase < 6; ++phase) {
+                worker.each(40, [&](int i) {
+                    if (written[static_cast<std::size_t>(i)]++ != phase) ++wrong;
+                    ++count;
+                });
+                worker.each(1, [&](int) {
+                    for (const int value : written) wrong += value != phase + 1;
+                });
+            }
+        };
+        team.run(job);
+        CHECK(wrong == 0 && count == 240);
+        if (run % 50 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+}
+
 TEST(phases_without_work_pass) {
     Team team(2);
     std::atomic<int> count = 0;

@@ -16,7 +16,7 @@ from support.steps import Chunk, Driver
 from support.tensors import random_weight, weight
 
 PATHS = CpuBackend.paths()
-REPACKED = ("Q4_0", "Q8_0")
+REPACKED = ("Q4_0", "Q8_0", "Q4_K", "Q6_K")
 """Formats whose products are in integers, with rows rounded to 8 bits."""
 HALVES = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),

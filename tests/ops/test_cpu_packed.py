@@ -4,6 +4,7 @@ threads; and how near they are to products in float32."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -19,16 +20,19 @@ from support.steps import Chunk, Driver
 from support.tensors import random_weight, weight
 
 PATHS = CpuBackend.paths()
-FORMATS = ("Q4_0", "Q8_0")
+FORMATS = ("Q4_0", "Q8_0", "Q4_K", "Q6_K")
+SCALES = {"Q4_0": (0,), "Q8_0": (0,), "Q4_K": (0, 2), "Q6_K": (208,)}
+"""Where a block's half-precision scales lie; everything else may be any byte."""
 CONFIG = KVConfig(4, (60,), "f32")
 TOKENS = 40
 
 
 def packed_weight(seed: int, block_format: str, *shape: int) -> Weight:
-    """Random blocks of any bytes, the lowest signed one included; scales near 1 / 8."""
+    """Random blocks of any bytes, the lowest signed one included."""
     rng, fmt = np.random.default_rng(seed), BLOCK_FORMATS[block_format]
     blocks = rng.integers(0, 256, (int(np.prod(shape)) // fmt.block_values, fmt.block_bytes), dtype=np.uint8)
-    blocks[:, :2] = rng.normal(0, 0.1, (len(blocks), 1)).astype("<f2").view(np.uint8)
+    for at in SCALES[block_format]:
+        blocks[:, at : at + 2] = rng.normal(0, 0.1, (len(blocks), 1)).astype("<f2").view(np.uint8)
     return Weight(StoredBlocks(shape, block_format, blocks.reshape(int(np.prod(shape[:-1])), -1)))
 
 
@@ -54,28 +58,76 @@ class StoredBlocks:
         return BLOCK_FORMATS[self.format].block_bytes
 
 
-def integers(matrix: Weight) -> tuple[np.ndarray, F32Array]:
-    """The weight's whole numbers, (rows, blocks, 32), and scales, (rows, blocks)."""
-    blocks = matrix.tensor.raw().reshape(matrix.shape[0], matrix.shape[1] // 32, -1)
-    scales = np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0].astype(np.float32)
-    values = blocks[..., 2:]
+@dataclass(frozen=True)
+class Parts:
+    """A weight in parts of 16 or 32 inputs: whole numbers (rows, parts, inputs), scales and minimums (rows, parts)."""
+
+    numbers: np.ndarray
+    scales: F32Array
+    minimums: F32Array | None = None
+
+
+def halves(data: U8Array) -> F32Array:
+    return np.ascontiguousarray(data).view("<f2")[..., 0].astype(np.float32)
+
+
+def parts_of(matrix: Weight) -> Parts:
+    rows, columns = matrix.shape
+    blocks = matrix.tensor.raw().reshape(rows, columns // BLOCK_FORMATS[matrix.format].block_values, -1)
     if matrix.format == "Q8_0":
-        return values.view(np.int8).astype(np.int64), scales
-    return np.concatenate([values & 15, values >> 4], axis=-1).astype(np.int64) - 8, scales
+        return Parts(blocks[..., 2:].view(np.int8).astype(np.int64), halves(blocks[..., :2]))
+    if matrix.format == "Q4_0":
+        values = np.concatenate([blocks[..., 2:] & 15, blocks[..., 2:] >> 4], axis=-1)
+        return Parts(values.astype(np.int64) - 8, halves(blocks[..., :2]))
+    if matrix.format == "Q4_K":
+        return q4_k_parts(blocks)
+    return q6_k_parts(blocks)
+
+
+def q4_k_parts(blocks: U8Array) -> Parts:
+    rows, packed = len(blocks), blocks[..., 4:16].astype(np.int64)
+    low, high, last = packed[..., :4], packed[..., 4:8], packed[..., 8:]
+    scales = np.concatenate([low & 63, (last & 15) | low >> 6 << 4], axis=-1)
+    minimums = np.concatenate([high & 63, last >> 4 | high >> 6 << 4], axis=-1)
+    quants = blocks[..., 16:].reshape(*blocks.shape[:2], 4, 1, 32)
+    numbers = np.concatenate([quants & 15, quants >> 4], axis=-2).astype(np.int64)
+    of_scales, of_minimums = (halves(blocks[..., i : i + 2])[..., None] for i in (0, 2))
+    return Parts(
+        numbers.reshape(rows, -1, 32),
+        (of_scales * scales.astype(np.float32)).reshape(rows, -1),
+        (of_minimums * minimums.astype(np.float32)).reshape(rows, -1),
+    )
+
+
+def q6_k_parts(blocks: U8Array) -> Parts:
+    rows = len(blocks)
+    low = blocks[..., :128].reshape(*blocks.shape[:2], 2, 1, 64)
+    low = np.concatenate([low & 15, low >> 4], axis=-2).reshape(*blocks.shape[:2], 256)
+    high = blocks[..., 128:192].reshape(*blocks.shape[:2], 2, 1, 32)
+    high = np.concatenate([high >> shift & 3 for shift in (0, 2, 4, 6)], axis=-2).reshape(*blocks.shape[:2], 256)
+    scales = halves(blocks[..., 208:])[..., None] * blocks[..., 192:208].view(np.int8).astype(np.float32)
+    numbers = (low | high << 4).astype(np.int64) - 32
+    return Parts(numbers.reshape(rows, -1, 16), scales.reshape(rows, -1))
 
 
 def defined_product(x: F32Array, matrix: Weight) -> F32Array:
-    """Each block of 32 inputs rounded to 127 steps to either side; exact sums, scaled and added in order in float32."""
-    weights, scales = integers(matrix)
-    parts = x.reshape(len(x), -1, 32)
-    largest = np.abs(parts).max(axis=-1)
+    """Each block of 32 inputs rounded to 127 steps to either side; exact sums, scaled and added in order in float32.
+    A minimum is taken off with the sum of what the inputs were rounded to."""
+    weights = parts_of(matrix)
+    blocks = x.reshape(len(x), -1, 32)
+    largest = np.abs(blocks).max(axis=-1)
     inverse = np.divide(np.float32(127), largest, where=largest > 0, out=np.zeros_like(largest))
-    rounded = np.rint(parts * inverse[..., None]).astype(np.int64)
+    rounded = np.rint(blocks * inverse[..., None]).astype(np.int64)
     steps = largest / np.float32(127)
-    total = np.zeros((len(x), len(weights)), np.float32)
-    for b in range(parts.shape[1]):
-        sums = (rounded[:, b] @ weights[:, b].T).astype(np.float32)
-        total += sums * (scales[:, b] * steps[:, b, None])
+    sums = steps * rounded.sum(axis=-1).astype(np.float32)
+    per_block = weights.numbers.shape[1] // blocks.shape[1]
+    rounded = rounded.reshape(len(x), weights.numbers.shape[1], -1)
+    total = np.zeros((len(x), matrix.shape[0]), np.float32)
+    for p in range(weights.numbers.shape[1]):
+        exact = (rounded[:, p] @ weights.numbers[:, p].T).astype(np.float32)
+        total += exact * (weights.scales[:, p] * steps[:, p // per_block, None])
+        if weights.minimums is not None:
+            total -= weights.minimums[:, p] * sums[:, p, None]
     return total
 
 
@@ -95,8 +147,8 @@ def reference(program: Program, rows: int) -> F32Array:
 @pytest.mark.parametrize("outputs", [1, 21, 32, 100])
 @pytest.mark.parametrize("block_format", FORMATS)
 def test_products_have_the_bits_of_their_definition(path: str, outputs: int, block_format: str) -> None:
-    table = random_weight(np.random.default_rng(1), "table", TOKENS, 96, scale=3)
-    matrix = packed_weight(outputs, block_format, outputs, 96)
+    table = random_weight(np.random.default_rng(1), "table", TOKENS, 512, scale=3)
+    matrix = packed_weight(outputs, block_format, outputs, 512)
     want = defined_product(table.tensor.numpy(), matrix)
     for rows in (*range(1, 8), 13, 40):
         got = run(lambda ops, x: ops.linear(x, matrix), table, rows, path)
@@ -156,9 +208,9 @@ def test_rounding_rows_costs_half_a_percent(block_format: str) -> None:
 Shapes = tuple[Callable[[Ops, Value], Value], Weight]
 
 
-def gated(gate: str, up: str, down: str) -> Shapes:
+def gated(gate: str, up: str, down: str, ff: int = 96, width: int = 64) -> Shapes:
     """Biases, and every mixture of repacked and other weights."""
-    rng, ff, width = np.random.default_rng(10), 96, 64
+    rng = np.random.default_rng(10)
     table = random_weight(rng, "table", TOKENS, width)
     weights = [
         packed_weight(i, fmt, *shape) if fmt in FORMATS else random_weight(rng, "w", *shape, scale=0.3)
@@ -185,6 +237,7 @@ NETWORKS = {
     "all packed": gated("Q4_0", "Q8_0", "Q8_0"),
     "floats to packed": gated("F32", "Q8_0", "Q4_0"),
     "packed to floats": gated("Q8_0", "Q8_0", "F32"),
+    "K formats": gated("Q4_K", "Q4_K", "Q6_K", 512, 256),
     "experts": experts(96, "Q8_0"),
     "4-bit experts": experts(64, "Q4_0"),
     "experts between tiles": experts(80, "Q8_0"),
