@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import numpy as np
 from cpu_step import random_weight
-from gguf import GGMLQuantizationType
 
+from plait.formats.quant import BLOCK_FORMATS
 from plait.ops.api import KVConfig, KVGroup, KVInputs, KVShape, Program, StepInputs, Weight
 from plait.ops.cpu import CpuBackend, CpuExecutable
 from plait.ops.recorder import Ops
@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int)
     parser.add_argument("--path")
-    parser.add_argument("--format", default="Q4_0", choices=[kind.name for kind in GGMLQuantizationType])
+    parser.add_argument("--format", default="Q4_0", choices=sorted(BLOCK_FORMATS))
     parser.add_argument("--inputs", type=int, default=2048)
     parser.add_argument("--outputs", type=int, default=8192)
     parser.add_argument("--repeats", type=int, default=25)

@@ -1,6 +1,6 @@
-"""Tokens per second of the CPU kernels alone, on a model of random weights shaped like the bundled one.
+"""Tokens per second of the CPU kernels alone, on a model of random weights.
 
-    python benchmarks/cpu_step.py [--threads N] [--path avx2] [--format Q8_0]
+    python benchmarks/cpu_step.py [--threads N] [--path avx2] [--format Q4_K_M] [--shape llama-3.2-1b]
 
 Runs steps of the program: no scheduler, no sampling, no tokenizer.
 """
@@ -12,9 +12,8 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from gguf import GGMLQuantizationType
-from gguf.quants import quantize
 
+from plait.formats.quant import BLOCK_FORMATS
 from plait.formats.tensor import F32Array, U8Array
 from plait.ops.api import (
     Activation,
@@ -31,8 +30,22 @@ from plait.ops.api import (
 from plait.ops.cpu import CpuBackend, CpuExecutable
 from plait.ops.recorder import Ops
 
-WIDTH, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FF, VOCAB = 512, 8, 8, 2, 64, 1024, 8192
 PAGE, PAGES = 16, 2048
+
+
+@dataclass(frozen=True)
+class Shape:
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    ff: int
+    vocab: int
+    head_dim: int = 64
+
+
+SHAPES = {"small": Shape(512, 8, 8, 2, 1024, 8192), "llama-3.2-1b": Shape(2048, 16, 32, 8, 8192, 128256)}
+"""That of the bundled model, and a real one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,30 +66,47 @@ class RandomTensor:
         return self.data.view(np.float32).reshape(self.shape)
 
 
+SCALES = {"Q8_0": (0,), "Q4_0": (0,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+"""Where a block's half-precision scales lie; the rest may be any bytes."""
+
+
 def random_weight(rng: np.random.Generator, fmt: str, *shape: int) -> Weight:
-    values = (rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
-    kind = "F32" if len(shape) == 1 else fmt
-    data = quantize(values, GGMLQuantizationType[kind]).view(np.uint8).reshape(shape[0] if len(shape) > 1 else 1, -1)
-    return Weight(RandomTensor("random", shape, kind, data))
+    rows, kind = int(np.prod(shape[:-1])), "F32" if len(shape) == 1 else fmt
+    if kind not in SCALES:
+        values = (rng.standard_normal((rows, shape[-1]), np.float32) / np.sqrt(shape[-1])).astype(np.float32)
+        return Weight(RandomTensor("random", shape, kind, BLOCK_FORMATS[kind].quantize(values).view(np.uint8)))
+    block = BLOCK_FORMATS[kind]
+    data = rng.integers(0, 256, (rows * shape[-1] // block.block_values, block.block_bytes), np.uint8)
+    for at in SCALES[kind]:
+        data[:, at : at + 2] = np.full(1, 0.0005, "<f2").view(np.uint8)
+    return Weight(RandomTensor("random", shape, kind, data.reshape(rows, -1)))
 
 
-def model(fmt: str) -> Program:
+def model(fmt: str, shape: Shape) -> Program:
+    """`fmt` may be Q4_K_M: Q4_K, with Q6_K for the table and for v and down of half of the layers."""
     rng = np.random.default_rng(0)
-    ops = Ops(KVShape(KV_HEADS, HEAD_DIM, HEAD_DIM, (KVGroup(tuple(range(LAYERS))),)), HEADS)
-    rope = Rope(RopeLayout.INTERLEAVED, tuple(10000.0 ** (-2 * i / HEAD_DIM) for i in range(HEAD_DIM // 2)))
-    table = random_weight(rng, fmt, VOCAB, WIDTH)
-    norm = Weight(RandomTensor("norm", (WIDTH,), "F32", np.ones((1, WIDTH), np.float32).view(np.uint8)))
+    main, finer = ("Q4_K", "Q6_K") if fmt == "Q4_K_M" else (fmt, fmt)
+    ops = Ops(
+        KVShape(shape.kv_heads, shape.head_dim, shape.head_dim, (KVGroup(tuple(range(shape.layers))),)), shape.heads
+    )
+    half = shape.head_dim // 2
+    rope = Rope(RopeLayout.INTERLEAVED, tuple(10000.0 ** (-i / half) for i in range(half)))
+    width, ff, keys = shape.width, shape.ff, shape.kv_heads * shape.head_dim
+    table = random_weight(rng, finer, shape.vocab, width)
+    norm = Weight(RandomTensor("norm", (width,), "F32", np.ones((1, width), np.float32).view(np.uint8)))
     x = ops.embed(table)
     h = ops.rms_norm(x, norm, 1e-5)
-    for layer in range(LAYERS):
-        sizes = (HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM)
-        q, k, v = ops.linears(h, tuple(random_weight(rng, fmt, n, WIDTH) for n in sizes))
+    for layer in range(shape.layers):
+        second = finer if layer % 2 else main
+        kinds = ((main, shape.heads * shape.head_dim), (main, keys), (second, keys))
+        q, k, v = ops.linears(h, tuple(random_weight(rng, kind, n, width) for kind, n in kinds))
         q = ops.rope_and_store(q, k, v, layer=layer, rope=rope)
-        a = ops.linear(
-            ops.attention(q, layer=layer, scale=HEAD_DIM**-0.5), random_weight(rng, fmt, WIDTH, HEADS * HEAD_DIM)
+        mixed = ops.attention(q, layer=layer, scale=shape.head_dim**-0.5)
+        h, x = ops.add_rms_norm(ops.linear(mixed, random_weight(rng, main, width, mixed.width)), x, norm, 1e-5)
+        gate, up, down = (
+            random_weight(rng, kind, *s)
+            for kind, s in ((main, (ff, width)), (main, (ff, width)), (second, (width, ff)))
         )
-        h, x = ops.add_rms_norm(a, x, norm, 1e-5)
-        gate, up, down = (random_weight(rng, fmt, *s) for s in ((FF, WIDTH), (FF, WIDTH), (WIDTH, FF)))
         h, x = ops.add_rms_norm(ops.gated_mlp(h, gate, up, down, Activation.SILU), x, norm, 1e-5)
     return ops.finish(ops.linear(ops.take_rows(h), table))
 
@@ -99,7 +129,7 @@ def step(sequences: int, first: int, count: int) -> StepInputs:
     kv = KVInputs(i32(starts), i32(entries), i32(range(rows)), i32(slots))
     positions = i32(list(range(first, first + count)) * sequences)
     seq = np.repeat(i32(range(sequences)), count)
-    return StepInputs(i32(np.arange(rows) % VOCAB), positions, seq, i32(range(count - 1, rows, count)), (kv,))
+    return StepInputs(i32(np.arange(rows) % 8192), positions, seq, i32(range(count - 1, rows, count)), (kv,))
 
 
 def rate(executable: CpuExecutable, inputs: StepInputs, tokens: int, seconds: float = 2.0) -> float:
@@ -118,17 +148,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--path")
     parser.add_argument("--format", default="Q8_0")
+    parser.add_argument("--shape", default="small", choices=SHAPES)
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each row of the table")
     args = parser.parse_args()
     backend = CpuBackend(args.threads, args.path)
-    executable = backend.compile(model(args.format), KVConfig(PAGE, (PAGES,), "f16"))
-    print(f"{args.format}, {backend.path}, {backend.threads} threads; tokens/s of the best step")
+    executable = backend.compile(model(args.format, SHAPES[args.shape]), KVConfig(PAGE, (PAGES,), "f16"))
+    print(f"{args.shape}, {args.format}, {backend.path}, {backend.threads} threads; tokens/s of the best step")
     for name, sequences, first, count in (
         ("decode, 1 sequence, 256 keys", 1, 255, 1),
+        ("decode, 4 sequences, 256 keys", 4, 255, 1),
         ("decode, 8 sequences, 256 keys", 8, 255, 1),
+        ("decode, 16 sequences, 256 keys", 16, 255, 1),
         ("decode, 32 sequences, 256 keys", 32, 255, 1),
-        ("prefill, 512 tokens", 1, 0, 512),
+        ("prefill, 256 tokens", 1, 0, 256),
     ):
-        print(f"  {name:32} {rate(executable, step(sequences, first, count), sequences * count):9.0f}")
+        print(f"  {name:32} {rate(executable, step(sequences, first, count), sequences * count, args.seconds):9.0f}")
 
 
 if __name__ == "__main__":

@@ -39,17 +39,29 @@ inline V load_halves(const std::uint8_t* p) {
 
 // kWidth unsigned or signed bytes.
 inline V load_unsigned(const std::uint8_t* p) {
-    typedef std::uint8_t B __attribute__((vector_size(kWidth)));
-    B b;
-    __builtin_memcpy(&b, p, sizeof b);
-    return __builtin_convertvector(b, V);
+#if defined(__AVX512F__)
+    const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return to_float(reinterpret_cast<I>(wide));
+#elif defined(__AVX2__)
+    return to_float(reinterpret_cast<I>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))));
+#else
+    V v;
+    for (int i = 0; i < kWidth; ++i) v[i] = static_cast<float>(p[i]);
+    return v;
+#endif
 }
 
 inline V load_signed(const std::uint8_t* p) {
-    typedef std::int8_t B __attribute__((vector_size(kWidth)));
-    B b;
-    __builtin_memcpy(&b, p, sizeof b);
-    return __builtin_convertvector(b, V);
+#if defined(__AVX512F__)
+    const __m512i wide = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return to_float(reinterpret_cast<I>(wide));
+#elif defined(__AVX2__)
+    return to_float(reinterpret_cast<I>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))));
+#else
+    V v;
+    for (int i = 0; i < kWidth; ++i) v[i] = static_cast<float>(static_cast<std::int8_t>(p[i]));
+    return v;
+#endif
 }
 
 // Weights of a whole byte, and of fewer bits: up to 63.

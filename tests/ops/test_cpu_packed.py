@@ -1,5 +1,5 @@
-"""Products in integers with repacked weights: the bits of their definition in numpy, on every SIMD path, for any rows and
-threads; and how near they are to products in float32."""
+"""Products in integers with repacked weights: the bits of their definition in numpy, on every SIMD path, for any rows
+and threads; and how near they are to products in float32."""
 
 from __future__ import annotations
 
