@@ -3,13 +3,17 @@ and threads; and how near they are to products in float32."""
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from plait.formats.mapped import map_file
 from plait.formats.quant import BLOCK_FORMATS
+from plait.formats.stored import StoredTensor
 from plait.formats.tensor import F32Array, U8Array
 from plait.ops.api import Activation, KVConfig, Program, Value, Weight
 from plait.ops.cpu import CpuBackend
@@ -262,3 +266,20 @@ def test_a_table_that_is_repacked_as_the_output_matrix_still_gives_its_rows() ->
     got = run(lambda ops, x: ops.linear(x, table), table, TOKENS)
     rows = table.tensor.numpy()
     np.testing.assert_array_equal(got, defined_product(rows, table))
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's figures")
+def test_a_mapped_weight_does_not_stay_in_memory_beside_its_repacked_copy(tmp_path: Path) -> None:
+    path, shape = tmp_path / "weight", (4096, 4096)
+    path.write_bytes(packed_weight(13, "Q8_0", *shape).tensor.raw().tobytes())
+    matrix = Weight(StoredTensor("mapped", shape, "Q8_0", map_file(path).bytes_view(), path))
+    table = random_weight(np.random.default_rng(14), "table", TOKENS, shape[1])
+    program = rows_program(lambda ops, x: ops.linear(x, matrix), table)
+    before = resident_bytes()
+    executable = CpuBackend(2).compile(program, CONFIG)
+    assert resident_bytes() - before < 1.3 * matrix.tensor.nbytes
+    del executable

@@ -57,6 +57,22 @@ def map_file(path: Path) -> MappedFile:
         os.close(descriptor)
 
 
+def forget(part: U8Array) -> None:
+    """Give back the memory that bytes of a mapped file take; they come from the file again when they are next read.
+    Leaves any other array alone."""
+    owner: object = part
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    mapping = owner.obj if isinstance(owner, memoryview) else owner
+    if not isinstance(mapping, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    first = part.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+    start = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE  # pages that hold nothing else
+    length = (first + part.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - start
+    if length > 0:
+        mapping.madvise(mmap.MADV_DONTNEED, start, length)
+
+
 def unreadable(path: Path, error: Exception) -> ModelFileError:
     """The error for a file that the system will not let us read."""
     if isinstance(error, PermissionError):

@@ -5,11 +5,13 @@ Knows the contract in `ops.api` and the extension; runs nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import assert_never
 
 import numpy as np
 
 from plait.errors import BackendError
+from plait.formats.mapped import forget
 from plait.formats.tensor import F32Array, U8Array
 from plait.ops.api import (
     Activation,
@@ -100,6 +102,7 @@ class _Recorder:
             case Linear():
                 weights, biases = [matrix(w) for w in op.weights], [vector(b) for b in op.biases]
                 native.linear(value(op.x), weights, biases, [value(out) for out in op.out])
+                self._forget_repacked(op.weights)
             case RmsNorm():
                 sizes = vector(op.weight), op.eps, op.offset, op.groups
                 native.rms_norm(value(op.x), value(op.residual), *sizes, value(op.out), value(op.total))
@@ -113,10 +116,12 @@ class _Recorder:
             case GatedMlp():
                 weights, biases = [matrix(w) for w in (op.gate, op.up, op.down)], [vector(b) for b in op.biases]
                 native.gated_mlp(value(op.x), weights, biases, _ACTIVATIONS[op.activation], value(op.out))
+                self._forget_repacked((op.gate, op.up, op.down))
             case Moe():
                 weights = [matrix(w) for w in (op.router, op.gate, op.up, op.down)]
                 activation = _ACTIVATIONS[op.activation]
                 native.moe(value(op.x), weights, op.top_k, op.normalise, activation, value(op.out))
+                self._forget_repacked((op.gate, op.up, op.down))
             case Add():
                 native.add(value(op.a), value(op.b), value(op.out))
             case Scale():
@@ -160,6 +165,12 @@ class _Recorder:
             self._vectors[key] = self._native.add_vector(values)
             self._report(weight)
         return self._vectors[key]
+
+    def _forget_repacked(self, weights: Iterable[Weight]) -> None:
+        """Their bytes are not read again, but for embeddings: both copies at once need not be in memory."""
+        for weight in weights:
+            if self._native.packed(self._matrix(weight)):
+                forget(weight.tensor.raw())
 
     def _report(self, weight: Weight) -> None:
         self._done += weight.tensor.nbytes
