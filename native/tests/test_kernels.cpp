@@ -7,6 +7,7 @@
 
 #include "cpu/paths.h"
 #include "program/formats.h"
+#include "program/pack.h"
 #include "tests/check.h"
 
 using namespace plait;
@@ -132,6 +133,69 @@ TEST(every_format_reads_its_own_bytes_only_and_the_same_on_every_path) {
         for (const std::string& path : usable_paths()) {
             kernels_of(path).dequantise(matrix, 2, got.data());
             CHECK(same_bits(got, want));
+        }
+    }
+}
+
+// A repacked weight in memory of exactly its size.
+struct Repacked {
+    std::vector<std::uint8_t> data, tiles;
+    Matrix weight;
+
+    Repacked(const std::string& format, int outputs, int inputs) {
+        std::mt19937 random(10);
+        const auto bytes = [&](std::size_t n) {
+            data.resize(n);
+            for (std::uint8_t& byte : data) byte = random() & 0x3f;  // keeps scales finite
+            return std::span<const std::uint8_t>(data);
+        };
+        const std::size_t block = format == "Q8_0" ? 34 : format == "Q4_0" ? 18 : format == "Q4_K" ? 144 : 210;
+        const int block_inputs = format == "Q8_0" || format == "Q4_0" ? 32 : 256;
+        weight = make_matrix(bytes(block * static_cast<std::size_t>(outputs * inputs / block_inputs)), format, outputs,
+                             inputs);
+        CHECK(can_pack(weight));
+        tiles.resize(static_cast<std::size_t>(packed_tiles(weight)) * packed_tile_bytes(weight.format, inputs));
+        pack_tiles(weight, 0, packed_tiles(weight), tiles.data());
+        weight.packed = tiles.data();
+    }
+
+    Floats product(const Kernels& kernels, const Floats& x, int rows) const {
+        const int inputs = weight.columns, groups = row_groups(rows);
+        std::vector<PanelBlock> panels(static_cast<std::size_t>(rows * inputs / kPackedInputs));
+        kernels.quantise({{x.data(), static_cast<std::size_t>(inputs), nullptr, rows},
+                          rows,
+                          inputs,
+                          0,
+                          inputs,
+                          0,
+                          groups,
+                          panels.data()});
+        Floats out(static_cast<std::size_t>(rows) * static_cast<std::size_t>(weight.rows));
+        kernels.linear_packed({panels.data(), rows, 0, groups, weight, nullptr, out.data(),
+                               static_cast<std::size_t>(weight.rows), 0, 0, weight.rows});
+        return out;
+    }
+};
+
+TEST(integer_products_have_the_same_bits_on_every_path_for_any_number_of_rows) {
+    constexpr int rows = 13, inputs = 512, outputs = 45;
+    const Floats x = random_floats(rows * inputs, 11);
+    for (const char* format : {"Q8_0", "Q4_0", "Q4_K", "Q6_K"}) {
+        const Repacked repacked(format, outputs, inputs);
+        const Floats want = repacked.product(scalar_kernels(), x, rows);
+        CHECK(want != Floats(want.size()));
+        const Floats exact = product(scalar_kernels(), x, rows, repacked.weight);
+        double error = 0, size = 0;
+        for (std::size_t i = 0; i < want.size(); ++i) {
+            error += double{want[i] - exact[i]} * double{want[i] - exact[i]};
+            size += double{exact[i]} * double{exact[i]};
+        }
+        CHECK(error < 0.01 * 0.01 * size);
+        for (const std::string& path : usable_paths()) {
+            for (int count = 1; count <= rows; ++count) {
+                const Floats got = repacked.product(kernels_of(path), x, count);
+                CHECK(same_bits(got, Floats(want.begin(), want.begin() + count * outputs)));
+            }
         }
     }
 }
