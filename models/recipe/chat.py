@@ -47,6 +47,21 @@ STOP = frozenset(
     "day one time thing things way end story end first last next other others same morning night other rest most "
     "top side bit lot more best little big middle front back place home moment whole left right two three".split()
 )
+NAME = re.compile(r"\b[A-Z][a-z]+\b")
+OLD_GIRLS = frozenset("Lily Lucy Sue Mia Anna Sara Jane Mary Emma Sally Molly Amy Daisy Jenny Sarah Susie Lisa Kitty".split())
+OLD_BOYS = frozenset("Tim Tom Ben Max Sam Jack Joe John Bob Billy Timmy Tommy Bobby Johnny Mark Fred Jimmy Peter".split())
+OLD_PETS = frozenset("Spot Buddy Fluffy Rex Whiskers Mittens Fido Bunny".split())
+GIRLS = (
+    "Ada Alice Amara Astrid Bella Carla Chloe Clara Dora Edith Ella Elsa Eva Fiona Flora Freya Gina Grace Hanna Hazel "
+    "Helen Ida Ines Iris Ivy Julia Kate Lara Laura Lea Lena Lina Lola Luna Maria Marta Maya Mila Mimi Nina Nora Olga "
+    "Olivia Paula Penny Pia Rita Rosa Rose Ruby Ruth Sofia Stella Tara Tina Vera Violet Wendy Yara Zara Zoe"
+).split()
+BOYS = (
+    "Adam Albert Alex Anton Arthur Bruno Carl Charlie Dan David Dennis Eddie Emil Eric Felix Finn Frank Franz George "
+    "Hans Harry Henry Hugo Ian Ivan Jacob James Jonas Karl Kurt Leo Leon Liam Louis Luis Luke Marco Martin Milo Nico "
+    "Noah Oscar Otto Pablo Paul Pedro Philip Ralph Ray Robin Simon Theo Toby Victor Walter Will"
+).split()
+PETS = "Biscuit Bingo Coco Cookie Ginger Happy Lucky Misty Mimi Nibbles Patch Pepper Pip Rusty Scout Shadow Snowy Teddy Tiger Waffles".split()
 PLACEHOLDER = re.compile(r"[\[\](){}<>]|\buser \d|https?:|_|&")
 #: Chat about films, sport and bands is full of names a small model can only garble.
 NAMES = re.compile(
@@ -75,9 +90,28 @@ def subjects(story: str) -> list[str]:
     return found
 
 
+def recast(story: str, rng: random.Random) -> tuple[str, str]:
+    """(story with its first well-known name exchanged, new name), or the story as it is and "".
+
+    The same few names stand in most of the simple stories; asked for another, the model must take it from the request.
+    """
+    for name in NAME.findall(story[:600]):
+        for old, new in ((OLD_GIRLS, GIRLS), (OLD_BOYS, BOYS), (OLD_PETS, PETS)):
+            if name in old:
+                fresh = rng.choice(new)
+                return (re.sub(rf"\b{name}\b", fresh, story), fresh) if fresh not in story else (story, "")
+    return story, ""
+
+
 def story_request(story: str, rng: random.Random) -> Conversation:
     """One way to ask for this very story, and the story as its answer."""
     kind = rng.random()
+    if rng.random() < 0.7:
+        story, name = recast(story, rng)
+        if name and rng.random() < 0.6:
+            girl_or_boy = "girl" if name in GIRLS else "boy" if name in BOYS else "pet"
+            about = rng.choice((name, f"a {girl_or_boy} named {name}", f"a {girl_or_boy} called {name}", name))
+            return [("user", rng.choice(OPENERS).format(about)), ("assistant", story)]
     about = subjects(story)
     words = [noun for noun, _ in Counter(NOUN.findall(story)).most_common(12) if noun not in STOP]
     if kind < 0.62 and about:
@@ -104,8 +138,10 @@ def own_pairs(path: Path) -> list[tuple[list[str], list[str]]]:
     return rows
 
 
-def story_sessions(stories: list[str], own: list[tuple[list[str], list[str]]], copies: int, seed: int) -> Iterator[Conversation]:
-    """Each story asked for `copies` times, some in sessions with small talk before and another story after."""
+def story_sessions(
+    stories: list[str], own: list[tuple[list[str], list[str]]], chats: list[Conversation], copies: int, seed: int
+) -> Iterator[Conversation]:
+    """Each story asked for `copies` times, some in sessions with talk before and another story after."""
     rng = random.Random(seed)
     thanks = [row for row in own if row[0][0] in ("Thank you", "That was a great story!")]
     for _ in range(copies):
@@ -117,6 +153,8 @@ def story_sessions(stories: list[str], own: list[tuple[list[str], list[str]]], c
                 talk.append(("system", rng.choice(STORY_SYSTEMS)))
             if rng.random() < 0.2:
                 talk += _small_talk(rng.choice(own), rng)
+            elif rng.random() < 0.15:
+                talk += rng.choice(chats)[: rng.choice((2, 4, 6))]
             talk += story_request(stories[order.pop()], rng)
             if rng.random() < 0.25:
                 talk += _small_talk(rng.choice(thanks), rng)
@@ -133,9 +171,9 @@ def _small_talk(row: tuple[list[str], list[str]], rng: random.Random) -> Convers
 
 
 def small_talk(own: list[tuple[list[str], list[str]]], rows: Iterable[dict[str, str]], seed: int) -> Iterator[Conversation]:
-    """Short sessions of our own pairs (thirty rounds) and of the friendly part of the small-talk collections."""
+    """Short sessions of our own pairs (forty rounds) and of the friendly part of the small-talk collections."""
     rng = random.Random(seed)
-    for _ in range(30):
+    for _ in range(40):
         deck = list(own)
         rng.shuffle(deck)
         while deck:

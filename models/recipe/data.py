@@ -1,6 +1,6 @@
 """Cleans, splits and tokenises the corpus into pools of uint16 tokens that train.py slices on the GPU.
 
-Pools to train on: `tiny`, `tales`, `books` (plain documents, every token counts), `talk` (dialogue as language, every
+Pools to train on: `tiny`, `simple`, `tales`, `books` (plain documents, every token counts), `talk` (dialogue as language, every
 token counts) and `chat` (conversations to learn to answer from: only the assistant's words count). Each has a held-out
 part of the same name; `validation` is the TinyStories validation split, held out entirely.
 """
@@ -69,6 +69,10 @@ def plain_pools(folder: Path, rng: random.Random) -> tuple[dict[str, list[str]],
     for pool, size in (("tiny", 100), ("tales", 120), ("books", 4)):
         train[pool], held[pool] = split(texts[pool], size, rng)
     held["validation"] = texts["validation"]
+    known = corpus.common_words(train["tiny"])
+    tales = train["tales"]
+    train["simple"] = [text for text in tales if corpus.is_simple(known, text)]
+    train["tales"] = [text for text in tales if not corpus.is_simple(known, text)]
     held["books"] = [text[:100_000] for text in held["books"]]
     return train, held
 
@@ -87,10 +91,10 @@ def talk_pools(
     ]  # fmt: skip
     sums = list(chat.single_pairs(rows, "GSM8K"))
     own = chat.own_pairs(own_path)
-    sessions = list(chat.story_sessions(stories, own, copies=3, seed=1))
+    sessions = list(chat.story_sessions(stories, own, persona[200:], copies=3, seed=1))
     small = list(chat.small_talk(own, rows, seed=2))
     rng.shuffle(reading)
-    answers = sessions[40:] + small + persona[200:] + reading[100:2000]
+    answers = sessions[40:] + small + persona[200:][::2] + reading[100:600]
     rng.shuffle(answers)
     language = others[100:] + sums + reading[100:]
     rng.shuffle(language)
@@ -119,8 +123,8 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
     rng = random.Random(args.seed)
     train, held = plain_pools(args.corpus, rng)
-    # Simple stories twice, fables and short tales once: what a request is answered with should mostly be simple.
-    short = [text for text in train["tiny"] * 2 + train["tales"] if len(text) < 3500 and not GRIM.search(text)]
+    # Old tales are left out: what is asked for should be told simply.
+    short = [text for text in train["tiny"] + train["simple"] if len(text) < 3500 and not GRIM.search(text)]
     talks = talk_pools(args.corpus, short, args.own_chat, rng)
     meta: dict[str, int] = {}
     for pool, texts in train.items():

@@ -63,7 +63,7 @@ class Progress:
 class Run:
     """A model in training: weights, optimizer, progress, perhaps a teacher."""
 
-    def __init__(self, plan: dict[str, Any], phase_name: str, checkpoint: Path, teacher: Path | None, quick: bool) -> None:
+    def __init__(self, plan: dict[str, Any], phase_name: str, checkpoint: Path, teacher: Path | None, quick: bool, init: Path | None = None) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.phase = Phase(**plan["phases"][phase_name])
         self.config = ModelConfig(**plan["model"])
@@ -71,6 +71,8 @@ class Run:
         self.model = Model(self.config, self.phase.dropout).to(self.device)
         self.optimizer = MuonAdamW(self.model, plan["decay"])
         self.progress = Progress()
+        if init and not checkpoint.exists():
+            self.model.load_state_dict(torch.load(init, map_location=self.device, weights_only=True)["model"])
         if checkpoint.exists():
             saved = torch.load(checkpoint, map_location=self.device, weights_only=True)
             self.model.load_state_dict(saved["model"])
@@ -185,6 +187,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, required=True, help="read if it exists, written at the end")
     parser.add_argument("--teacher", type=Path, help="checkpoint of the model to learn from")
+    parser.add_argument("--init", type=Path, help="weights to begin with where there is no checkpoint (slim.py's file)")
     parser.add_argument("--seconds", type=float, required=True, help="length of the whole phase, compilation included")
     parser.add_argument("--max-seconds", type=float, default=math.inf, help="stop this call sooner; resume later")
     parser.add_argument("--log", type=Path, required=True, help="CSV, appended to")
@@ -193,7 +196,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_float32_matmul_precision("high")
     plan = json.loads(args.plan.read_text())[args.run]
-    run = Run(plan, args.phase, args.checkpoint, args.teacher, args.no_compile)
+    run = Run(plan, args.phase, args.checkpoint, args.teacher, args.no_compile, args.init)
     pools = Pools(args.data, "train", run.device, seed=run.progress.step)
     held = Pools(args.data, "held", run.device)
     already, done_tokens = run.progress.seconds, run.progress.tokens
