@@ -49,7 +49,7 @@ def run(
 
     with LLM(model, options=options) as llm:
         inputs = [llm.chat_prompt([ChatMessage(role="user", content=p)]) if chat else p for p in prompts]
-        printer = make_printer(prompts, samples, as_json)
+        printer = make_printer(prompts, samples, as_json, gap="\n\n" if chat else "")
         summary = Summary(started)
         with printer:
             for delta in llm.stream(inputs, params):
