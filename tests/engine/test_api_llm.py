@@ -146,7 +146,7 @@ def test_dry_sampling_runs_with_its_breakers(llm: LLM) -> None:
 @pytest.mark.parametrize(
     ("prompts", "params", "error", "said"),
     [
-        ([""], None, RequestError, "empty"),
+        ([[]], None, RequestError, "empty"),
         (["x"], [GREEDY, GREEDY], RequestError, "one for each"),
         (["word " * 1000], None, PromptTooLongError, "512"),
         ([[10**9]], None, RequestError, "vocabulary"),
@@ -163,6 +163,12 @@ def test_a_request_that_cannot_be_served_is_refused_before_anything_runs(
 def test_an_option_that_does_not_exist_is_an_error() -> None:
     with pytest.raises((OptionError, TypeError), match="n_paralel"):
         LLM(n_paralel=4)
+
+
+def test_an_empty_text_is_the_begin_token_alone(llm: LLM) -> None:
+    (result,) = llm.generate([""], GREEDY)
+    assert result.prompt_token_ids == (llm.tokenizer.bos_id,)
+    assert result.text
 
 
 def test_no_prompts_give_no_results(llm: LLM) -> None:

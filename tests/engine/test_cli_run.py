@@ -92,7 +92,6 @@ def test_zero_tokens_is_an_empty_continuation() -> None:
         (["run", "-p", "x", "-b", "0"], "--batch-size"),
         (["run", "-p", "x", "--no-such-flag"], "--no-such-flag"),
         (["run", "-p", "word " * 300, "-c", "64"], "64"),
-        (["run", "-p", ""], "empty"),
         (["run", "-f", "missing.txt"], "missing.txt"),
         (["run", "-p", "x", "--device", "tpu"], "tpu"),
         (["run", "-p", "x", "-ngl", "99"], "-ngl"),
