@@ -17,6 +17,7 @@ from plait.errors import OptionError, PlaitError, RequestError
 
 COMMANDS = {
     "run": ("plait.cli.run", "Continue prompts, many sequences at once."),
+    "bench": ("plait.cli.bench", "Measure prefill and decode speed against the number of sequences."),
     "inspect": ("plait.cli.inspect", "Show what a model file holds."),
 }
 
