@@ -16,6 +16,8 @@ from plait.types import SamplingParams
 
 DEVICES = ("auto", "cpu", "cuda", "reference")
 KV_TYPES = ("f16", "f32", "bf16")
+MOST = 2**31 - 1
+MOST_THREADS = 1024
 CPU_PATHS = ("auto", "scalar", "avx2", "avx512")
 
 
@@ -71,16 +73,18 @@ class EngineOptions:
     def __post_init__(self) -> None:
         for name, low in (("n_ctx", 0), ("n_batch", 1), ("n_parallel", 1), ("threads", 0), ("kv_memory", 0)):
             value = getattr(self, name)
-            if not low <= value <= 2**31 - 1:
-                raise OptionError(f"{flag_of(EngineOptions, name)} is {value}; give at least {low}")
+            if not isinstance(value, int):
+                raise OptionError(f"{flag_of(EngineOptions, name)} is {value!r}; give a whole number")
+            if not low <= value <= MOST:
+                raise OptionError(f"{flag_of(EngineOptions, name)} is {value}; give {low} to {MOST}")
         for name in ("kv_type", "device", "cpu_path"):
             info = next(info for n, _, _, info in option_fields(EngineOptions) if n == name)
             if getattr(self, name) not in info.choices:
                 raise OptionError(
                     f"{info.flags[-1]} is '{getattr(self, name)}'; choose one of {', '.join(info.choices)}"
                 )
-        if self.threads > 4096:
-            raise OptionError(f"--threads is {self.threads}; give at most 4096")
+        if self.threads > MOST_THREADS:
+            raise OptionError(f"--threads is {self.threads}; give at most {MOST_THREADS}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,13 @@ def test_a_stop_string_ends_the_text_and_is_not_shown() -> None:
     assert "." not in sequence["text"]
 
 
+@pytest.mark.parametrize("args", [["-n", "2"], ["-n", "2", "--json"], ["-n", "2", "-np", "2"]])
+def test_a_terminal_that_lacks_a_character_is_no_failure(args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = plait("run", "-p", "h\u00e9 \u4f60\u597d", *args)
+    assert done.returncode == 0, done.stderr
+
+
 def test_zero_tokens_is_an_empty_continuation() -> None:
     sequences, summary = run_json("-p", "Hello", "-n", "0")
     assert (sequences[0]["text"], sequences[0]["token_ids"], sequences[0]["finish_reason"]) == ("", [], "length")
@@ -87,6 +94,7 @@ def test_zero_tokens_is_an_empty_continuation() -> None:
         (["run", "-p", "x", "-m", "{text}"], "text"),
         (["run", "-p", "x", "-np", "0"], "--parallel"),
         (["run", "-p", "x", "-np", "four"], "four"),
+        (["run", "-p", "x", "-np", "2000"], "--parallel"),
         (["run", "-p", "x", "--temp", "-1"], "temperature"),
         (["run", "-p", "x", "--top-p", "2"], "top_p"),
         (["run", "-p", "x", "-b", "0"], "--batch-size"),

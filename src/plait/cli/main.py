@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Heavy modules are 
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -86,5 +87,8 @@ def _fail(message: str, code: int) -> int:
 
 
 def entry() -> None:
-    """The console script."""
+    """The console script. What the terminal's character set lacks is shown as a question mark."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not where it is closed or replaced
+            stream.reconfigure(errors="replace")
     sys.exit(main())

@@ -159,7 +159,7 @@ class JsonPrinter(Printer):
         }
         if delta.error is not None:
             record["error"] = str(delta.error)
-        print(json.dumps(record, ensure_ascii=False), flush=True)
+        print(json.dumps(record), flush=True)
 
     def close(self, summary: RunSummary) -> None:
         print(json.dumps({"summary": summary.as_dict()}), flush=True)

@@ -19,7 +19,7 @@ from plait.cli.options import (
     take_sampling,
 )
 from plait.errors import OptionError
-from plait.types import ChatMessage
+from plait.types import MAX_SAMPLES, ChatMessage
 
 DEFAULT_MAX_TOKENS = 128
 
@@ -40,6 +40,8 @@ def run(
         )
     n_parallel = rest.get("n_parallel")
     samples = n_parallel if n_parallel and len(prompts) == 1 else 1
+    if samples > MAX_SAMPLES:
+        raise OptionError(f"--parallel is {samples}; one prompt is continued at most {MAX_SAMPLES} times")
     options = take_engine_options(rest)
     params = take_sampling(rest, n=samples, **_fixed(rest))
 
