@@ -1,6 +1,6 @@
 """Weights of slim.py to GGUF (llama.cpp's format) and to a Hugging Face directory; knows both formats' names.
 
-GGUF's `llama` rotates neighbouring pairs, as model.py does, so rows stay as they are. Hugging Face rotates halves:
+GGUF's `llama` rotates neighbouring pairs, as network.py does, so rows stay as they are. Hugging Face rotates halves:
 there the rows of q and k are put in another order.
 """
 
@@ -43,7 +43,7 @@ DESCRIPTION = "Small Llama-architecture model that tells simple stories in Engli
 
 
 def renamed(name: str) -> tuple[str, str]:
-    """(GGUF name, Hugging Face name) of one of model.py's parameters."""
+    """(GGUF name, Hugging Face name) of one of network.py's parameters."""
     if name in TOP:
         return TOP[name]
     _, number, rest = name.split(".", 2)

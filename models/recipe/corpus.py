@@ -1,7 +1,7 @@
 """Reads the raw texts and sorts them into documents; knows files and sources, not tokens.
 
-The pools differ in how much a small model can take from them: `tiny` holds stories written for small children
-(short sentences, few words), `simple` the tales that read nearly as easily, `tales` the other children's books and fairy
+The pools differ in how much a small model can take from them: `tiny` holds stories written for small children (short
+sentences, few words), `simple` the tales that read nearly as easily, `tales` the other children's books and fairy
 tales, `books` novels.
 """
 

@@ -1,8 +1,8 @@
 """Cleans, splits and tokenises the corpus into pools of uint16 tokens that train.py slices on the GPU.
 
-Pools to train on: `tiny`, `simple`, `tales`, `books` (plain documents, every token counts), `talk` (dialogue as language, every
-token counts) and `chat` (conversations to learn to answer from: only the assistant's words count). Each has a held-out
-part of the same name; `validation` is the TinyStories validation split, held out entirely.
+Pools to train on: `tiny`, `simple`, `tales`, `books` (plain documents, every token counts), `talk` (dialogue as
+language, every token counts) and `chat` (conversations to learn to answer from: only the assistant's words count).
+Most have a held-out part of the same name; `validation` is the TinyStories validation split, held out entirely.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def chat_tokens(tokenizer: Tokenizer, talks: list[chat.Conversation], every_toke
     for talk in talks:
         tokens.append(vocabulary.DOCUMENT)
         for role, _ in talk:
-            own = next(encoded).ids + [vocabulary.END]
+            own = [*next(encoded).ids, vocabulary.END]
             silent = 0 if every_token or role == "assistant" else SILENT
             tokens.append(ROLES[role] | (0 if every_token else SILENT))
             tokens += [token | silent for token in own]
@@ -60,7 +60,7 @@ def split(items: list[str], held_out: int, rng: random.Random) -> tuple[list[str
 
 
 def plain_pools(folder: Path, rng: random.Random) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Plain documents for training and held out, by pool. Novels are cut into chapters' worth of paragraphs."""
+    """Plain documents for training and held out, by pool."""
     texts: defaultdict[str, list[str]] = defaultdict(list)
     for document in corpus.stories(folder):
         texts[document.pool].append(document.text)
@@ -86,9 +86,7 @@ def talk_pools(
     rng.shuffle(threads)
     persona = [talk for source, talk in threads if source == "Synthetic-Persona-Chat"]
     others = [talk for source, talk in threads if source != "Synthetic-Persona-Chat"]
-    reading = [
-        [("user", corpus.tidy(talk[0][1])), talk[1]] for talk in chat.single_pairs(rows, "FairytaleQA")
-    ]  # fmt: skip
+    reading = [[("user", corpus.tidy(talk[0][1])), talk[1]] for talk in chat.single_pairs(rows, "FairytaleQA")]
     sums = list(chat.single_pairs(rows, "GSM8K"))
     own = chat.own_pairs(own_path)
     sessions = list(chat.story_sessions(stories, own, persona[200:], copies=3, seed=1))

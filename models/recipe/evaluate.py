@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from batches import Pools
-from model import Model, ModelConfig
+from network import Model, ModelConfig
 from tokenizer import ASSISTANT, DOCUMENT, END, USER
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn import functional
 
 
 def load(path: Path) -> Model:
@@ -22,7 +23,8 @@ def load(path: Path) -> Model:
     saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     model = Model(ModelConfig(**saved["config"]))
     model.load_state_dict({name: weight.float() for name, weight in saved["model"].items()})
-    return model.eval()
+    model.eval()
+    return model
 
 
 @torch.no_grad()
@@ -34,7 +36,7 @@ def perplexities(model: Model, pools: Pools, length: int, limit: int) -> dict[st
         total, count = 0.0, 0
         for row, wanted in zip(ids, targets, strict=True):
             logits = model.logits(row[None])[0]
-            total += float(F.cross_entropy(logits, wanted, ignore_index=-100, reduction="sum"))
+            total += float(functional.cross_entropy(logits, wanted, ignore_index=-100, reduction="sum"))
             count += int((wanted >= 0).sum())
         result[name] = (math.exp(total / count), count)
     return result
@@ -46,10 +48,10 @@ def by_document(model: Model, pools: Pools, name: str, context: int) -> tuple[fl
     pool = pools.names.index(name)
     base, openings = int(pools.bases[pool]), [*pools.openings[pool], pools.sizes[pool]]
     total, count = 0.0, 0
-    for start, end in zip(openings, openings[1:], strict=False):
+    for start, end in pairwise(openings):
         ids = (pools.tokens[base + start : base + end] & 0x7FFF).long()[:context]
         wanted = torch.cat((ids[1:], torch.tensor([DOCUMENT])))
-        total += float(F.cross_entropy(model.logits(ids[None])[0], wanted, reduction="sum"))
+        total += float(functional.cross_entropy(model.logits(ids[None])[0], wanted, reduction="sum"))
         count += len(ids)
     return math.exp(total / count), count
 
@@ -60,7 +62,7 @@ def sample(model: Model, prompt: list[int], seed: int, tokens: int, temperature:
     random = torch.Generator().manual_seed(seed)
     ids = list(prompt)
     for _ in range(tokens):
-        logits: Tensor = F.linear(model(torch.tensor([ids]))[0, -1], model.embedding.weight)
+        logits: Tensor = functional.linear(model(torch.tensor([ids]))[0, -1], model.embedding.weight)
         chances, order = (logits / temperature).softmax(-1).sort(descending=True)
         chances[chances.cumsum(-1) - chances > top_p] = 0.0
         chosen = int(order[torch.multinomial(chances / chances.sum(), 1, generator=random)])
