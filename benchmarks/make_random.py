@@ -10,6 +10,7 @@ and written one by one. Needs the `gguf` package.
 from __future__ import annotations
 
 import argparse
+import string
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -175,20 +176,31 @@ def add_metadata(writer: GGUFWriter, shape: Shape, name: str, mix: str) -> None:
 
 
 def add_tokenizer(writer: GGUFWriter, vocab: int) -> None:
-    """A SentencePiece vocabulary: three special tokens, the 256 bytes, then made-up words and what they merge from."""
-    special = [("<unk>", TokenType.UNKNOWN), ("<s>", TokenType.CONTROL), ("</s>", TokenType.CONTROL)]
-    tokens = special + [(f"<0x{byte:02X}>", TokenType.BYTE) for byte in range(256)]
-    tokens += [(text, TokenType.NORMAL) for text in ("▁", "w", "▁w", *"0123456789")]
-    tokens += [(f"▁w{i}", TokenType.NORMAL) for i in range(vocab - len(tokens))]
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list([text for text, _ in tokens])
-    writer.add_token_scores([-float(i) for i in range(vocab)])
-    writer.add_token_types([kind for _, kind in tokens])
-    writer.add_unk_token_id(0)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    """A byte-level BPE vocabulary, the kind that every reader of GGUF knows: one special token, the 256 bytes, then
+    a space and each word of one letter, of two, of three ..., merged letter by letter."""
+    tokens, merges = ["<|endoftext|>", *_byte_letters()], []
+    words = ["Ġ"]
+    while len(tokens) < vocab:
+        longer = [(word, letter) for word in words for letter in string.ascii_lowercase][: vocab - len(tokens)]
+        words = [word + letter for word, letter in longer]
+        tokens += words
+        merges += [f"{word} {letter}" for word, letter in longer]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([TokenType.CONTROL] + [TokenType.NORMAL] * (vocab - 1))
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
+
+
+def _byte_letters() -> list[str]:
+    """GPT-2's letters for the bytes 0 to 255: the printable ones of Latin-1 are their own, the others follow at 256."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
 
 
 def vectors(shape: Shape) -> dict[str, npt.NDArray[np.float32]]:

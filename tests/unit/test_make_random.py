@@ -59,7 +59,9 @@ def test_the_file_opens_as_a_model_with_a_tokenizer(
     assert {kind: formats.count(kind) for kind in formats} == matrices
     assert load_model(source).vocab_size == 512
     tokenizer = Tokenizer.from_source(source)
-    assert tokenizer.decode(tokenizer.encode("w1 w2", add_special=False)).strip() == "w1 w2"
+    ids = tokenizer.encode(" ab é z", add_special=False)
+    assert tokenizer.decode(ids) == " ab é z"
+    assert len(ids) == 5  # " ab", " ", the two bytes of "é", " z"
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_others(make_random: ModuleType, tmp_path: Path) -> None:
