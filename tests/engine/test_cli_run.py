@@ -1,6 +1,7 @@
 """`plait run` and `plait inspect` as a user meets them: a process, its output, its exit code."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -151,3 +152,15 @@ def test_the_options_reference_is_up_to_date() -> None:
 
     page = Path(__file__).parents[2] / "docs" / "reference" / "options.md"
     assert page.read_text() == options_reference(), "run: python -m plait.cli.reference > docs/reference/options.md"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux's")
+@pytest.mark.parametrize(
+    ("redirections", "said"), [("-p x -n 1 > /dev/full", "No space left"), ("-f - <&-", "standard input")]
+)
+def test_trouble_with_the_standard_streams_is_one_line(redirections: str, said: str) -> None:
+    line = f"{shlex.quote(sys.executable)} -m plait run {redirections}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr

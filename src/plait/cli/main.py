@@ -67,12 +67,19 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", 130)
     except BrokenPipeError:
-        # The reader has gone; nothing is left to say, and Python's flush at exit must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader has gone, and nothing is left to say
         return 1
+    except OSError as error:
+        _drop_output()
+        return _fail(str(error), 1)
     except MemoryError:
         return _fail("out of memory; try a smaller --ctx-size, --parallel or --kv-memory", 1)
     return 0
+
+
+def _drop_output() -> None:
+    """What could not be written must not trouble Python's flush at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage(error: click.ClickException) -> str:

@@ -62,6 +62,8 @@ def run(
 
 def _read(name: str) -> str:
     """A prompt from a file, one trailing newline dropped (editors add it)."""
+    if name == "-" and sys.stdin is None:
+        raise OptionError("-f - reads standard input, which is closed")
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except FileNotFoundError:
