@@ -152,6 +152,7 @@ def test_dry_sampling_runs_with_its_breakers(llm: LLM) -> None:
     [
         ([[]], None, RequestError, "empty"),
         (["x"], [GREEDY, GREEDY], RequestError, "one for each"),
+        (["x"], {"max_tokens": 3}, RequestError, "SamplingParams"),
         (["word " * 1000], None, PromptTooLongError, "512"),
         ([[10**9]], None, RequestError, "vocabulary"),
     ],

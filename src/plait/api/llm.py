@@ -157,6 +157,8 @@ class LLM:
         each = list(params) if isinstance(params, Sequence) else [params or SamplingParams()] * len(several)
         if len(each) != len(several):
             raise RequestError(f"{len(each)} sampling parameters for {len(several)} prompts; give one, or one for each")
+        if not all(isinstance(one, SamplingParams) for one in each):
+            raise RequestError("sampling parameters are SamplingParams(...), one for all prompts or a list of them")
         running = [self._prepare(prompt, one) for prompt, one in zip(several, each, strict=True)]
         self._check_process()
         with self._lock:
