@@ -69,6 +69,8 @@ def test_json_has_its_arithmetic_right_and_a_shared_prompt_counts_once(model: Pa
         assert row["speed"] == pytest.approx(row["n_kv"] / row["t"], rel=0.02)
         assert 0 < row["python_share_tg"] < 1
         assert 0 < row["sample_share_tg"] < 1
+        assert row["peak_memory_mib"] > 10
+        assert row["load_s"] > 0
         assert (row["repeat"], row["sampled"], row["model"]) == (3, True, "tiny.gguf")
     assert ET.parse(plot).getroot().tag.endswith("svg")
 
@@ -92,7 +94,7 @@ def test_json_has_its_arithmetic_right_and_a_shared_prompt_counts_once(model: Pa
         (["-ngl", "99"], "-ngl"),
         (["-np", "4"], "-n"),
         (["words"], "words"),
-        (["-m", "missing.gguf"], "missing.gguf"),
+        (["-m", "missing.gguf", "--plot", "left.svg"], "missing.gguf"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what(args: list[str], said: str, model: Path) -> None:
@@ -101,6 +103,7 @@ def test_bad_input_is_one_line_that_says_what(args: list[str], said: str, model:
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert done.stdout == ""
+    assert not Path("left.svg").exists()
 
 
 class Watched:

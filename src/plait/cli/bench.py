@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +19,8 @@ from plait.cli.options import command, engine_options, refused_options, take_eng
 from plait.errors import OptionError
 
 if TYPE_CHECKING:
-    from plait.api.bench import BenchCase, BenchTimes
+    from plait.api.bench import Bench, BenchCase, BenchTimes
+    from plait.config import EngineOptions
 
 COLUMNS = ("PP", "TG", "B", "N_KV", "T_PP s", "S_PP t/s", "T_TG s", "S_TG t/s", "T s", "S t/s")
 WIDTHS = (6, 6, 4, 7, 9, 9, 9, 9, 9, 9)
@@ -96,29 +100,65 @@ def bench(
     options = take_engine_options(rest)
     target = None if plot is None else _writable(plot)
 
-    from plait.api.bench import Bench, BenchCase, BenchTimes  # here, so that a wrong option is answered at once
+    from plait.api.bench import BenchCase  # here, so that a wrong option is answered at once
+
+    cases = [BenchCase(pp, tg, b, shared) for pp in values[0] for tg in values[1] for b in values[2]]
+    runner, facts = _load(model, options, cases, sample)
+    show = _show_json if as_json else _show_line
+    if not as_json:
+        _show_head(facts, repeat)
+    rows = []
+    for row in _measure(runner, cases, repeat):
+        rows.append(row)
+        show(facts | {"repeat": repeat}, row)
+    if not as_json:
+        _say(_shares(rows, sample))
+    if target is not None:
+        target.write_text(chart(str(facts["model"]), _points(rows)), encoding="utf-8")
+
+
+def _load(
+    model: str | None, options: EngineOptions, cases: list[BenchCase], sample: bool
+) -> tuple[Bench, dict[str, Any]]:
+    """The model, ready to be measured, and what one has to know to compare its figures with others."""
+    from plait.api.bench import Bench
     from plait.formats.hub import resolve_model
     from plait.formats.open import open_model
     from plait.models.registry import load_model
 
+    started = time.perf_counter()
     path = resolve_model(model)
-    cases = [BenchCase(pp, tg, b, shared) for pp in values[0] for tg in values[1] for b in values[2]]
     runner = Bench(load_model(open_model(path)), options, cases, sample=sample)
     facts: dict[str, Any] = {"model": path.name, "device": runner.device, "n_threads": runner.threads}
-    facts |= {"n_batch": options.n_batch, "kv_type": options.kv_type, "sampled": sample, "repeat": repeat}
-    rows = []
-    if not as_json:
-        _say(f"{path.name}: {_setting(runner.device, runner.threads)}, at most {options.n_batch} tokens a step, ")
-        _say(f"KV memory {options.kv_type}, {runner.kv_bytes / 2**20:.0f} MiB; median of {repeat}\n")
-        print(_line(list(COLUMNS)), "|" + "|".join("-" * width + ":" for width in WIDTHS) + "|", sep="\n")
+    facts |= {"n_batch": options.n_batch, "kv_type": options.kv_type, "kv_bytes": runner.kv_bytes, "sampled": sample}
+    return runner, facts | {"load_s": round(time.perf_counter() - started, 3)}
+
+
+def _measure(runner: Bench, cases: list[BenchCase], repeat: int) -> Iterator[BenchRow]:
+    from plait.api.bench import BenchTimes
+
     for case in cases:
         runner.warm_up(case)
-        rows.append(BenchRow(case, BenchTimes.medians([runner.measure(case) for _ in range(repeat)])))
-        print(json.dumps(facts | rows[-1].as_dict()) if as_json else rows[-1].markdown(), flush=True)
-    if not as_json:
-        _say(_shares(rows, sample) + "\n")
-    if target is not None:
-        target.write_text(chart(path.name, _points(rows)), encoding="utf-8")
+        yield BenchRow(case, BenchTimes.medians([runner.measure(case) for _ in range(repeat)]))
+
+
+def _show_head(facts: dict[str, Any], repeat: int) -> None:
+    threads = f", {facts['n_threads']} thread(s)" if facts["n_threads"] else ""
+    _say(
+        f"{facts['model']}: {facts['device']}{threads}, loaded in {facts['load_s']:.1f} s, at most {facts['n_batch']} "
+        f"tokens a step, KV memory {facts['kv_type']}, {facts['kv_bytes'] / 2**20:.0f} MiB; median of {repeat}"
+    )
+    print(_line(list(COLUMNS)), "|" + "|".join("-" * width + ":" for width in WIDTHS) + "|", sep="\n", flush=True)
+
+
+def _show_line(facts: dict[str, Any], row: BenchRow) -> None:
+    print(row.markdown(), flush=True)
+
+
+def _show_json(facts: dict[str, Any], row: BenchRow) -> None:
+    from plait.cli.summary import peak_memory_mib
+
+    print(json.dumps(facts | row.as_dict() | {"peak_memory_mib": round(peak_memory_mib(), 1)}), flush=True)
 
 
 def parse_counts(flag: str, text: str, low: int) -> list[int]:
@@ -156,10 +196,8 @@ def _writable(name: str) -> Path:
     path = Path(name)
     if path.suffix.lower() != ".svg":
         raise OptionError(f"--plot is '{name}'; the chart is an SVG file, give a name that ends in .svg")
-    try:
-        path.open("a").close()
-    except OSError as error:
-        raise OptionError(f"--plot: cannot write {name}: {error.strerror}") from None
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise OptionError(f"--plot: cannot write {name}; give a file in a folder that exists and is writable")
     return path
 
 
@@ -179,10 +217,6 @@ def _shares(rows: list[BenchRow], sample: bool) -> str:
     return said + (f"; sampling took {_rate(sampling, generate):.1%} of decode" if sample else "")
 
 
-def _setting(device: str, threads: int) -> str:
-    return f"{device}, {threads} thread{'s' if threads != 1 else ''}" if threads else device
-
-
 def _line(cells: list[str]) -> str:
     return "|" + "|".join(f"{cell:>{width}} " for cell, width in zip(cells, WIDTHS, strict=True)) + "|"
 
@@ -192,7 +226,7 @@ def _rate(amount: float, seconds: float) -> float:
 
 
 def _say(text: str) -> None:
-    print(text, end="", file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 _OWN: list[click.Parameter] = [
