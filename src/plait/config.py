@@ -117,7 +117,10 @@ SAMPLING_OPTIONS: tuple[SamplingOption, ...] = (
     _sampling("dry_allowed_length", "--dry-allowed-length", help="Runs up to this length carry no DRY penalty."),
     _sampling("dry_penalty_last_n", "--dry-penalty-last-n", help="How far back DRY looks; -1 is the whole context."),
     _sampling(
-        "seed", "-s", "--seed", help="Seed of the random numbers; without one a fresh seed is drawn and reported."
+        "seed",
+        "-s",
+        "--seed",
+        help="Seed of the random numbers; without one a fresh seed is drawn and reported. One seed serves all prompts.",
     ),
     _sampling("ignore_eos", "--ignore-eos", help="Go on past the model's end-of-text token."),
     _sampling("stop", "-r", "--stop", help="End when this text appears; may be given several times."),
@@ -166,7 +169,9 @@ def from_environment(values: Mapping[str, Any], environ: Mapping[str, str] | Non
         try:
             resolved[name] = type(default)(text)
             EngineOptions(**{name: resolved[name]})
-        except (ValueError, OptionError) as error:
+        except ValueError:
+            raise OptionError(f"environment variable {info.env} is '{text}'; give a whole number") from None
+        except OptionError as error:
             raise OptionError(f"environment variable {info.env} is '{text}': {error}") from None
     return EngineOptions(**resolved)
 

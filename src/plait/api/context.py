@@ -18,10 +18,11 @@ from plait.cache.config import CacheConfig
 from plait.cache.edits import GroupEdits
 from plait.cache.kv import KVCache
 from plait.config import from_environment
-from plait.engine.build import make_backend
+from plait.engine.build import kv_config, make_backend
+from plait.engine.packing import kv_inputs
 from plait.errors import OptionError, RequestError
 from plait.formats.tensor import F32Array
-from plait.ops.api import I32Array, KVConfig, KVInputs, Reposition, SlotCopy, StepInputs
+from plait.ops.api import I32Array, KVInputs, StepInputs
 
 LAST_POSITION = 2**31 - 1
 
@@ -93,8 +94,8 @@ class Context:
     """KV memory and kernels for one model.
 
     `n_ctx` tokens for each of `n_seq_max` sequences (0: the model's own context); `n_batch` tokens a step at most;
-    `kv_tokens` bounds the KV memory as a whole (0: room for every sequence at full context). `abort` is asked before
-    each step, and True ends `decode` with ABORTED.
+    `kv_tokens` bounds the KV memory as a whole (0: room for every sequence at full context); it never takes more than a
+    quarter of the RAM. `abort` is asked before each step, and True ends `decode` with ABORTED.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Context:
         abort: Callable[[], bool] | None = None,
     ) -> None:
         options = from_environment(
-            {"n_ctx": n_ctx, "n_parallel": n_seq_max, "n_batch": n_batch, "kv_type": kv_type}
+            {"n_ctx": n_ctx, "n_parallel": n_seq_max, "n_batch": n_batch, "kv_type": kv_type, "page_size": page_size}
             | ({"threads": threads} if threads else {})
             | ({"device": device} if device != "auto" else {})
         )
@@ -124,14 +125,10 @@ class Context:
         if kv_tokens < 0:
             raise OptionError(f"kv_tokens is {kv_tokens}; give at least 0")
         program = model.loaded.program
-        pages = _num_pages(kv_tokens or self.n_ctx * n_seq_max, n_seq_max, page_size)
-        groups = program.kv.groups
-        self._cache = KVCache(
-            CacheConfig(page_size, tuple(pages for _ in groups), tuple(group.window for group in groups))
-        )
-        self._executable = make_backend(options).compile(
-            program, KVConfig(page_size, tuple(pages for _ in groups), kv_type)
-        )
+        kv = kv_config(program.kv, options, model.context_length, kv_tokens)
+        windows = tuple(group.window for group in program.kv.groups)
+        self._cache = KVCache(CacheConfig(kv.page_size, kv.num_pages, windows))
+        self._executable = make_backend(options).compile(program, kv)
         self.memory = Memory(self._cache, n_seq_max)
         self._logits: dict[int, F32Array] = {}
 
@@ -253,21 +250,9 @@ class Context:
     ) -> KVInputs:
         tables = [self._cache.table(seq, group) for seq in sequences]
         starts = np.cumsum([0, *(len(table) for table in tables)])
-        return KVInputs(
-            entry_start=starts.astype(np.int32),
-            entries=_i32([entry for table in tables for entry in table]).reshape(-1, 3),
-            store_row=_i32([row for row, _ in stores]),
-            store_slot=_i32([slot for _, slot in stores]),
-            copies=tuple(SlotCopy(*copy) for copy in edits.copies),
-            repositions=tuple(Reposition(*move) for move in edits.repositions),
-        )
-
-
-def _num_pages(tokens: int, sequences: int, page_size: int) -> int:
-    """Pages for `tokens` tokens of `sequences` sequences, each of which may end in a ragged page; page 0 included."""
-    if page_size < 1:
-        raise OptionError(f"page_size is {page_size}; give at least 1")
-    return 1 + -(-tokens // page_size) + sequences
+        entries = _i32([entry for table in tables for entry in table]).reshape(-1, 3)
+        rows, slots = _i32([row for row, _ in stores]), _i32([slot for _, slot in stores])
+        return kv_inputs(_i32(starts), entries, rows, slots, edits)
 
 
 def _by_sequence(batch: Batch) -> list[int]:

@@ -23,9 +23,12 @@ from plait.config import EngineOptions, from_environment
 from plait.engine.build import build_engine
 from plait.engine.core import Engine
 from plait.engine.stats import EngineStats
-from plait.errors import OptionError, RequestError
+from plait.errors import OptionError, PromptTooLongError, RequestError
 from plait.tokenizer.output import OutputText
 from plait.types import ChatMessage, EngineRequest, FinishReason, SamplingParams, TokenEvent, TokenId
+
+MARGIN = 4
+"""Normalisation may shorten a text before it becomes tokens; hardly to a quarter."""
 
 Prompt: TypeAlias = str | Sequence[TokenId]
 
@@ -35,9 +38,10 @@ class _Running:
     """One request on its way: what to tell the engine when a stop string ends a sample."""
 
     request: EngineRequest
+    prompt_index: int
     prompt: str | None
     outputs: list[OutputText]
-    inbox: deque[TokenEvent] = field(default_factory=deque)
+    inbox: deque[Delta] = field(default_factory=deque)
     open: int = 0
 
 
@@ -159,7 +163,7 @@ class LLM:
             raise RequestError(f"{len(each)} sampling parameters for {len(several)} prompts; give one, or one for each")
         if not all(isinstance(one, SamplingParams) for one in each):
             raise RequestError("sampling parameters are SamplingParams(...), one for all prompts or a list of them")
-        running = [self._prepare(prompt, one) for prompt, one in zip(several, each, strict=True)]
+        running = [self._prepare(i, prompt, one) for i, (prompt, one) in enumerate(zip(several, each, strict=True))]
         self._check_process()
         with self._lock:
             self._abort_left()
@@ -173,9 +177,9 @@ class LLM:
             self._running.update({one.request.request_id: one for one in running})
         return running
 
-    def _prepare(self, prompt: Prompt, params: SamplingParams) -> _Running:
+    def _prepare(self, index: int, prompt: Prompt, params: SamplingParams) -> _Running:
         text = prompt if isinstance(prompt, str) else None
-        ids = tuple(self.tokenizer.encode(prompt)) if isinstance(prompt, str) else self._checked(prompt)
+        ids = self._encoded(prompt) if isinstance(prompt, str) else self._checked(prompt)
         if params.seed is None:
             params = replace(params, seed=secrets.randbits(63))
         request = EngineRequest(
@@ -187,7 +191,18 @@ class LLM:
             dry_breaker_ids=self._dry_breakers(params),
         )
         outputs = [OutputText(self.tokenizer, params.stop) for _ in range(params.n)]
-        return _Running(request, text, outputs, open=params.n)
+        return _Running(request, index, text, outputs, open=params.n)
+
+    def _encoded(self, text: str) -> tuple[TokenId, ...]:
+        """Token ids of a text, but for one that cannot fit whatever its tokens are: that is refused unread."""
+        context = self.options.n_ctx or self.model.context_length
+        most = MARGIN * context * self.tokenizer.longest_token
+        if len(text) > most:
+            raise PromptTooLongError(
+                f"the prompt has {len(text)} characters, more than a context of {context} tokens can hold; "
+                "shorten it, or give a larger --ctx-size"
+            )
+        return tuple(self.tokenizer.encode(text))
 
     def _checked(self, ids: Sequence[TokenId]) -> tuple[TokenId, ...]:
         if isinstance(ids, (bytes, bytearray)) or not isinstance(ids, Iterable):
@@ -211,10 +226,10 @@ class LLM:
 
     def _deltas(self, running: list[_Running]) -> Generator[Delta]:
         try:
-            while any(one.open for one in running):
-                for i, one in enumerate(running):
+            while any(one.open or one.inbox for one in running):
+                for one in running:
                     while one.inbox:
-                        yield from self._delta(i, one, one.inbox.popleft())
+                        yield one.inbox.popleft()
                 if any(one.open for one in running):
                     self._pump(running)
         finally:
@@ -229,12 +244,14 @@ class LLM:
                 self._post(self._engine.step())
 
     def _post(self, events: list[TokenEvent]) -> None:
+        """Hand news to their readers. Text is made here, not when it is read: a sample whose stop string came ends
+        before the next step is planned, whichever thread plans it."""
         for event in events:
             target = self._running.get(event.request_id)
             if target is not None:
-                target.inbox.append(event)
+                self._deliver(target, event)
 
-    def _delta(self, prompt_index: int, one: _Running, event: TokenEvent) -> Iterator[Delta]:
+    def _deliver(self, one: _Running, event: TokenEvent) -> None:
         output = one.outputs[event.index]
         if output.ended:  # a stop string was found; steps in flight may bring more, and then the end
             if not event.final:
@@ -243,22 +260,22 @@ class LLM:
         else:
             text, taken, hit = output.push(event.tokens, final=event.final)
             if hit and not event.final:
-                with self._lock:
-                    self._engine.finish(event.request_id, event.index)
-        reason = FinishReason.STOP if output.hit else event.finish_reason
+                self._engine.finish(event.request_id, event.index)
         one.open -= event.final
         if text or taken or event.final:
-            yield Delta(
-                prompt_index=prompt_index,
+            reason = FinishReason.STOP if output.hit else event.finish_reason
+            delta = Delta(
+                prompt_index=one.prompt_index,
                 index=event.index,
                 text=text,
                 token_ids=event.tokens[:taken],
                 logprobs=event.logprobs[:taken],
                 finish_reason=reason if event.final else None,
-                error=event.error,
+                error=None if output.hit else event.error,
                 prompt_tokens=event.prompt_tokens,
                 cached_tokens=event.cached_tokens,
             )
+            one.inbox.append(delta)
 
     def _forget(self, running: list[_Running]) -> None:
         """Nobody reads these any more. Takes no lock: the garbage collector may call it in the midst of a step."""

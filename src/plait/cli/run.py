@@ -50,6 +50,9 @@ def run(
     from plait.cli.summary import Summary
 
     with LLM(model, options=options) as llm:
+        if llm.options.n_ctx > llm.model.context_length:
+            own = llm.model.context_length
+            print(f"plait: warning: -c {options.n_ctx} is more than the model's own context of {own}", file=sys.stderr)
         inputs = [llm.chat_prompt([ChatMessage(role="user", content=p)]) if chat else p for p in prompts]
         printer = make_printer(prompts, samples, as_json, gap="\n\n" if chat else "")
         summary = Summary(started)
