@@ -197,21 +197,22 @@ class Bench:
         planned: list[PlannedSequence] = []
         out_rows: list[int] = []
         rows = 0
+        cache, groups = self._cache, self._groups
         for (seq, tokens), wants in zip(parts, wanted, strict=True):
-            first = self._cache.length(seq)
-            slots = self._cache.reserve(seq, len(tokens))
+            first = cache.length(seq)
+            slots = cache.reserve(seq, len(tokens))
             assert slots is not None, f"the KV memory has no room for sequence {seq} at {first}"
-            tables = tuple(self._cache.table(seq, group) for group in self._groups)
+            tables = tuple([cache.table(seq, group) for group in groups])
             planned.append(PlannedSequence(seq, tokens, first, tables, slots))
             rows += len(tokens)
             if wants:
                 out_rows.append(rows - 1)
-        inputs = self._packer.pack(planned, self._cache.take_edits(), out_rows, _no_token)
+        inputs = self._packer.pack(planned, cache.take_edits(), out_rows, _no_token)
         start = time.perf_counter()
         logits = self._executable.run(inputs)
         clock.program += time.perf_counter() - start
         for seq, tokens in parts:
-            self._cache.commit(seq, tokens, cacheable=False)
+            cache.commit(seq, tokens, cacheable=False)
         return logits
 
     def _random_tokens(self, rows: int, columns: int) -> list[list[TokenId]]:
