@@ -7,8 +7,8 @@ of how the figures are shown.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from plait.cache.config import CacheConfig
 from plait.cache.kv import KVCache
 from plait.config import EngineOptions
-from plait.engine.build import MIB, group_page_bytes, make_backend, physical_memory
+from plait.engine.build import kv_config, make_backend
 from plait.engine.packing import Packer
 from plait.errors import OptionError
 from plait.formats.tensor import F32Array
@@ -55,6 +55,9 @@ class BenchCase:
     def kv_tokens(self) -> int:
         """Tokens in KV memory at the end: N_KV of the table."""
         return self.prompt_tokens + self.generated_tokens
+
+    def __str__(self) -> str:
+        return f"{self.sequences} x ({self.prompt} + {self.generate}) tokens"
 
     @property
     def context(self) -> int:
@@ -110,7 +113,7 @@ class Bench:
         self,
         loaded: LoadedModel,
         options: EngineOptions,
-        cases: Iterable[BenchCase],
+        cases: Sequence[BenchCase],
         *,
         sample: bool = False,
         progress: Progress | None = None,
@@ -221,26 +224,24 @@ class Bench:
         return drawn
 
 
-def bench_kv(loaded: LoadedModel, options: EngineOptions, cases: Iterable[BenchCase]) -> KVConfig:
+def bench_kv(loaded: LoadedModel, options: EngineOptions, cases: Sequence[BenchCase]) -> KVConfig:
     """KV memory with room for each case by itself. Raises `OptionError` for a case that has none."""
     context = options.n_ctx or loaded.context_length
-    page_bytes = sum(group_page_bytes(loaded.kv, group, options) for group in loaded.kv.groups)
-    memory = options.kv_memory * MIB or physical_memory()
-    most = 0
     for case in cases:
-        what = f"{case.sequences} x ({case.prompt} + {case.generate}) tokens"
         if case.context > context:
             raise OptionError(
-                f"{what}: a sequence has {case.context} tokens and the context {context}; raise it with -c"
+                f"{case}: a sequence takes {case.context} tokens, the context is {context}; raise it with -c"
             )
-        pages = case.pages(options.page_size)
-        if pages * page_bytes > memory:
+    tokens = options.page_size * max(case.pages(options.page_size) for case in cases)
+    most = max(case.sequences for case in cases)
+    kv = kv_config(loaded.kv, replace(options, n_parallel=most), loaded.context_length, tokens)
+    for case in cases:
+        if case.pages(options.page_size) >= min(kv.num_pages):
             raise OptionError(
-                f"{what} take {-(-pages * page_bytes // MIB)} MiB of KV memory, and there are {memory // MIB}; "
-                "give fewer sequences or tokens"
+                f"{case}: the KV memory holds {(min(kv.num_pages) - 1) * options.page_size} tokens; give more with "
+                "--kv-memory, or fewer sequences"
             )
-        most = max(most, pages)
-    return KVConfig(options.page_size, (most + 1,) * len(loaded.kv.groups), options.kv_type)
+    return kv
 
 
 def _cut(start: int, end: int, prompt: int) -> list[tuple[int, int, int]]:
