@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import random
 import re
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 Turn = tuple[str, str]
 Conversation = list[Turn]
+#: Ways to say something, ways to answer it.
+Row = tuple[list[str], list[str]]
 
+WORDS = {name: text.split() for name, text in tomllib.loads((Path(__file__).parent / "words.toml").read_text()).items()}
 STORY_SYSTEMS = (
     "You are a kind storyteller.",
     "You tell short stories for children.",
@@ -22,31 +26,50 @@ STORY_SYSTEMS = (
     "You are Tales, a friendly storyteller.",
 )
 OPENERS = (
-    "Tell me a story about {}.", "Tell me a story about {}", "Write a story about {}.", "Can you tell me a story about {}?",
-    "Please tell me a story about {}.", "Tell me a short story about {}.", "I want to hear a story about {}.",
-    "Write a short story about {}.", "Could you tell me a bedtime story about {}?", "Make up a story about {}.",
-    "A story about {}, please.", "tell me a story about {}",
-)  # fmt: skip
+    "Tell me a story about {}.",
+    "Tell me a story about {}",
+    "Write a story about {}.",
+    "Can you tell me a story about {}?",
+    "Please tell me a story about {}.",
+    "Tell me a short story about {}.",
+    "I want to hear a story about {}.",
+    "Write a short story about {}.",
+    "Could you tell me a bedtime story about {}?",
+    "Make up a story about {}.",
+    "A story about {}, please.",
+    "tell me a story about {}",
+)
 PLAIN = (
-    "Tell me a story.", "Tell me a story", "Can you tell me a story?", "Please tell me a story.", "Write a short story.",
-    "I would like to hear a story.", "Tell me a bedtime story.", "Write a story for children.", "Another story, please.",
-    "tell me a story", "Once more, a story please!",
-)  # fmt: skip
+    "Tell me a story.",
+    "Tell me a story",
+    "Can you tell me a story?",
+    "Please tell me a story.",
+    "Write a short story.",
+    "I would like to hear a story.",
+    "Tell me a bedtime story.",
+    "Write a story for children.",
+    "Another story, please.",
+    "tell me a story",
+    "Once more, a story please!",
+)
 WITH_WORDS = (
-    "Write a story with the words {}.", "Tell me a story with the words {}.", "Make a story with these words: {}",
+    "Write a story with the words {}.",
+    "Tell me a story with the words {}.",
+    "Make a story with these words: {}",
     "Use these words in a story: {}.",
-)  # fmt: skip
+)
 CONTINUE = ("Continue this story: {}", "Go on with this story: {}", "How does this story go on? {}")
 BEGIN = ('Write a story that begins with "{}"', 'Tell me a story that starts like this: "{}"')
 HERO = re.compile(
-    r"there (?:was|lived|were)(?: once)? ((?:a|an|two|three) [a-z' -]{3,40}?(?: named [A-Z][a-z]+| called [A-Z][a-z]+)?)"
+    r"there (?:was|lived|were)(?: once)? "
+    r"((?:a|an|two|three) [a-z' -]{3,40}?(?: named [A-Z][a-z]+| called [A-Z][a-z]+)?)"
     r"(?=[.,;]| who| and| that| in | with )"
 )
-NOUN = re.compile(r"\b(?:a|an|the|his|her|their) ([a-z]{3,12})(?=[.,!?\";]| (?:was|is|and|in|on|to|that|who|with|had|said|of|at)\b)")
-STOP = frozenset(
-    "day one time thing things way end story end first last next other others same morning night other rest most "
-    "top side bit lot more best little big middle front back place home moment whole left right two three".split()
+NOUN = re.compile(
+    r"\b(?:a|an|the|his|her|their) ([a-z]{3,12})"
+    r"(?=[.,!?\";]| (?:was|is|and|in|on|to|that|who|with|had|said|of|at)\b)"
 )
+NAME = re.compile(r"\b[A-Z][a-z]+\b")
 PLACEHOLDER = re.compile(r"[\[\](){}<>]|\buser \d|https?:|_|&")
 #: Chat about films, sport and bands is full of names a small model can only garble.
 NAMES = re.compile(
@@ -63,7 +86,7 @@ def subjects(story: str) -> list[str]:
     hero = HERO.search(story[:400])
     if hero:
         found.append(hero.group(1))
-    nouns = [noun for noun, _ in Counter(NOUN.findall(story)).most_common(6) if noun not in STOP]
+    nouns = [noun for noun, _ in Counter(NOUN.findall(story)).most_common(6) if noun not in WORDS["stop"]]
     found += [f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}" for noun in nouns[:2] if not noun.endswith("s")]
     if len(nouns) >= 2 and not nouns[0].endswith("s") and not nouns[1].endswith("s"):
         first, second = (f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}" for noun in nouns[:2])
@@ -75,11 +98,30 @@ def subjects(story: str) -> list[str]:
     return found
 
 
+def recast(story: str, rng: random.Random) -> tuple[str, str]:
+    """(story with its first well-known name exchanged, new name), or the story as it is and "".
+
+    The same few names stand in most of the simple stories; asked for another, the model must take it from the request.
+    """
+    for name in NAME.findall(story[:600]):
+        for old, new in (("old_girls", "girls"), ("old_boys", "boys"), ("old_pets", "pets")):
+            if name in WORDS[old]:
+                fresh = rng.choice(WORDS[new])
+                return (re.sub(rf"\b{name}\b", fresh, story), fresh) if fresh not in story else (story, "")
+    return story, ""
+
+
 def story_request(story: str, rng: random.Random) -> Conversation:
     """One way to ask for this very story, and the story as its answer."""
     kind = rng.random()
+    if rng.random() < 0.7:
+        story, name = recast(story, rng)
+        if name and rng.random() < 0.6:
+            girl_or_boy = "girl" if name in WORDS["girls"] else "boy" if name in WORDS["boys"] else "pet"
+            asked = rng.choice((name, f"a {girl_or_boy} named {name}", f"a {girl_or_boy} called {name}", name))
+            return [("user", rng.choice(OPENERS).format(asked)), ("assistant", story)]
     about = subjects(story)
-    words = [noun for noun, _ in Counter(NOUN.findall(story)).most_common(12) if noun not in STOP]
+    words = [noun for noun, _ in Counter(NOUN.findall(story)).most_common(12) if noun not in WORDS["stop"]]
     if kind < 0.62 and about:
         return [("user", rng.choice(OPENERS).format(rng.choice(about))), ("assistant", story)]
     if kind < 0.78 and len(words) >= 3:
@@ -95,7 +137,7 @@ def story_request(story: str, rng: random.Random) -> Conversation:
     return [("user", rng.choice(PLAIN)), ("assistant", story)]
 
 
-def own_pairs(path: Path) -> list[tuple[list[str], list[str]]]:
+def own_pairs(path: Path) -> list[Row]:
     """Our own small talk: each row lists ways to say something, a tab, and ways to answer."""
     rows = []
     for line in path.read_text(encoding="utf-8").strip().split("\n"):
@@ -104,8 +146,10 @@ def own_pairs(path: Path) -> list[tuple[list[str], list[str]]]:
     return rows
 
 
-def story_sessions(stories: list[str], own: list[tuple[list[str], list[str]]], copies: int, seed: int) -> Iterator[Conversation]:
-    """Each story asked for `copies` times, some in sessions with small talk before and another story after."""
+def story_sessions(
+    stories: list[str], own: list[Row], chats: list[Conversation], copies: int, seed: int
+) -> Iterator[Conversation]:
+    """Each story asked for `copies` times, some in sessions with talk before and another story after."""
     rng = random.Random(seed)
     thanks = [row for row in own if row[0][0] in ("Thank you", "That was a great story!")]
     for _ in range(copies):
@@ -117,6 +161,8 @@ def story_sessions(stories: list[str], own: list[tuple[list[str], list[str]]], c
                 talk.append(("system", rng.choice(STORY_SYSTEMS)))
             if rng.random() < 0.2:
                 talk += _small_talk(rng.choice(own), rng)
+            elif rng.random() < 0.15:
+                talk += rng.choice(chats)[: rng.choice((2, 4, 6))]
             talk += story_request(stories[order.pop()], rng)
             if rng.random() < 0.25:
                 talk += _small_talk(rng.choice(thanks), rng)
@@ -125,17 +171,17 @@ def story_sessions(stories: list[str], own: list[tuple[list[str], list[str]]], c
             yield talk
 
 
-def _small_talk(row: tuple[list[str], list[str]], rng: random.Random) -> Conversation:
+def _small_talk(row: Row, rng: random.Random) -> Conversation:
     prompt = rng.choice(row[0])
     if rng.random() < 0.2:
         prompt = prompt.lower()
     return [("user", prompt), ("assistant", rng.choice(row[1]))]
 
 
-def small_talk(own: list[tuple[list[str], list[str]]], rows: Iterable[dict[str, str]], seed: int) -> Iterator[Conversation]:
-    """Short sessions of our own pairs (thirty rounds) and of the friendly part of the small-talk collections."""
+def small_talk(own: list[Row], rows: Iterable[dict[str, str]], seed: int) -> Iterator[Conversation]:
+    """Short sessions of our own pairs (forty rounds) and of the friendly part of the small-talk collections."""
     rng = random.Random(seed)
-    for _ in range(30):
+    for _ in range(40):
         deck = list(own)
         rng.shuffle(deck)
         while deck:

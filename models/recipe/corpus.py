@@ -1,7 +1,8 @@
 """Reads the raw texts and sorts them into documents; knows files and sources, not tokens.
 
-The pools differ in how much a small model can take from them: `tiny` holds stories written for small children
-(short sentences, few words), `tales` children's books and fairy tales, `books` novels.
+The pools differ in how much a small model can take from them: `tiny` holds stories written for small children (short
+sentences, few words), `simple` the tales that read nearly as easily, `tales` the other children's books and fairy
+tales, `books` novels.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import lzma
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ SEPARATOR = "<|endoftext|>"
 #: The TinyStories validation split: never trained on, so that perplexity on it means something.
 VALIDATION_SOURCE = "yuninxia/moe-routing-bench"
 TINY_SOURCES = ("TinyStories", "African Storybook", "Pratham Books")
+_WORD = re.compile(r"[a-z']+")
 _SPECIAL = re.compile(r"<\|[a-z]+\|>")
 
 
@@ -74,6 +77,19 @@ def books(corpus: Path) -> Iterator[Document]:
     """The novels, one document a book."""
     for text, source in _documents(corpus, "books"):
         yield Document(text, source, "books")
+
+
+def is_simple(known_words: frozenset[str], text: str) -> bool:
+    """Whether a tale keeps to the words of the small children's stories and to short sentences."""
+    words = _WORD.findall(text.lower())
+    sentences = max(1, len(re.findall(r"[.!?]+", text)))
+    return sum(word in known_words for word in words) >= 0.89 * len(words) and len(words) <= 16 * sentences
+
+
+def common_words(texts: list[str]) -> frozenset[str]:
+    """Words that the texts use five times or more."""
+    counts = Counter(word for text in texts for word in _WORD.findall(text.lower()))
+    return frozenset(word for word, count in counts.items() if count >= 5)
 
 
 def dialogue(corpus: Path) -> Iterator[dict[str, str]]:

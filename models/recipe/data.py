@@ -1,8 +1,8 @@
 """Cleans, splits and tokenises the corpus into pools of uint16 tokens that train.py slices on the GPU.
 
-Pools to train on: `tiny`, `tales`, `books` (plain documents, every token counts), `talk` (dialogue as language, every
-token counts) and `chat` (conversations to learn to answer from: only the assistant's words count). Each has a held-out
-part of the same name; `validation` is the TinyStories validation split, held out entirely.
+Pools to train on: `tiny`, `simple`, `tales`, `books` (plain documents, every token counts), `talk` (dialogue as
+language, every token counts) and `chat` (conversations to learn to answer from: only the assistant's words count).
+Most have a held-out part of the same name; `validation` is the TinyStories validation split, held out entirely.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def chat_tokens(tokenizer: Tokenizer, talks: list[chat.Conversation], every_toke
     for talk in talks:
         tokens.append(vocabulary.DOCUMENT)
         for role, _ in talk:
-            own = next(encoded).ids + [vocabulary.END]
+            own = [*next(encoded).ids, vocabulary.END]
             silent = 0 if every_token or role == "assistant" else SILENT
             tokens.append(ROLES[role] | (0 if every_token else SILENT))
             tokens += [token | silent for token in own]
@@ -60,7 +60,7 @@ def split(items: list[str], held_out: int, rng: random.Random) -> tuple[list[str
 
 
 def plain_pools(folder: Path, rng: random.Random) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Plain documents for training and held out, by pool. Novels are cut into chapters' worth of paragraphs."""
+    """Plain documents for training and held out, by pool."""
     texts: defaultdict[str, list[str]] = defaultdict(list)
     for document in corpus.stories(folder):
         texts[document.pool].append(document.text)
@@ -69,6 +69,10 @@ def plain_pools(folder: Path, rng: random.Random) -> tuple[dict[str, list[str]],
     for pool, size in (("tiny", 100), ("tales", 120), ("books", 4)):
         train[pool], held[pool] = split(texts[pool], size, rng)
     held["validation"] = texts["validation"]
+    known = corpus.common_words(train["tiny"])
+    tales = train["tales"]
+    train["simple"] = [text for text in tales if corpus.is_simple(known, text)]
+    train["tales"] = [text for text in tales if not corpus.is_simple(known, text)]
     held["books"] = [text[:100_000] for text in held["books"]]
     return train, held
 
@@ -82,15 +86,13 @@ def talk_pools(
     rng.shuffle(threads)
     persona = [talk for source, talk in threads if source == "Synthetic-Persona-Chat"]
     others = [talk for source, talk in threads if source != "Synthetic-Persona-Chat"]
-    reading = [
-        [("user", corpus.tidy(talk[0][1])), talk[1]] for talk in chat.single_pairs(rows, "FairytaleQA")
-    ]  # fmt: skip
+    reading = [[("user", corpus.tidy(talk[0][1])), talk[1]] for talk in chat.single_pairs(rows, "FairytaleQA")]
     sums = list(chat.single_pairs(rows, "GSM8K"))
     own = chat.own_pairs(own_path)
-    sessions = list(chat.story_sessions(stories, own, copies=3, seed=1))
+    sessions = list(chat.story_sessions(stories, own, persona[200:], copies=3, seed=1))
     small = list(chat.small_talk(own, rows, seed=2))
     rng.shuffle(reading)
-    answers = sessions[40:] + small + persona[200:] + reading[100:2000]
+    answers = sessions[40:] + small + persona[200:][::2] + reading[100:600]
     rng.shuffle(answers)
     language = others[100:] + sums + reading[100:]
     rng.shuffle(language)
@@ -119,8 +121,8 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
     rng = random.Random(args.seed)
     train, held = plain_pools(args.corpus, rng)
-    # Simple stories twice, fables and short tales once: what a request is answered with should mostly be simple.
-    short = [text for text in train["tiny"] * 2 + train["tales"] if len(text) < 3500 and not GRIM.search(text)]
+    # Old tales are left out: what is asked for should be told simply.
+    short = [text for text in train["tiny"] + train["simple"] if len(text) < 3500 and not GRIM.search(text)]
     talks = talk_pools(args.corpus, short, args.own_chat, rng)
     meta: dict[str, int] = {}
     for pool, texts in train.items():

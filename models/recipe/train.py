@@ -13,13 +13,19 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import loss as losses
 import torch
 from batches import Pools
-from model import Model, ModelConfig
+from network import Model, ModelConfig, next_token_loss
 from optimizer import MuonAdamW
+
+
+class CsvWriter(Protocol):
+    """What csv.writer returns; the standard library does not name it."""
+
+    def writerow(self, row: list[object], /) -> object:
+        """Writes one row."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,6 @@ class Phase:
     mix_start: dict[str, float]
     mix_end: dict[str, float]
     warmup_steps: int = 0
-    distill: float = 0.0
     dropout: float = 0.0
 
     def rate_at(self, fraction: float, step_of_phase: int) -> float:
@@ -61,9 +66,9 @@ class Progress:
 
 
 class Run:
-    """A model in training: weights, optimizer, progress, perhaps a teacher."""
+    """A model in training: weights, optimizer, progress."""
 
-    def __init__(self, plan: dict[str, Any], phase_name: str, checkpoint: Path, teacher: Path | None, quick: bool) -> None:
+    def __init__(self, plan: dict[str, Any], phase_name: str, checkpoint: Path, init: Path | None, quick: bool) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.phase = Phase(**plan["phases"][phase_name])
         self.config = ModelConfig(**plan["model"])
@@ -71,6 +76,8 @@ class Run:
         self.model = Model(self.config, self.phase.dropout).to(self.device)
         self.optimizer = MuonAdamW(self.model, plan["decay"])
         self.progress = Progress()
+        if init and not checkpoint.exists():
+            self.model.load_state_dict(torch.load(init, map_location=self.device, weights_only=True)["model"])
         if checkpoint.exists():
             saved = torch.load(checkpoint, map_location=self.device, weights_only=True)
             self.model.load_state_dict(saved["model"])
@@ -78,33 +85,18 @@ class Run:
             self.progress = Progress(**saved["progress"])
         if self.progress.phase != phase_name:
             self.progress.phase, self.progress.seconds, self.progress.phase_steps = phase_name, 0.0, 0
-        self.teacher = self._teacher(teacher) if teacher and self.phase.distill else None
-        self.loss, self.distilled = losses.next_token, losses.distilled
+        self.loss = next_token_loss
         if not quick:
-            for block in [*self.model.blocks, *(self.teacher.blocks if self.teacher else [])]:
+            for block in self.model.blocks:
                 block.compile(dynamic=False)
-            self.loss = torch.compile(losses.next_token, dynamic=False)
-            self.distilled = torch.compile(losses.distilled, dynamic=False)
-
-    def _teacher(self, path: Path) -> Model:
-        saved = torch.load(path, map_location=self.device, weights_only=True)
-        teacher = Model(ModelConfig(**saved["config"])).to(self.device)
-        teacher.load_state_dict(saved["model"])
-        return teacher.to(torch.bfloat16 if self.device.type == "cuda" else torch.float32).eval().requires_grad_(False)
+            self.loss = torch.compile(next_token_loss, dynamic=False)
 
     def train_step(self, pools: Pools, fraction: float) -> torch.Tensor:
         """One batch; returns the loss, still on the device."""
         self.model.train()
         ids, targets = pools.draw(self.phase.mix_at(fraction), self.phase.rows, self.phase.length)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            hidden = self.model(ids)
-            if self.teacher is None:
-                loss = self.loss(hidden, self.model.embedding.weight, targets)
-            else:
-                with torch.no_grad():
-                    seen = self.teacher(ids)
-                table = self.teacher.embedding.weight
-                loss = self.distilled(hidden, self.model.embedding.weight, targets, seen, table, self.phase.distill)
+            loss = self.loss(self.model(ids), self.model.embedding.weight, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step(self.phase.rate_at(fraction, self.progress.phase_steps))
@@ -168,11 +160,26 @@ def held_out(model: Model, pools: Pools, length: int = 1024, limit: int = 64) ->
                 hidden = model(ids[rows : rows + 32])
                 part = targets[rows : rows + 32]
                 here = int((part >= 0).sum())
-                total += float(losses.next_token(hidden, model.embedding.weight, part)) * here
+                total += float(next_token_loss(hidden, model.embedding.weight, part)) * here
                 count += here
         result[name] = total / count
     model.eager = False
     return result
+
+
+def report(
+    run: Run, held: Pools, rows: CsvWriter, fraction: float, spent: float, recent: list[float], speed: float
+) -> None:
+    """One row of the log and one line of output: where the phase is, and the losses."""
+    values = held_out(run.model, held)
+    mean = sum(recent) / max(1, len(recent))
+    progress = run.progress
+    rate = run.phase.rate_at(fraction, progress.phase_steps)
+    row: list[object] = [progress.phase, progress.step, progress.tokens, f"{progress.total_seconds + spent:.1f}"]
+    rows.writerow([*row, f"{rate:.2e}", f"{mean:.4f}", *(f"{value:.4f}" for value in values.values())])
+    shown = " ".join(f"{name} {value:.3f}" for name, value in values.items())
+    where = f"{progress.phase} {spent:5.0f}s step {progress.step}"
+    print(f"{where} train {mean:.3f} | {shown} | {speed:.2f} Mtok/s", flush=True)
 
 
 def main() -> None:
@@ -180,11 +187,10 @@ def main() -> None:
     began = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plan", type=Path, default=Path(__file__).parent / "plan.json")
-    parser.add_argument("--run", required=True, help="which of the plan's models: teacher or student")
     parser.add_argument("--phase", required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, required=True, help="read if it exists, written at the end")
-    parser.add_argument("--teacher", type=Path, help="checkpoint of the model to learn from")
+    parser.add_argument("--init", type=Path, help="weights to begin with where there is no checkpoint (slim.py's file)")
     parser.add_argument("--seconds", type=float, required=True, help="length of the whole phase, compilation included")
     parser.add_argument("--max-seconds", type=float, default=math.inf, help="stop this call sooner; resume later")
     parser.add_argument("--log", type=Path, required=True, help="CSV, appended to")
@@ -192,8 +198,8 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args()
     torch.set_float32_matmul_precision("high")
-    plan = json.loads(args.plan.read_text())[args.run]
-    run = Run(plan, args.phase, args.checkpoint, args.teacher, args.no_compile)
+    plan = json.loads(args.plan.read_text())
+    run = Run(plan, args.phase, args.checkpoint, args.init, args.no_compile)
     pools = Pools(args.data, "train", run.device, seed=run.progress.step)
     held = Pools(args.data, "held", run.device)
     already, done_tokens = run.progress.seconds, run.progress.tokens
@@ -205,7 +211,7 @@ def main() -> None:
     with args.log.open("a", newline="") as file:
         rows = csv.writer(file)
         if log_new:
-            rows.writerow(["run", "phase", "step", "tokens", "seconds", "rate", "train", *held.names])
+            rows.writerow(["phase", "step", "tokens", "seconds", "rate", "train", *held.names])
         while True:
             spent = time.monotonic() - began
             fraction = (already + spent) / args.seconds
@@ -213,19 +219,10 @@ def main() -> None:
             if spent >= next_eval or over:
                 next_eval = spent + args.eval_every
                 recent += pending.pop(0)
-                values = held_out(run.model, held)
-                rate = run.phase.rate_at(fraction, run.progress.phase_steps)
-                mean = sum(recent) / max(1, len(recent))
-                recent = []
-                now = run.progress.total_seconds + spent
-                row: list[object] = [args.run, args.phase, run.progress.step, run.progress.tokens, f"{now:.1f}"]
-                row += [f"{rate:.2e}", f"{mean:.4f}", *(f"{value:.4f}" for value in values.values())]
-                rows.writerow(row)
-                file.flush()
-                shown = " ".join(f"{name} {value:.3f}" for name, value in values.items())
                 speed = (run.progress.tokens - done_tokens) / max(spent - first_step, 1e-9) / 1e6
-                print(f"{args.run}/{args.phase} {spent:5.0f}s step {run.progress.step} train {mean:.3f} | {shown} | "
-                      f"{speed:.2f} Mtok/s", flush=True)  # fmt: skip
+                report(run, held, rows, fraction, spent, recent, speed)
+                file.flush()
+                recent = []
             if over:
                 break
             pending.push(run.train_step(pools, fraction))

@@ -16,6 +16,8 @@ from plait.types import SamplingParams
 
 DEVICES = ("auto", "cpu", "cuda", "reference")
 KV_TYPES = ("f16", "f32", "bf16")
+MOST = 2**31 - 1
+MOST_THREADS = 1024
 CPU_PATHS = ("auto", "scalar", "avx2", "avx512", "avx512_vnni")
 
 
@@ -71,16 +73,18 @@ class EngineOptions:
     def __post_init__(self) -> None:
         for name, low in (("n_ctx", 0), ("n_batch", 1), ("n_parallel", 1), ("threads", 0), ("kv_memory", 0)):
             value = getattr(self, name)
-            if not low <= value <= 2**31 - 1:
-                raise OptionError(f"{flag_of(EngineOptions, name)} is {value}; give at least {low}")
+            if not isinstance(value, int):
+                raise OptionError(f"{flag_of(EngineOptions, name)} is {value!r}; give a whole number")
+            if not low <= value <= MOST:
+                raise OptionError(f"{flag_of(EngineOptions, name)} is {value}; give {low} to {MOST}")
         for name in ("kv_type", "device", "cpu_path"):
             info = next(info for n, _, _, info in option_fields(EngineOptions) if n == name)
             if getattr(self, name) not in info.choices:
                 raise OptionError(
                     f"{info.flags[-1]} is '{getattr(self, name)}'; choose one of {', '.join(info.choices)}"
                 )
-        if self.threads > 4096:
-            raise OptionError(f"--threads is {self.threads}; give at most 4096")
+        if self.threads > MOST_THREADS:
+            raise OptionError(f"--threads is {self.threads}; give at most {MOST_THREADS}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,10 @@ SAMPLING_OPTIONS: tuple[SamplingOption, ...] = (
     _sampling("dry_allowed_length", "--dry-allowed-length", help="Runs up to this length carry no DRY penalty."),
     _sampling("dry_penalty_last_n", "--dry-penalty-last-n", help="How far back DRY looks; -1 is the whole context."),
     _sampling(
-        "seed", "-s", "--seed", help="Seed of the random numbers; without one a fresh seed is drawn and reported."
+        "seed",
+        "-s",
+        "--seed",
+        help="Seed of the random numbers; without one a fresh seed is drawn and reported. One seed serves all prompts.",
     ),
     _sampling("ignore_eos", "--ignore-eos", help="Go on past the model's end-of-text token."),
     _sampling("stop", "-r", "--stop", help="End when this text appears; may be given several times."),
@@ -162,7 +169,9 @@ def from_environment(values: Mapping[str, Any], environ: Mapping[str, str] | Non
         try:
             resolved[name] = type(default)(text)
             EngineOptions(**{name: resolved[name]})
-        except (ValueError, OptionError) as error:
+        except ValueError:
+            raise OptionError(f"environment variable {info.env} is '{text}'; give a whole number") from None
+        except OptionError as error:
             raise OptionError(f"environment variable {info.env} is '{text}': {error}") from None
     return EngineOptions(**resolved)
 

@@ -6,9 +6,11 @@ Parsed and checked once, here, at the edge: a `SamplingParams` that exists is va
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from numbers import Integral, Real
+from typing import Any, TypeAlias
 
 from plait.errors import RequestError
 
@@ -56,6 +58,18 @@ OPENAI_CHAIN: tuple[SamplerStage, ...] = (
 )
 
 MAX_SEED = 2**64 - 1
+MAX_SAMPLES = 1024
+_STAGES = frozenset(SamplerStage)
+_WHOLE = frozenset(
+    "top_k n repeat_last_n dry_penalty_last_n dry_allowed_length max_tokens seed logprobs".split()  # noqa: SIM905
+)
+
+
+def _is_bias(entry: object) -> bool:
+    match entry:
+        case (Integral(), Real()):
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +81,7 @@ class SamplingParams:
     context. `logit_bias` is added to the raw logits before the chain runs. `seed` None lets the caller's face draw
     one. `logprobs` is the number of alternatives to report for each token (0: only the chosen one; None: nothing).
 
-    Raises `RequestError` for a value out of range.
+    Raises `RequestError` for a value of the wrong kind or out of range.
     """
 
     max_tokens: int | None = None
@@ -100,7 +114,7 @@ class SamplingParams:
         self._range("min_p", 0, 1)
         self._range("typical_p", 0, 1)
         self._range("top_k", 0)
-        self._range("n", 1, 1024)
+        self._range("n", 1, MAX_SAMPLES)
         self._range("repeat_last_n", -1)
         self._range("dry_penalty_last_n", -1)
         self._range("dry_allowed_length", 0)
@@ -108,7 +122,8 @@ class SamplingParams:
         self._range("dry_base", 1)
         self._range("presence_penalty", -100, 100)
         self._range("frequency_penalty", -100, 100)
-        if not (math.isfinite(self.repeat_penalty) and self.repeat_penalty > 0):
+        self._range("repeat_penalty", 0)
+        if self.repeat_penalty == 0:
             raise RequestError(f"repeat_penalty is {self.repeat_penalty}; it must be greater than 0 (1 is off)")
         if self.max_tokens is not None:
             self._range("max_tokens", 0)
@@ -116,13 +131,28 @@ class SamplingParams:
             self._range("seed", 0, MAX_SEED)
         if self.logprobs is not None:
             self._range("logprobs", 0, 100)
-        if any(s == "" for s in self.stop):
+
+        self._entries("stop", "strings", lambda entry: isinstance(entry, str))
+        self._entries("dry_sequence_breakers", "strings", lambda entry: isinstance(entry, str))
+        self._entries("stop_token_ids", "token ids", lambda entry: isinstance(entry, Integral))
+        self._entries("samplers", f"stages ({', '.join(SamplerStage)})", lambda entry: entry in _STAGES)
+        self._entries("logit_bias", "pairs of a token id and a number", _is_bias)
+        if "" in self.stop:
             raise RequestError("a stop string is empty; give at least one character, or leave it out")
         if len(set(self.samplers)) != len(self.samplers):
             raise RequestError("samplers names a stage twice; name each at most once")
 
-    def _range(self, name: str, low: float, high: float = math.inf) -> None:
+    def _entries(self, name: str, what: str, sound: Callable[[object], bool]) -> None:
         value = getattr(self, name)
+        if not isinstance(value, (tuple, list)) or not all(map(sound, value)):
+            raise RequestError(f"{name} is {value!r}; give a list of {what}")
+
+    def _range(self, name: str, low: float, high: float = math.inf) -> None:
+        value: Any = getattr(self, name)
+        whole = name in _WHOLE
+        a_number = isinstance(value, Integral if whole else Real)
+        if not a_number:
+            raise RequestError(f"{name} is {value!r}; give a {'whole ' if whole else ''}number")
         if not low <= value <= high or value == math.inf:  # also refuses NaN
             bound = f"at least {low}" if high == math.inf else f"between {low} and {high}"
             raise RequestError(f"{name} is {value}; it must be {bound}")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from plait.api import Batch, Context, DecodeStatus, Model
-from plait.errors import RequestError
+from plait.errors import OptionError, RequestError
+from plait.ops.api import StepInputs
 from support.models import tiny_model
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
@@ -166,3 +167,42 @@ def test_the_mask_follows_from_ids_and_positions() -> None:
     batch.add(2, 1, [0])
     batch.add(3, 1, [1])
     assert batch.mask().tolist() == [[True, False, False], [True, True, False], [True, False, True]]
+
+
+class Broken:
+    def run(self, step: StepInputs) -> None:
+        raise RuntimeError("broken")
+
+
+def test_a_step_that_raises_leaves_the_memory_as_before(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what sequence operations had asked of the step: the copy of a shared page, new positions."""
+    ctx, quiet = context(model), context(model)
+    for one in (ctx, quiet):
+        one.decode(prompt_batch(PROMPT, [0]))
+        one.memory.seq_cp(0, 1)
+        one.memory.seq_add(1, 3, -1, 2)
+    next_one = prompt_batch([7], [1], start=len(PROMPT) + 2)
+    with monkeypatch.context() as broken:
+        broken.setattr(ctx, "_executable", Broken())
+        with pytest.raises(RuntimeError, match="broken"):
+            ctx.decode(next_one)
+    ctx.check()
+    assert (ctx.decode(next_one), quiet.decode(next_one)) == (DecodeStatus.DONE, DecodeStatus.DONE)
+    assert np.array_equal(ctx.logits(), quiet.logits())
+
+
+def test_an_operation_that_makes_no_sense_is_refused_and_changes_nothing(model: Model) -> None:
+    ctx = context(model)
+    ctx.decode(prompt_batch(PROMPT, [0]))
+    for dst in (-1, ctx.n_seq_max):
+        with pytest.raises(RequestError, match=f"sequence {dst} "):
+            ctx.memory.seq_cp(0, dst)
+    with pytest.raises(RequestError, match="cannot grow"):
+        ctx.memory.seq_add(0, 0, -1, 2**40)
+    for d in (0, -1):
+        with pytest.raises(RequestError, match="divided"):
+            ctx.memory.seq_div(0, 0, -1, d)
+    assert ctx.decode(prompt_batch([7], [0], start=len(PROMPT))) == DecodeStatus.DONE
+    assert np.array_equal(ctx.logits(), logits_of(model, [*PROMPT, 7]))
+    with pytest.raises(OptionError, match="kv_tokens"):
+        context(model, kv_tokens=-500)

@@ -1,11 +1,15 @@
 """`LLM` on the bundled model: typed results, streaming, sharing, stops, and what a caller may do wrong."""
 
+import itertools
+import os
 import threading
+import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
-from plait import LLM, SamplingParams
+from plait import LLM, EngineOptions, SamplingParams
 from plait.api import Delta
 from plait.errors import OptionError, PromptTooLongError, RequestError
 from plait.types import ChatMessage, FinishReason
@@ -146,8 +150,9 @@ def test_dry_sampling_runs_with_its_breakers(llm: LLM) -> None:
 @pytest.mark.parametrize(
     ("prompts", "params", "error", "said"),
     [
-        ([""], None, RequestError, "empty"),
+        ([[]], None, RequestError, "empty"),
         (["x"], [GREEDY, GREEDY], RequestError, "one for each"),
+        (["x"], {"max_tokens": 3}, RequestError, "SamplingParams"),
         (["word " * 1000], None, PromptTooLongError, "512"),
         ([[10**9]], None, RequestError, "vocabulary"),
     ],
@@ -165,5 +170,94 @@ def test_an_option_that_does_not_exist_is_an_error() -> None:
         LLM(n_paralel=4)
 
 
+def test_an_empty_text_is_the_begin_token_alone(llm: LLM) -> None:
+    (result,) = llm.generate([""], GREEDY)
+    assert result.prompt_token_ids == (llm.tokenizer.bos_id,)
+    assert result.text
+
+
 def test_no_prompts_give_no_results(llm: LLM) -> None:
     assert llm.generate([], GREEDY) == []
+
+
+def test_a_stream_that_was_never_read_is_cancelled(llm: LLM) -> None:
+    unread = llm.stream(PROMPTS, SamplingParams(max_tokens=400, ignore_eos=True))
+    del unread
+    steps = llm.stats.steps
+    llm.generate(["Hello"], SamplingParams(max_tokens=4, ignore_eos=True))
+    assert llm.stats.steps - steps < 10
+    assert not llm._engine.has_work
+    assert not llm._running
+
+
+@pytest.mark.timeout(20)
+def test_closing_ends_the_streams_and_what_comes_later_is_refused(llm: LLM) -> None:
+    short = LLM(llm.model, n_ctx=512)
+    stream = short.stream(PROMPTS[:2], SamplingParams(max_tokens=200, ignore_eos=True))
+    next(stream)
+    short.close()
+    assert [d.finish_reason for d in stream if d.final] == [FinishReason.ABORT] * 2
+    with pytest.raises(RequestError, match="closed"):
+        short.generate("Hello")
+
+
+def test_threads_take_turns_at_every_step(llm: LLM) -> None:
+    """The thread that ran a step must not go on while others cannot fetch their news."""
+    arrivals: list[int] = []
+    begin = threading.Barrier(3)
+
+    def work(i: int) -> None:
+        stream = llm.stream(PROMPTS[i], SamplingParams(max_tokens=60, ignore_eos=True, seed=i))
+        begin.wait()
+        arrivals.extend(i for delta in stream if delta.token_ids)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    runs = [sum(1 for _ in group) for _, group in itertools.groupby(arrivals)]
+    assert max(runs) <= 4
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.filterwarnings("ignore:This process")
+def test_a_forked_process_is_told_to_make_its_own(llm: LLM) -> None:
+    llm.generate("Hello", GREEDY)
+    child = os.fork()
+    if child == 0:
+        try:
+            llm.generate("Hello", GREEDY)
+        except RequestError:
+            os._exit(7)
+        finally:  # whatever else: the tests do not go on twice
+            os._exit(1)
+    deadline = time.monotonic() + 10
+    while (status := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if status[0] == 0:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status[1]) == 7
+
+
+@pytest.mark.parametrize("prompt", [b"abc", None, [None], ["a", 3], [1, "a"], [[1.5]], 5])
+def test_a_prompt_of_another_kind_is_refused(llm: LLM, prompt: object) -> None:
+    with pytest.raises(RequestError, match="a prompt "):
+        llm.generate(prompt, GREEDY)  # type: ignore[arg-type]
+    assert not llm._engine.has_work
+
+
+def test_numpy_ids_and_iterators_of_prompts_are_taken(llm: LLM) -> None:
+    ids = np.array(llm.tokenizer.encode(PROMPTS[0]))
+    assert llm.generate(ids, GREEDY)[0].text == llm.generate(iter(PROMPTS[:1]), GREEDY)[0].text  # type: ignore[arg-type]
+
+
+def test_options_come_as_one_object_or_by_name_not_both(llm: LLM) -> None:
+    with pytest.raises(OptionError, match="not both"):
+        LLM(llm.model, options=EngineOptions(n_ctx=64), n_ctx=128)
+
+
+def test_a_message_without_text_is_refused(llm: LLM) -> None:
+    with pytest.raises(RequestError, match="content"):
+        llm.chat([{"role": "user", "content": None}])

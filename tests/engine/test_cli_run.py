@@ -1,6 +1,7 @@
 """`plait run` and `plait inspect` as a user meets them: a process, its output, its exit code."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,13 @@ def test_a_stop_string_ends_the_text_and_is_not_shown() -> None:
     assert "." not in sequence["text"]
 
 
+@pytest.mark.parametrize("args", [["-n", "2"], ["-n", "2", "--json"], ["-n", "2", "-np", "2"]])
+def test_a_terminal_that_lacks_a_character_is_no_failure(args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = plait("run", "-p", "h\u00e9 \u4f60\u597d", *args)
+    assert done.returncode == 0, done.stderr
+
+
 def test_zero_tokens_is_an_empty_continuation() -> None:
     sequences, summary = run_json("-p", "Hello", "-n", "0")
     assert (sequences[0]["text"], sequences[0]["token_ids"], sequences[0]["finish_reason"]) == ("", [], "length")
@@ -87,12 +95,12 @@ def test_zero_tokens_is_an_empty_continuation() -> None:
         (["run", "-p", "x", "-m", "{text}"], "text"),
         (["run", "-p", "x", "-np", "0"], "--parallel"),
         (["run", "-p", "x", "-np", "four"], "four"),
-        (["run", "-p", "x", "--temp", "-1"], "temperature"),
-        (["run", "-p", "x", "--top-p", "2"], "top_p"),
+        (["run", "-p", "x", "-np", "2000"], "--parallel"),
+        (["run", "-p", "x", "--temp", "-1"], "--temperature is -1"),
+        (["run", "-p", "x", "--top-p", "2"], "--top-p is 2"),
         (["run", "-p", "x", "-b", "0"], "--batch-size"),
         (["run", "-p", "x", "--no-such-flag"], "--no-such-flag"),
         (["run", "-p", "word " * 300, "-c", "64"], "64"),
-        (["run", "-p", ""], "empty"),
         (["run", "-f", "missing.txt"], "missing.txt"),
         (["run", "-p", "x", "--device", "tpu"], "tpu"),
         (["run", "-p", "x", "-ngl", "99"], "-ngl"),
@@ -144,3 +152,15 @@ def test_the_options_reference_is_up_to_date() -> None:
 
     page = Path(__file__).parents[2] / "docs" / "reference" / "options.md"
     assert page.read_text() == options_reference(), "run: python -m plait.cli.reference > docs/reference/options.md"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux's")
+@pytest.mark.parametrize(
+    ("redirections", "said"), [("-p x -n 1 > /dev/full", "No space left"), ("-f - <&-", "standard input")]
+)
+def test_trouble_with_the_standard_streams_is_one_line(redirections: str, said: str) -> None:
+    line = f"{shlex.quote(sys.executable)} -m plait run {redirections}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr

@@ -12,53 +12,25 @@ from test_reference_kv import BAD_STEPS
 from plait.ops.api import (
     Backend,
     KVConfig,
-    KVGroup,
-    KVShape,
-    Program,
     Reposition,
-    Rope,
-    RopeLayout,
     SlotCopy,
     StepInputs,
 )
 from plait.ops.cpu import CpuBackend
-from plait.ops.recorder import Ops
 from plait.ops.reference import ReferenceBackend
+from support.kv import CONFIG, DIM, HEADS, attention_layers, check_a_row_stored_twice, run_edited
 from support.steps import Chunk, Driver, i32
-from support.tensors import random_weight
 
-VOCAB, HEADS, KV_HEADS, DIM = 20, 4, 2, 8
-CONFIG = KVConfig(4, (10, 12), "f32")
 PROMPT = [3, 1, 4, 1, 5, 9]
 
 
-def program() -> Program:
-    """Three layers in two groups, each with a rotation of its own, or none."""
-    rng = np.random.default_rng(1)
-    ropes = (Rope(RopeLayout.HALF, (1.0, 0.2, 0.05, 0.01), 1.3), Rope(RopeLayout.INTERLEAVED, (0.5, 0.1)), None)
-    ops = Ops(KVShape(KV_HEADS, DIM, DIM, (KVGroup((0, 2)), KVGroup((1,), 6))), HEADS)
-    x = ops.embed(random_weight(rng, "table", VOCAB, HEADS * DIM))
-    for layer, rope in enumerate(ropes):
-        sizes = (HEADS * DIM, KV_HEADS * DIM, KV_HEADS * DIM)
-        weights = tuple(random_weight(rng, f"{layer}.{i}", n, HEADS * DIM, scale=0.2) for i, n in enumerate(sizes))
-        q, k, v = ops.linears(x, weights)
-        x = ops.add(x, ops.attention(ops.rope_and_store(q, k, v, layer=layer, rope=rope), layer=layer, scale=0.35))
-    return ops.finish(ops.take_rows(x))
-
-
-PROGRAM = program()
+PROGRAM = attention_layers()
 
 
 def drivers(config: KVConfig = CONFIG) -> tuple[Driver, Driver]:
     backends: tuple[Backend, Backend] = (CpuBackend(2), ReferenceBackend())
     ours, theirs = (Driver(backend.compile(PROGRAM, config), config) for backend in backends)
     return ours, theirs
-
-
-def run_edited(driver: Driver, *edits: dict[str, object], shift: int = 0) -> np.ndarray:
-    step = driver.pack({"s": Chunk.every([2])})
-    kv = tuple(replace(group, **edit) for group, edit in zip(step.kv, edits, strict=True))
-    return driver.executable.run(replace(step, positions=step.positions + np.int32(shift), kv=kv))
 
 
 def saved(driver: Driver, name: str) -> list[bytes]:
@@ -143,17 +115,7 @@ def test_the_reference_reads_what_the_cpu_saved() -> None:
 
 
 def test_a_row_may_be_stored_for_several_sequences() -> None:
-    driver, _ = drivers()
-    driver.step({"s": Chunk([3, 1])})
-    shared = driver.pack({"s": Chunk.every([4])})
-    driver.pack({"t": Chunk([0])})
-    kv = tuple(
-        replace(group, store_row=i32([0, 0]), store_slot=i32([*group.store_slot, driver.slot("t", 0, g)]))
-        for g, group in enumerate(shared.kv)
-    )
-    driver.executable.run(replace(shared, kv=kv))
-    one = [driver.executable.read_slots(g, i32([driver.slot("s", 2, g)])) for g in (0, 1)]
-    assert one == saved(driver, "t")
+    check_a_row_stored_twice(drivers()[0])
 
 
 def test_kv_bytes_counts_keys_values_and_positions() -> None:

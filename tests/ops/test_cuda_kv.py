@@ -7,37 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from plait.ops.api import Backend, KVConfig, KVGroup, KVShape, Program, Reposition, Rope, RopeLayout, SlotCopy
+from plait.ops.api import Backend, KVConfig, Reposition, SlotCopy
 from plait.ops.cuda import open_cuda
-from plait.ops.recorder import Ops
 from plait.ops.reference import ReferenceBackend
+from support.kv import CONFIG, attention_layers, check_a_row_stored_twice, run_edited
 from support.steps import Chunk, Driver, i32
-from support.tensors import random_weight
 
 pytest.importorskip("torch")
 pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("one_torch_thread")]
 
-VOCAB, HEADS, KV_HEADS, DIM = 20, 4, 2, 8
-CONFIG = KVConfig(4, (10, 12), "f32")
 PROMPT = [3, 1, 4, 1, 5, 9]
 
 
-def program() -> Program:
-    """Three layers in two groups, each with a rotation of its own, or none."""
-    rng = np.random.default_rng(1)
-    ropes = (Rope(RopeLayout.HALF, (1.0, 0.2, 0.05, 0.01), 1.3), Rope(RopeLayout.INTERLEAVED, (0.5, 0.1)), None)
-    ops = Ops(KVShape(KV_HEADS, DIM, DIM, (KVGroup((0, 2)), KVGroup((1,), 6))), HEADS)
-    x = ops.embed(random_weight(rng, "table", VOCAB, HEADS * DIM))
-    for layer, rope in enumerate(ropes):
-        sizes = (HEADS * DIM, KV_HEADS * DIM, KV_HEADS * DIM)
-        weights = tuple(random_weight(rng, f"{layer}.{i}", n, HEADS * DIM, scale=0.2) for i, n in enumerate(sizes))
-        q, k, v = ops.linears(x, weights)
-        q = ops.rope_and_store(q, k, v, layer=layer, rope=rope)
-        x = ops.add(x, ops.attention(q, layer=layer, scale=0.35))
-    return ops.finish(ops.take_rows(x))
-
-
-PROGRAM = program()
+PROGRAM = attention_layers()
 
 
 def torch_backend() -> Backend:
@@ -48,12 +30,6 @@ def drivers(config: KVConfig = CONFIG) -> tuple[Driver, Driver]:
     backends: tuple[Backend, Backend] = (torch_backend(), ReferenceBackend())
     ours, theirs = (Driver(backend.compile(PROGRAM, config), config) for backend in backends)
     return ours, theirs
-
-
-def run_edited(driver: Driver, *edits: dict[str, object], shift: int = 0) -> np.ndarray:
-    step = driver.pack({"s": Chunk.every([2])})
-    kv = tuple(replace(group, **edit) for group, edit in zip(step.kv, edits, strict=True))
-    return driver.executable.run(replace(step, positions=step.positions + np.int32(shift), kv=kv))
 
 
 @pytest.mark.parametrize("shift", [5, -3])
@@ -92,17 +68,7 @@ def test_copies_in_their_order_then_repositions() -> None:
 
 
 def test_a_row_may_be_stored_for_several_sequences() -> None:
-    driver, _ = drivers()
-    driver.step({"s": Chunk([3, 1])})
-    shared = driver.pack({"s": Chunk.every([4])})
-    driver.pack({"t": Chunk([0])})
-    kv = tuple(
-        replace(group, store_row=i32([0, 0]), store_slot=i32([*group.store_slot, driver.slot("t", 0, g)]))
-        for g, group in enumerate(shared.kv)
-    )
-    driver.executable.run(replace(shared, kv=kv))
-    saved = [driver.executable.read_slots(g, i32([driver.slot("s", 2, g)])) for g in (0, 1)]
-    assert saved == [driver.executable.read_slots(g, i32([driver.slot("t", 0, g)])) for g in (0, 1)]
+    check_a_row_stored_twice(drivers()[0])
 
 
 @pytest.mark.parametrize("kv_type", ["f32", "f16", "bf16"])

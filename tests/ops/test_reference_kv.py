@@ -10,41 +10,21 @@ import pytest
 from plait.errors import BackendError
 from plait.ops.api import (
     KVConfig,
-    KVGroup,
-    KVShape,
-    Program,
     Reposition,
     Rope,
-    RopeLayout,
     SlotCopy,
     StepInputs,
 )
-from plait.ops.recorder import Ops
 from plait.ops.reference import ReferenceBackend
+from support.kv import CONFIG, DIM, KV_HEADS, VOCAB, attention_layers, check_a_row_stored_twice
+from support.kv import ROPES as LAYER_ROPES
 from support.steps import Chunk, Driver, i32
-from support.tensors import random_weight
 
-VOCAB, HEADS, KV_HEADS, DIM = 20, 4, 2, 8
-CONFIG = KVConfig(4, (10, 12), "f32")
-ROPES = (Rope(RopeLayout.HALF, (1.0, 0.2, 0.05, 0.01), 1.3), Rope(RopeLayout.INTERLEAVED, (0.5, 0.1)))
-
-
-def two_layer_program(ropes: tuple[Rope | None, Rope | None] = ROPES) -> Program:
-    """Two attention layers with residuals, in two KV groups: full, and a window of 6."""
-    rng = np.random.default_rng(1)
-    ops = Ops(KVShape(KV_HEADS, DIM, DIM, (KVGroup((0,)), KVGroup((1,), 6))), HEADS)
-    x = ops.embed(random_weight(rng, "table", VOCAB, HEADS * DIM))
-    for layer in (0, 1):
-        sizes = (HEADS * DIM, KV_HEADS * DIM, KV_HEADS * DIM)
-        weights = tuple(random_weight(rng, f"{layer}.{i}", n, HEADS * DIM, scale=0.2) for i, n in enumerate(sizes))
-        q, k, v = ops.linears(x, weights)
-        q = ops.rope_and_store(q, k, v, layer=layer, rope=ropes[layer])
-        x = ops.add(x, ops.attention(q, layer=layer, scale=0.35))
-    return ops.finish(ops.take_rows(x))
+ROPES = LAYER_ROPES[:2]
 
 
 def new_driver(config: KVConfig = CONFIG, ropes: tuple[Rope | None, Rope | None] = ROPES) -> Driver:
-    return Driver(ReferenceBackend().compile(two_layer_program(ropes), config), config)
+    return Driver(ReferenceBackend().compile(attention_layers(ropes), config), config)
 
 
 def with_edits(step: StepInputs, *edits: dict[str, object]) -> StepInputs:
@@ -105,18 +85,7 @@ def test_copies_come_before_repositions_and_writes() -> None:
 
 
 def test_a_row_may_be_stored_for_several_sequences() -> None:
-    """llama.cpp's batches: a token with two sequence ids attends to the first one's keys and is stored for both."""
-    driver = new_driver()
-    driver.step({"s": Chunk([3, 1])})
-    shared = driver.pack({"s": Chunk.every([4])})
-    driver.pack({"t": Chunk([0])})
-    kv = tuple(
-        replace(group, store_row=i32([0, 0]), store_slot=i32([*group.store_slot, driver.slot("t", 0, g)]))
-        for g, group in enumerate(shared.kv)
-    )
-    driver.executable.run(replace(shared, kv=kv))
-    saved = [driver.executable.read_slots(g, i32([driver.slot("s", 2, g)])) for g in (0, 1)]
-    assert saved == [driver.executable.read_slots(g, i32([driver.slot("t", 0, g)])) for g in (0, 1)]
+    check_a_row_stored_twice(new_driver())
 
 
 @pytest.mark.parametrize("kv_type", ["f32", "f16", "bf16"])
@@ -143,9 +112,9 @@ def test_kv_bytes_counts_keys_values_and_positions() -> None:
 
 def test_what_cannot_be_compiled() -> None:
     with pytest.raises(BackendError, match="f32, f16, bf16, not q4_0"):
-        ReferenceBackend().compile(two_layer_program(), replace(CONFIG, kv_type="q4_0"))
+        ReferenceBackend().compile(attention_layers(), replace(CONFIG, kv_type="q4_0"))
     with pytest.raises(ValueError, match="1 numbers for 2 KV groups"):
-        ReferenceBackend().compile(two_layer_program(), replace(CONFIG, num_pages=(10,)))
+        ReferenceBackend().compile(attention_layers(), replace(CONFIG, num_pages=(10,)))
 
 
 def kv_with(step: StepInputs, **changes: object) -> StepInputs:

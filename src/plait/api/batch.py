@@ -60,5 +60,5 @@ class Batch:
         seen = np.zeros((n, n), dtype=np.bool_)
         for i, query in enumerate(self._tokens):
             for j, key in enumerate(self._tokens):
-                seen[i, j] = query.seq_ids[0] in key.seq_ids and key.pos <= query.pos
+                seen[i, j] = bool(query.seq_ids) and query.seq_ids[0] in key.seq_ids and key.pos <= query.pos
         return seen

@@ -18,10 +18,13 @@ from plait.cache.config import CacheConfig
 from plait.cache.edits import GroupEdits
 from plait.cache.kv import KVCache
 from plait.config import from_environment
-from plait.engine.build import make_backend
+from plait.engine.build import kv_config, make_backend
+from plait.engine.packing import kv_inputs
 from plait.errors import OptionError, RequestError
 from plait.formats.tensor import F32Array
-from plait.ops.api import I32Array, KVConfig, KVInputs, Reposition, SlotCopy, StepInputs
+from plait.ops.api import I32Array, KVInputs, StepInputs
+
+LAST_POSITION = 2**31 - 1
 
 
 class DecodeStatus(IntEnum):
@@ -39,11 +42,16 @@ class Memory:
     A sequence that gets a hole, a shift or a division is *edited*; it can go on, but is never shared by prefix.
     """
 
-    def __init__(self, cache: KVCache) -> None:
+    def __init__(self, cache: KVCache, n_seq_max: int) -> None:
         self._cache = cache
+        self._n_seq_max = n_seq_max
 
     def seq_cp(self, src: int, dst: int, p0: int = -1, p1: int = -1) -> None:
-        """dst gets src's tokens in the range: whole pages are shared, ragged ends copied."""
+        """dst gets src's tokens in the range: whole pages are shared, ragged ends copied. Raises `RequestError` for a
+        sequence that the context does not have."""
+        for seq in (src, dst):
+            if not 0 <= seq < self._n_seq_max:
+                raise RequestError(f"sequence {seq} is not one of 0..{self._n_seq_max - 1} (n_seq_max)")
         self._cache.seq_cp(src, dst, p0, p1)
 
     def seq_rm(self, seq: int, p0: int = -1, p1: int = -1) -> bool:
@@ -55,11 +63,18 @@ class Memory:
         self._cache.seq_keep(seq)
 
     def seq_add(self, seq: int, p0: int, p1: int, delta: int) -> None:
-        """Add delta to the positions in the range (context shift); the keys are re-rotated before the next step."""
+        """Add delta to the positions in the range (context shift); the keys are re-rotated before the next step.
+
+        Raises `RequestError` where a position would not fit into 32 bits, `OutOfPagesError` where shared pages would
+        have to be copied and there is no room; then nothing has changed."""
+        if self._cache.seq_pos_max(seq) + delta > LAST_POSITION:
+            raise RequestError(f"positions of sequence {seq} cannot grow by {delta}; the last one is {LAST_POSITION}")
         self._cache.seq_add(seq, p0, p1, delta)
 
     def seq_div(self, seq: int, p0: int, p1: int, d: int) -> None:
-        """Divide the positions in the range by d, rounding down."""
+        """Divide the positions in the range by d, rounding down. Raises like `seq_add`; `RequestError` if d < 1."""
+        if d < 1:
+            raise RequestError(f"positions cannot be divided by {d}; it must be at least 1")
         self._cache.seq_div(seq, p0, p1, d)
 
     def seq_pos_min(self, seq: int) -> int:
@@ -79,8 +94,8 @@ class Context:
     """KV memory and kernels for one model.
 
     `n_ctx` tokens for each of `n_seq_max` sequences (0: the model's own context); `n_batch` tokens a step at most;
-    `kv_tokens` bounds the KV memory as a whole (0: room for every sequence at full context). `abort` is asked before
-    each step, and True ends `decode` with ABORTED.
+    `kv_tokens` bounds the KV memory as a whole (0: room for every sequence at full context); it never takes more than a
+    quarter of the RAM. `abort` is asked before each step, and True ends `decode` with ABORTED.
     """
 
     def __init__(
@@ -98,7 +113,7 @@ class Context:
         abort: Callable[[], bool] | None = None,
     ) -> None:
         options = from_environment(
-            {"n_ctx": n_ctx, "n_parallel": n_seq_max, "n_batch": n_batch, "kv_type": kv_type}
+            {"n_ctx": n_ctx, "n_parallel": n_seq_max, "n_batch": n_batch, "kv_type": kv_type, "page_size": page_size}
             | ({"threads": threads} if threads else {})
             | ({"device": device} if device != "auto" else {})
         )
@@ -107,16 +122,14 @@ class Context:
         self.n_seq_max, self.n_batch = n_seq_max, n_batch
         self.last_error = ""
         self._abort = abort
+        if kv_tokens < 0:
+            raise OptionError(f"kv_tokens is {kv_tokens}; give at least 0")
         program = model.loaded.program
-        pages = _num_pages(kv_tokens or self.n_ctx * n_seq_max, n_seq_max, page_size)
-        groups = program.kv.groups
-        self._cache = KVCache(
-            CacheConfig(page_size, tuple(pages for _ in groups), tuple(group.window for group in groups))
-        )
-        self._executable = make_backend(options).compile(
-            program, KVConfig(page_size, tuple(pages for _ in groups), kv_type)
-        )
-        self.memory = Memory(self._cache)
+        kv = kv_config(program.kv, options, model.context_length, kv_tokens)
+        windows = tuple(group.window for group in program.kv.groups)
+        self._cache = KVCache(CacheConfig(kv.page_size, kv.num_pages, windows))
+        self._executable = make_backend(options).compile(program, kv)
+        self.memory = Memory(self._cache, n_seq_max)
         self._logits: dict[int, F32Array] = {}
 
     def decode(self, batch: Batch) -> DecodeStatus:
@@ -136,10 +149,11 @@ class Context:
         if stores is None:
             self._roll_back(touched, before)
             return DecodeStatus.NO_ROOM
-        order = _by_sequence(batch)
+        order, edits = _by_sequence(batch), self._cache.take_edits()
         try:
-            logits = self._executable.run(self._pack(batch, order, stores))
+            logits = self._executable.run(self._pack(batch, order, stores, edits))
         except BaseException:
+            self._cache.put_back_edits(edits)
             self._roll_back(touched, before)
             raise
         asked = [i for i in order if batch[i].logits]
@@ -209,7 +223,9 @@ class Context:
             if self._cache.seq_pos_max(seq) >= 0:
                 self._cache.truncate(seq, before.get(seq, 0))
 
-    def _pack(self, batch: Batch, order: list[int], stores: list[list[tuple[int, int]]]) -> StepInputs:
+    def _pack(
+        self, batch: Batch, order: list[int], stores: list[list[tuple[int, int]]], edits: tuple[GroupEdits, ...]
+    ) -> StepInputs:
         rows = {index: row for row, index in enumerate(order)}
         sequences: list[int] = []
         row_seq = []
@@ -218,7 +234,6 @@ class Context:
             if not sequences or sequences[-1] != seq:
                 sequences.append(seq)
             row_seq.append(len(sequences) - 1)
-        edits = self._cache.take_edits()
         return StepInputs(
             tokens=_i32([batch[i].token for i in order]),
             positions=_i32([batch[i].pos for i in order]),
@@ -235,21 +250,9 @@ class Context:
     ) -> KVInputs:
         tables = [self._cache.table(seq, group) for seq in sequences]
         starts = np.cumsum([0, *(len(table) for table in tables)])
-        return KVInputs(
-            entry_start=starts.astype(np.int32),
-            entries=_i32([entry for table in tables for entry in table]).reshape(-1, 3),
-            store_row=_i32([row for row, _ in stores]),
-            store_slot=_i32([slot for _, slot in stores]),
-            copies=tuple(SlotCopy(*copy) for copy in edits.copies),
-            repositions=tuple(Reposition(*move) for move in edits.repositions),
-        )
-
-
-def _num_pages(tokens: int, sequences: int, page_size: int) -> int:
-    """Pages for `tokens` tokens of `sequences` sequences, each of which may end in a ragged page; page 0 included."""
-    if page_size < 1:
-        raise OptionError(f"page_size is {page_size}; give at least 1")
-    return 1 + -(-tokens // page_size) + sequences
+        entries = _i32([entry for table in tables for entry in table]).reshape(-1, 3)
+        rows, slots = _i32([row for row, _ in stores]), _i32([slot for _, slot in stores])
+        return kv_inputs(_i32(starts), entries, rows, slots, edits)
 
 
 def _by_sequence(batch: Batch) -> list[int]:

@@ -6,24 +6,29 @@ Owns an engine, and turns text into requests and token events into text. Schedul
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
-import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
 from plait.api.model import Model
 from plait.api.results import Delta, Generation, Sample
+from plait.api.turns import Turns
 from plait.config import EngineOptions, from_environment
 from plait.engine.build import build_engine
 from plait.engine.core import Engine
 from plait.engine.stats import EngineStats
-from plait.errors import RequestError
+from plait.errors import OptionError, PromptTooLongError, RequestError
 from plait.tokenizer.output import OutputText
 from plait.types import ChatMessage, EngineRequest, FinishReason, SamplingParams, TokenEvent, TokenId
+
+MARGIN = 4
+"""Normalisation may shorten a text before it becomes tokens; hardly to a quarter."""
 
 Prompt: TypeAlias = str | Sequence[TokenId]
 
@@ -33,10 +38,29 @@ class _Running:
     """One request on its way: what to tell the engine when a stop string ends a sample."""
 
     request: EngineRequest
+    prompt_index: int
     prompt: str | None
     outputs: list[OutputText]
-    inbox: deque[TokenEvent] = field(default_factory=deque)
+    inbox: deque[Delta] = field(default_factory=deque)
     open: int = 0
+
+
+class _Stream(Iterator[Delta]):
+    """The deltas of some requests. A generator that was never asked for anything cannot clean up; this can."""
+
+    def __init__(self, deltas: Generator[Delta], leave: Callable[[], None]) -> None:
+        self._deltas = deltas
+        self._leave = leave
+
+    def __next__(self) -> Delta:
+        return next(self._deltas)
+
+    def close(self) -> None:
+        """Cancel what is unfinished."""
+        self._deltas.close()
+        self._leave()
+
+    __del__ = close
 
 
 class LLM:
@@ -44,19 +68,24 @@ class LLM:
 
     `model` is a path, a hub id, a `Model`, or None for the bundled model. Options are the fields of `EngineOptions`
     (`n_ctx`, `n_parallel`, `n_batch`, `threads` ...), or one such object as `options`. Threads may share it: their
-    requests share the engine's steps. Close it, or use it as a context manager, to free its memory and threads.
+    requests share the engine's steps. Close it, or use it as a context manager, to free its memory and threads. It does
+    not outlive a fork: a child process makes its own.
     """
 
     def __init__(
         self, model: str | Path | Model | None = None, *, options: EngineOptions | None = None, **fields: Any
     ) -> None:
+        if options is not None and fields:
+            raise OptionError(f"give options, or {', '.join(fields)} by itself; not both")
         self.options = options or from_environment(fields)
         self.model = model if isinstance(model, Model) else Model.load(model)
         self.tokenizer = self.model.tokenizer
         self._engine: Engine = build_engine(self.model.loaded, self.options)
         self._running: dict[str, _Running] = {}
         self._ids = itertools.count()
-        self._lock = threading.Lock()
+        self._lock = Turns()
+        self._left: deque[str] = deque()  # requests that nobody reads any more, to be aborted
+        self._process = os.getpid()
         self._breaker_ids: dict[tuple[str, ...], tuple[tuple[TokenId, ...], ...]] = {}
 
     def generate(
@@ -88,7 +117,8 @@ class LLM:
 
         The prompts are checked at once, before the first item is asked for.
         """
-        return self._deltas(self._submit(prompts, params))
+        running = self._submit(prompts, params)
+        return _Stream(self._deltas(running), lambda: self._forget(running))
 
     def chat(
         self, messages: Sequence[ChatMessage | Mapping[str, Any]], params: SamplingParams | None = None
@@ -111,7 +141,8 @@ class LLM:
 
     def close(self) -> None:
         """Stop the engine and free its memory. Unfinished streams end with `abort`."""
-        self._engine.close()
+        with self._lock:
+            self._post(self._engine.close())
 
     def __enter__(self) -> LLM:
         return self
@@ -130,8 +161,12 @@ class LLM:
         each = list(params) if isinstance(params, Sequence) else [params or SamplingParams()] * len(several)
         if len(each) != len(several):
             raise RequestError(f"{len(each)} sampling parameters for {len(several)} prompts; give one, or one for each")
-        running = [self._prepare(prompt, one) for prompt, one in zip(several, each, strict=True)]
+        if not all(isinstance(one, SamplingParams) for one in each):
+            raise RequestError("sampling parameters are SamplingParams(...), one for all prompts or a list of them")
+        running = [self._prepare(i, prompt, one) for i, (prompt, one) in enumerate(zip(several, each, strict=True))]
+        self._check_process()
         with self._lock:
+            self._abort_left()
             for i, one in enumerate(running):
                 try:
                     self._engine.add(one.request)
@@ -142,9 +177,9 @@ class LLM:
             self._running.update({one.request.request_id: one for one in running})
         return running
 
-    def _prepare(self, prompt: Prompt, params: SamplingParams) -> _Running:
+    def _prepare(self, index: int, prompt: Prompt, params: SamplingParams) -> _Running:
         text = prompt if isinstance(prompt, str) else None
-        ids = tuple(self.tokenizer.encode(prompt)) if isinstance(prompt, str) else self._checked(prompt)
+        ids = self._encoded(prompt) if isinstance(prompt, str) else self._checked(prompt)
         if params.seed is None:
             params = replace(params, seed=secrets.randbits(63))
         request = EngineRequest(
@@ -156,13 +191,28 @@ class LLM:
             dry_breaker_ids=self._dry_breakers(params),
         )
         outputs = [OutputText(self.tokenizer, params.stop) for _ in range(params.n)]
-        return _Running(request, text, outputs, open=params.n)
+        return _Running(request, index, text, outputs, open=params.n)
+
+    def _encoded(self, text: str) -> tuple[TokenId, ...]:
+        """Token ids of a text, but for one that cannot fit whatever its tokens are: that is refused unread."""
+        context = self.options.n_ctx or self.model.context_length
+        most = MARGIN * context * self.tokenizer.longest_token
+        if len(text) > most:
+            raise PromptTooLongError(
+                f"the prompt has {len(text)} characters, more than a context of {context} tokens can hold; "
+                "shorten it, or give a larger --ctx-size"
+            )
+        return tuple(self.tokenizer.encode(text))
 
     def _checked(self, ids: Sequence[TokenId]) -> tuple[TokenId, ...]:
+        if isinstance(ids, (bytes, bytearray)) or not isinstance(ids, Iterable):
+            raise RequestError(f"a prompt is {type(ids).__name__}; give text, or a list of token ids")
         for token in ids:
+            if not isinstance(token, Integral):
+                raise RequestError(f"a prompt has {token!r} among its token ids; they are whole numbers")
             if not 0 <= token < self.model.vocab_size:
                 raise RequestError(f"token id {token} is not in the vocabulary of {self.model.vocab_size}")
-        return tuple(ids)
+        return tuple(map(int, ids))
 
     def _dry_breakers(self, params: SamplingParams) -> tuple[tuple[TokenId, ...], ...]:
         breakers = params.dry_sequence_breakers
@@ -174,12 +224,12 @@ class LLM:
 
     # --- events -----------------------------------------------------------------------------------------------
 
-    def _deltas(self, running: list[_Running]) -> Iterator[Delta]:
+    def _deltas(self, running: list[_Running]) -> Generator[Delta]:
         try:
-            while any(one.open for one in running):
-                for i, one in enumerate(running):
+            while any(one.open or one.inbox for one in running):
+                for one in running:
                     while one.inbox:
-                        yield from self._delta(i, one, one.inbox.popleft())
+                        yield one.inbox.popleft()
                 if any(one.open for one in running):
                     self._pump(running)
         finally:
@@ -187,15 +237,21 @@ class LLM:
 
     def _pump(self, running: list[_Running]) -> None:
         """Run a step unless another thread's step has already brought news."""
+        self._check_process()
         with self._lock:
-            if any(one.inbox for one in running):
-                return
-            for event in self._engine.step():
-                target = self._running.get(event.request_id)
-                if target is not None:
-                    target.inbox.append(event)
+            self._abort_left()
+            if not any(one.inbox for one in running):
+                self._post(self._engine.step())
 
-    def _delta(self, prompt_index: int, one: _Running, event: TokenEvent) -> Iterator[Delta]:
+    def _post(self, events: list[TokenEvent]) -> None:
+        """Hand news to their readers. Text is made here, not when it is read: a sample whose stop string came ends
+        before the next step is planned, whichever thread plans it."""
+        for event in events:
+            target = self._running.get(event.request_id)
+            if target is not None:
+                self._deliver(target, event)
+
+    def _deliver(self, one: _Running, event: TokenEvent) -> None:
         output = one.outputs[event.index]
         if output.ended:  # a stop string was found; steps in flight may bring more, and then the end
             if not event.final:
@@ -204,42 +260,53 @@ class LLM:
         else:
             text, taken, hit = output.push(event.tokens, final=event.final)
             if hit and not event.final:
-                with self._lock:
-                    self._engine.finish(event.request_id, event.index)
-        reason = FinishReason.STOP if output.hit else event.finish_reason
+                self._engine.finish(event.request_id, event.index)
         one.open -= event.final
         if text or taken or event.final:
-            yield Delta(
-                prompt_index=prompt_index,
+            reason = FinishReason.STOP if output.hit else event.finish_reason
+            delta = Delta(
+                prompt_index=one.prompt_index,
                 index=event.index,
                 text=text,
                 token_ids=event.tokens[:taken],
                 logprobs=event.logprobs[:taken],
                 finish_reason=reason if event.final else None,
-                error=event.error,
+                error=None if output.hit else event.error,
                 prompt_tokens=event.prompt_tokens,
                 cached_tokens=event.cached_tokens,
             )
+            one.inbox.append(delta)
 
     def _forget(self, running: list[_Running]) -> None:
-        with self._lock:
-            for one in running:
-                self._running.pop(one.request.request_id, None)
-                if one.open:
-                    self._engine.abort(one.request.request_id)
+        """Nobody reads these any more. Takes no lock: the garbage collector may call it in the midst of a step."""
+        for one in running:
+            if self._running.pop(one.request.request_id, None) is not None and one.open:
+                self._left.append(one.request.request_id)
+
+    def _abort_left(self) -> None:
+        while self._left:
+            self._engine.abort(self._left.popleft())
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise RequestError("this LLM was made before the process forked; make one in this process")
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int)):
-        return [prompts]  # type: ignore[list-item] # one prompt, as text or as ids
-    return list(prompts)  # type: ignore[arg-type]
+    if isinstance(prompts, (str, bytes, bytearray)) or not isinstance(prompts, Iterable):
+        return [prompts]
+    several: list[Any] = list(prompts)
+    return [several] if several and isinstance(several[0], Integral) else several  # one prompt, as ids, or several
 
 
 def _message(fields: Mapping[str, Any]) -> ChatMessage:
     if "role" not in fields or "content" not in fields:
         raise RequestError(f"a message has the keys {sorted(fields)}; it needs 'role' and 'content'")
     extra = {key: value for key, value in fields.items() if key not in ("role", "content")}
-    return ChatMessage(role=str(fields["role"]), content=str(fields["content"]), extra=extra)
+    content = fields["content"]
+    if not isinstance(content, str):
+        raise RequestError(f"the content of a message is {type(content).__name__}; give text")
+    return ChatMessage(role=str(fields["role"]), content=content, extra=extra)
 
 
 def _join(deltas: list[Delta]) -> Sample:

@@ -180,6 +180,10 @@ class KVCache:
         handed over: the next call returns only what came after."""
         return self._store.drain()
 
+    def put_back_edits(self, edits: tuple[GroupEdits, ...]) -> None:
+        """The step for which these were just taken did not run, or not to its end: the next one does them (again)."""
+        self._store.put_back(edits)
+
     def check(self) -> None:
         """Every invariant; raises AssertionError. Looks at everything: for tests."""
         self._store.check(self._sequences.values())

@@ -64,3 +64,10 @@ class PendingEdits:
         self._copies.clear()
         self._positions.clear()
         return edits
+
+    def put_back(self, edits: GroupEdits) -> None:
+        """The opposite of the `drain` that gave these, with nothing asked for in between."""
+        assert not self._copies, "edits are put back before others are asked for"
+        assert not self._positions, "edits are put back before others are asked for"
+        self._copies.extend(edits.copies)
+        self._positions.update(edits.repositions)

@@ -44,6 +44,10 @@ class PageStore:
     def drain(self) -> tuple[GroupEdits, ...]:
         return tuple(pending.drain() for pending in self.pending)
 
+    def put_back(self, edits: Sequence[GroupEdits]) -> None:
+        for pending, of_group in zip(self.pending, edits, strict=True):
+            pending.put_back(of_group)
+
     # --- room -------------------------------------------------------------------------------------------------------
 
     def fits(self, needs: Iterable[int]) -> bool:

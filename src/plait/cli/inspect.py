@@ -39,7 +39,7 @@ def inspect(model: str | None, as_json: bool) -> None:
         ],
     }
     if as_json:
-        print(json.dumps(report, ensure_ascii=False, default=str))
+        print(json.dumps(report, default=str))
     else:
         _print(report)
 

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Heavy modules are 
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from plait.errors import OptionError, PlaitError, RequestError
 
 COMMANDS = {
     "run": ("plait.cli.run", "Continue prompts, many sequences at once."),
+    "bench": ("plait.cli.bench", "Measure prefill and decode speed against the number of sequences."),
     "inspect": ("plait.cli.inspect", "Show what a model file holds."),
 }
 
@@ -65,12 +67,19 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", 130)
     except BrokenPipeError:
-        # The reader has gone; nothing is left to say, and Python's flush at exit must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader has gone, and nothing is left to say
         return 1
+    except OSError as error:
+        _drop_output()
+        return _fail(str(error), 1)
     except MemoryError:
         return _fail("out of memory; try a smaller --ctx-size, --parallel or --kv-memory", 1)
     return 0
+
+
+def _drop_output() -> None:
+    """What could not be written must not trouble Python's flush at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage(error: click.ClickException) -> str:
@@ -85,5 +94,8 @@ def _fail(message: str, code: int) -> int:
 
 
 def entry() -> None:
-    """The console script."""
+    """The console script. What the terminal's character set lacks is shown as a question mark."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not where it is closed or replaced
+            stream.reconfigure(errors="replace")
     sys.exit(main())

@@ -16,6 +16,7 @@ from plait.config import (
     option_fields,
     sampling_default,
 )
+from plait.errors import RequestError
 from plait.types import SamplingParams
 
 REPEATED = {"stop"}  # fields that hold a tuple: the option may be given several times
@@ -75,7 +76,12 @@ def take_sampling(values: dict[str, Any], **fixed: Any) -> SamplingParams:
     given = _take(values, [o.name for o in SAMPLING_OPTIONS])
     if given.get("max_tokens") == -1:
         given["max_tokens"] = None
-    return SamplingParams(**(given | fixed))
+    try:
+        return SamplingParams(**(given | fixed))
+    except RequestError as error:
+        name, _, rest = str(error).partition(" ")
+        flags = next((o.info.flags for o in SAMPLING_OPTIONS if o.name == name), (name,))
+        raise RequestError(f"{max(flags, key=len)} {rest}") from None
 
 
 def _take(values: dict[str, Any], names: list[str]) -> dict[str, Any]:

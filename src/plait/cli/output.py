@@ -43,8 +43,9 @@ class _Shown:
 class Printer(ABC):
     """Shows deltas as they come, then the summary. Sequences are numbered over all prompts."""
 
-    def __init__(self, prompts: list[str], samples: int) -> None:
+    def __init__(self, prompts: list[str], samples: int, gap: str) -> None:
         self._samples = samples
+        self.gap = gap  # between a prompt and its text, for people
         self.shown = [_Shown(prompt) for prompt in prompts for _ in range(samples)]
 
     def see(self, delta: Delta) -> None:
@@ -71,7 +72,7 @@ class StreamPrinter(Printer):
     """One sequence: its prompt, then the text as it comes."""
 
     def __enter__(self) -> Printer:
-        print(self.shown[0].prompt, end="", flush=True)
+        print(self.shown[0].prompt, end=self.gap, flush=True)
         return self
 
     def show(self, number: int, delta: Delta) -> None:
@@ -94,7 +95,7 @@ class PlainPrinter(Printer):
             one = self.shown[self._printed]
             self._printed += 1
             failed = f"\n[{one.reason}]" if one.end is not None and one.end.error else ""
-            print(f"[{self._printed}] {one.prompt}{''.join(one.text)}{failed}\n", flush=True)
+            print(f"[{self._printed}] {one.prompt}{self.gap}{''.join(one.text)}{failed}\n", flush=True)
 
 
 class PanePrinter(Printer):
@@ -117,16 +118,19 @@ class PanePrinter(Printer):
         width = max(20, self._console.width - 4)
         panes = []
         for number, one in enumerate(self.shown[: max(1, self._console.height // 3)], 1):
-            lines = _body(one).wrap(self._console, width)[-(height - 2) :]
+            lines = self._body(one).wrap(self._console, width)[-(height - 2) :]
             panes.append(Panel(Text("\n").join(lines), title=_title(number, one), title_align="left", height=height))
         return Group(*panes)
+
+    def _body(self, one: _Shown) -> Text:
+        return Text.assemble((one.prompt + self.gap, "dim"), "".join(one.text))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
         for number, one in enumerate(self.shown, 1):
-            self._console.print(Panel(_body(one), title=_title(number, one), title_align="left"))
+            self._console.print(Panel(self._body(one), title=_title(number, one), title_align="left"))
 
 
 def _body(one: _Shown) -> Text:
@@ -155,16 +159,16 @@ class JsonPrinter(Printer):
         }
         if delta.error is not None:
             record["error"] = str(delta.error)
-        print(json.dumps(record, ensure_ascii=False), flush=True)
+        print(json.dumps(record), flush=True)
 
     def close(self, summary: RunSummary) -> None:
         print(json.dumps({"summary": summary.as_dict()}), flush=True)
 
 
-def make_printer(prompts: list[str], samples: int, as_json: bool) -> Printer:
-    """The printer that fits where standard output goes."""
+def make_printer(prompts: list[str], samples: int, as_json: bool, gap: str = "") -> Printer:
+    """The printer that fits where standard output goes. `gap` is shown between a prompt and its text."""
     if as_json:
-        return JsonPrinter(prompts, samples)
+        return JsonPrinter(prompts, samples, gap)
     if len(prompts) * samples == 1:
-        return StreamPrinter(prompts, samples)
-    return (PanePrinter if sys.stdout.isatty() else PlainPrinter)(prompts, samples)
+        return StreamPrinter(prompts, samples, gap)
+    return (PanePrinter if sys.stdout.isatty() else PlainPrinter)(prompts, samples, gap)

@@ -19,7 +19,7 @@ from plait.cli.options import (
     take_sampling,
 )
 from plait.errors import OptionError
-from plait.types import ChatMessage
+from plait.types import MAX_SAMPLES, ChatMessage
 
 DEFAULT_MAX_TOKENS = 128
 
@@ -40,6 +40,8 @@ def run(
         )
     n_parallel = rest.get("n_parallel")
     samples = n_parallel if n_parallel and len(prompts) == 1 else 1
+    if samples > MAX_SAMPLES:
+        raise OptionError(f"--parallel is {samples}; one prompt is continued at most {MAX_SAMPLES} times")
     options = take_engine_options(rest)
     params = take_sampling(rest, n=samples, **_fixed(rest))
 
@@ -48,8 +50,11 @@ def run(
     from plait.cli.summary import Summary
 
     with LLM(model, options=options) as llm:
+        if llm.options.n_ctx > llm.model.context_length:
+            own = llm.model.context_length
+            print(f"plait: warning: -c {options.n_ctx} is more than the model's own context of {own}", file=sys.stderr)
         inputs = [llm.chat_prompt([ChatMessage(role="user", content=p)]) if chat else p for p in prompts]
-        printer = make_printer(prompts, samples, as_json)
+        printer = make_printer(prompts, samples, as_json, gap="\n\n" if chat else "")
         summary = Summary(started)
         with printer:
             for delta in llm.stream(inputs, params):
@@ -60,6 +65,8 @@ def run(
 
 def _read(name: str) -> str:
     """A prompt from a file, one trailing newline dropped (editors add it)."""
+    if name == "-" and sys.stdin is None:
+        raise OptionError("-f - reads standard input, which is closed")
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -87,9 +87,9 @@ def _cuda_backend() -> Backend:
     return CudaBackend()
 
 
-def kv_config(shape: KVShape, options: EngineOptions, context_length: int) -> KVConfig:
-    """The size of the KV memory: `options.kv_memory`, or room for `n_parallel` sequences at full context, as far as a
-    quarter of the RAM holds them. All groups have the same number of pages.
+def kv_config(shape: KVShape, options: EngineOptions, context_length: int, kv_tokens: int = 0) -> KVConfig:
+    """The size of the KV memory: `options.kv_memory`, or room for `n_parallel` sequences at full context (for
+    `kv_tokens` in all, if given), as far as a quarter of the RAM holds them. All groups have the same number of pages.
 
     Raises `OptionError` where that is less than one page, or more than all memory.
     """
@@ -102,8 +102,11 @@ def kv_config(shape: KVShape, options: EngineOptions, context_length: int) -> KV
         pages = options.kv_memory * MIB // page_bytes
     else:
         context = options.n_ctx or context_length
-        # One page more for each sequence: a prefix shared to the middle of a page is copied before it is written.
-        wanted = options.n_parallel * (-(-context // options.page_size) + 1)
+        each = -(-context // options.page_size)
+        wanted = -(-kv_tokens // options.page_size) if kv_tokens else options.n_parallel * each
+        # One page more for each sequence: each may end in a ragged one, and a prefix shared to the middle of a page is
+        # copied before it is written.
+        wanted += options.n_parallel
         pages = min(wanted, physical_memory() // RAM_SHARE // page_bytes)
     if pages < 1:
         raise OptionError(

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from plait.engine.runner import Handle, Runner
 from plait.engine.stats import EngineStats, StepRecord
-from plait.errors import OptionError, StepError
+from plait.errors import OptionError, RequestError, StepError
 from plait.scheduler.plan import StepPlan, StepResult
 from plait.scheduler.scheduler import Scheduler
 from plait.types import EngineRequest, TokenEvent
@@ -36,9 +36,12 @@ class Engine:
         self._in_flight = in_flight
         self._flying: deque[tuple[StepPlan, Handle, int]] = deque()  # and how many waited
         self._news: list[TokenEvent] = []  # for the next step to hand out
+        self._closed = False
 
     def add(self, request: EngineRequest) -> None:
         """Accept a request. Raises `RequestError` or `PromptTooLongError` for one that cannot be served."""
+        if self._closed:
+            raise RequestError("the engine is closed; make a new one")
         self._scheduler.add(request)
 
     def abort(self, request_id: str) -> None:
@@ -77,6 +80,7 @@ class Engine:
 
     def close(self) -> list[TokenEvent]:
         """End every request with `abort`, stop the worker, and return the last events. May be called again."""
+        self._closed = True
         while self._flying:
             self._news += self._land()
         for request_id in self._scheduler.request_ids:

@@ -39,6 +39,15 @@ class _Table:
         return self._rows[:count]
 
 
+def kv_inputs(
+    entry_start: I32Array, entries: I32Array, store_row: I32Array, store_slot: I32Array, edits: GroupEdits
+) -> KVInputs:
+    """One group's part of a step; see `KVInputs`."""
+    copies = tuple(SlotCopy(*copy) for copy in edits.copies)
+    repositions = tuple(Reposition(*move) for move in edits.repositions)
+    return KVInputs(entry_start, entries, store_row, store_slot, copies, repositions)
+
+
 class Packer:
     """Packs plans. Keeps the page tables of the last step as arrays, so that a decode step costs little."""
 
@@ -84,11 +93,4 @@ class Packer:
             starts.append(starts[-1] + len(part))
             slots.extend(planned.slots[group])
         self._tables[group] = tables
-        return KVInputs(
-            entry_start=np.array(starts, np.int32),
-            entries=np.concatenate(parts),
-            store_row=store_row,
-            store_slot=np.array(slots, np.int32),
-            copies=tuple(SlotCopy(*copy) for copy in edits.copies),
-            repositions=tuple(Reposition(*move) for move in edits.repositions),
-        )
+        return kv_inputs(np.array(starts, np.int32), np.concatenate(parts), store_row, np.array(slots, np.int32), edits)

@@ -51,7 +51,8 @@ def resolve_model(name: str | None, hub: Hub | None = None) -> Path:
     hub (or found in its local cache). Raises `ModelNotFoundError`, which says what was looked for.
     """
     if name is None:
-        return bundled_model(Path(str(resources.files("plait"))) / "data")
+        # An editable install has several roots: ask for the folder, which lies in one of them.
+        return bundled_model(Path(str(resources.files("plait").joinpath("data"))))
     path = Path(name).expanduser()
     if name and _exists(path):
         return path

@@ -85,6 +85,11 @@ class Tokenizer:
         """How many ids there are, those without text included."""
         return len(self._vocabulary.texts)
 
+    @cached_property
+    def longest_token(self) -> int:
+        """Bytes of the longest token: a text of n bytes has at least n / longest_token tokens."""
+        return max(len(self.token_bytes(token)) for token in range(self.vocab_size))
+
     @property
     def bos_id(self) -> TokenId | None:
         return self._vocabulary.bos_id

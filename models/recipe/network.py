@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,13 @@ class Block(nn.Module):
         v = self.v(normed).view(batch, time, self.config.kv_heads, -1).transpose(1, 2)
         # Repeated by hand: every fast attention kernel takes equal head counts.
         k, v = (kv.repeat_interleave(self.config.heads // self.config.kv_heads, dim=1) for kv in (k, v))
-        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + F.dropout(self.o(seen.transpose(1, 2).reshape(batch, time, width)), self.dropout, self.training)
+        seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + functional.dropout(
+            self.o(seen.transpose(1, 2).reshape(batch, time, width)), self.dropout, self.training
+        )
         normed = self.ffn_norm(x)
-        fed = self.down(F.silu(self.gate(normed)) * self.up(normed))
-        return x + F.dropout(fed, self.dropout, self.training)
+        fed = self.down(functional.silu(self.gate(normed)) * self.up(normed))
+        return x + functional.dropout(fed, self.dropout, self.training)
 
 
 class Model(nn.Module):
@@ -108,7 +110,7 @@ class Model(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [batch, time] -> normed hidden states [batch, time, width]."""
         cos, sin = rotary(self.config, tokens.shape[1], tokens.device)
-        x = F.dropout(self.embedding(tokens), self.dropout, self.training)
+        x = functional.dropout(self.embedding(tokens), self.dropout, self.training)
         for block in self.blocks:
             x = block.forward(x, cos, sin) if self.eager else block(x, cos, sin)
         hidden: Tensor = self.norm(x)
@@ -116,4 +118,10 @@ class Model(nn.Module):
 
     def logits(self, tokens: Tensor) -> Tensor:
         """tokens [batch, time] -> logits [batch, time, vocab]; for sampling and tests."""
-        return F.linear(self(tokens), self.embedding.weight)
+        return functional.linear(self(tokens), self.embedding.weight)
+
+
+def next_token_loss(hidden: Tensor, table: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats over the targets that count (those not negative)."""
+    logits = functional.linear(hidden, table).flatten(0, 1).float()
+    return functional.cross_entropy(logits, targets.flatten(), ignore_index=-100)
