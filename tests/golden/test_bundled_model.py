@@ -8,8 +8,13 @@ import pytest
 from plait import LLM, Batch, Context, Model, SamplingParams
 from plait.formats.hub import resolve_model
 from plait.formats.open import open_model
+from plait.ops.api import Backend, KVConfig
+from plait.ops.cpu import CpuBackend
+from plait.ops.reference import ReferenceBackend
 from support.bundled import PROMPTS, write_f16
+from support.steps import Chunk, Driver
 
+KV = KVConfig(16, (64,), "f32")
 GOLDEN = np.load(Path(__file__).with_name("bundled_llama_cpp.npz"))
 
 
@@ -58,6 +63,22 @@ def test_cpu_kernels_agree_with_the_reference(f16: Model) -> None:
     for subject, tolerance in ((model, 1e-2), (f16, 1e-4)):
         reference, cpu = last_logits(subject, ids, "reference"), last_logits(subject, ids)
         assert np.abs(cpu - reference).max() < tolerance * np.abs(reference).max()
+
+
+def mean_surprise(model: Model, backend: Backend) -> float:
+    """Of each golden continuation's tokens, in nats: the logarithm of the perplexity."""
+    driver = Driver(backend.compile(model.loaded.program, KV), KV)
+    total: list[float] = []
+    for i in range(len(PROMPTS)):
+        ids = [*GOLDEN[f"ids{i}"].tolist(), *GOLDEN[f"greedy{i}"].tolist()]
+        logits = driver.step({str(i): Chunk.every(ids)})[str(i)][:-1].astype(np.float64)
+        total += (np.logaddexp.reduce(logits, axis=-1) - logits[np.arange(len(logits)), ids[1:]]).tolist()
+    return float(np.mean(total))
+
+
+def test_perplexity_is_that_of_the_dequantised_weights() -> None:
+    model = Model.load()
+    assert abs(mean_surprise(model, CpuBackend(1)) - mean_surprise(model, ReferenceBackend())) < 0.005
 
 
 def test_it_is_what_the_readme_says() -> None:
