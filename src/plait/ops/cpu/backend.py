@@ -42,14 +42,15 @@ class CpuBackend:
         return tuple(_native.usable_paths())
 
     def compile(self, program: Program, kv: KVConfig, progress: Progress | None = None) -> CpuExecutable:
-        """Weights stay where they are (a file's mapping is held); KV memory takes real memory when first used.
+        """Weights that integer kernels multiply with are repacked, on all threads; the others stay where they are (a
+        file's mapping is held). KV memory takes real memory when first used.
 
-        Raises BackendError for a weight format or KV type without kernels, or too little memory for K and V."""
+        Raises BackendError for a weight format or KV type without kernels, or too little memory."""
         total = sum(weight.tensor.nbytes for weight in program_weights(program))
         try:
             native = record(program, kv, self.path, self.threads, total, progress)
         except MemoryError:
-            raise BackendError("there is too little memory for the KV cache; give it fewer pages") from None
+            raise BackendError("there is too little memory for the weights and the KV cache; give it fewer pages") from None
         return CpuExecutable(native)
 
 
