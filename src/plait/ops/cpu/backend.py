@@ -50,7 +50,7 @@ class CpuBackend:
         try:
             native = record(program, kv, self.path, self.threads, total, progress)
         except MemoryError:
-            raise BackendError("there is too little memory for the weights and the KV cache; give it fewer pages") from None
+            raise BackendError("there is too little memory for weights and the KV cache; give it fewer pages") from None
         return CpuExecutable(native)
 
 
