@@ -107,13 +107,12 @@ def _count(tensor: LazyTensor) -> int:
     return n
 
 
-def _short(value: object) -> object:
+def _short(value: Any) -> object:
     if isinstance(value, (str, int, float, bool)) or value is None:
         return value
     if isinstance(value, dict):
         return {str(k): _short(v) for k, v in value.items()}
-    items = list(value[: LONG + 1]) if hasattr(value, "__getitem__") else []
-    return [_plain(v) for v in items] if len(items) <= LONG else f"{len(value)} values"  # type: ignore[arg-type]
+    return [_plain(v) for v in value] if len(value) <= LONG else f"{len(value)} values"
 
 
 def _plain(value: Any) -> object:
@@ -164,11 +163,11 @@ def _one_line(value: object) -> str:
     return text if len(text) <= 100 else text[:97] + "..."
 
 
-def _size(n: int) -> str:
+def _size(n: float) -> str:
     for unit in ("B", "KiB", "MiB"):
         if n < 1024:
             return f"{n} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n = n / 1024  # type: ignore[assignment]
+        n /= 1024
     return f"{n:.2f} GiB"
 
 

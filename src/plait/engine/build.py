@@ -16,6 +16,7 @@ from plait.engine.runner import Runner
 from plait.errors import BackendError, OptionError
 from plait.models.registry import LoadedModel
 from plait.ops.api import KV_TYPE_BYTES, Backend, Executable, KVConfig, KVGroup, KVShape, Progress
+from plait.ops.cuda import open_cuda
 from plait.ops.reference import ReferenceBackend
 from plait.scheduler.limits import Limits
 from plait.scheduler.scheduler import Scheduler
@@ -59,11 +60,11 @@ def make_backend(options: EngineOptions) -> Backend:
     if options.device == "reference":
         return ReferenceBackend()
     if options.device == "cuda":
-        return _cuda_backend()
+        return open_cuda()
     if options.device == "cpu" or not NVIDIA_DRIVER.exists():
         return _cpu_backend(options)
     try:
-        return _cuda_backend()
+        return open_cuda()
     except BackendError as cuda_error:
         try:
             return _cpu_backend(options)
@@ -77,14 +78,6 @@ def _cpu_backend(options: EngineOptions) -> Backend:
     except ImportError as error:
         raise BackendError(f"--device cpu: the kernels are not built ({error}); run make build") from None
     return CpuBackend(options.threads or None, None if options.cpu_path == "auto" else options.cpu_path)
-
-
-def _cuda_backend() -> Backend:
-    try:
-        from plait.ops.cuda.backend import CudaBackend
-    except ImportError as error:
-        raise BackendError(f"--device cuda needs torch and triton ({error}); pip install 'plait[cuda]'") from None
-    return CudaBackend()
 
 
 def kv_config(shape: KVShape, options: EngineOptions, context_length: int, kv_tokens: int = 0) -> KVConfig:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from plait.config import MOST_THREADS
 from plait.errors import BackendError
 from plait.formats.tensor import F32Array
 from plait.ops.api import I32Array, KVConfig, KVInputs, Program, Progress, StepInputs
@@ -31,8 +32,8 @@ class CpuBackend:
         usable = self.paths()
         if path is not None and path not in usable:
             raise BackendError(f"this CPU cannot run the kernels '{path}'; choose one of {', '.join(usable)}")
-        if threads is not None and not 1 <= threads <= 1024:
-            raise BackendError(f"threads is {threads}; give 1 to 1024, or leave it out for one for each core")
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise BackendError(f"threads is {threads}; give 1 to {MOST_THREADS}, or leave it out for one for each core")
         self.threads = threads or usable_cores()
         self.path = path or usable[0]
 

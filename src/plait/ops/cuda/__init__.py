@@ -12,10 +12,6 @@ def open_cuda(device: str = "cuda", dtype: str = "bf16") -> Backend:
     Raises BackendError, with what was tried, when torch or the device is missing."""
     try:
         from plait.ops.cuda.backend import CudaBackend
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise BackendError(
-            f"device {device} needs PyTorch, which is not installed: pip install 'plait[cuda]', or use the CPU"
-        ) from None
+    except ImportError as error:
+        raise BackendError(f"--device {device} needs torch and triton ({error}); pip install 'plait[cuda]'") from None
     return CudaBackend(device, dtype)
