@@ -149,6 +149,8 @@ def main() -> None:
     parser.add_argument("--path")
     parser.add_argument("--format", default="Q8_0")
     parser.add_argument("--shape", default="small", choices=SHAPES)
+    parser.add_argument("--parts", action="store_true", help="how long each kind of instruction takes")
+    parser.add_argument("--only", help="rows whose name contains this")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each row of the table")
     args = parser.parse_args()
     backend = CpuBackend(args.threads, args.path)
@@ -162,7 +164,13 @@ def main() -> None:
         ("decode, 32 sequences, 256 keys", 32, 255, 1),
         ("prefill, 256 tokens", 1, 0, 256),
     ):
+        if args.only is not None and args.only not in name:
+            continue
+        executable.measure(args.parts)
         print(f"  {name:32} {rate(executable, step(sequences, first, count), sequences * count, args.seconds):9.0f}")
+        parts = executable.measured() if args.parts else {}
+        for kind, seconds in sorted(parts.items(), key=lambda part: -part[1]):
+            print(f"      {kind:28} {seconds / sum(parts.values()):8.1%}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
@@ -177,6 +178,8 @@ void bind_program(nb::module_& m) {
              "out_rows"_a.noconvert(), "groups"_a)
         .def("read_slots", read_slots, "group"_a, "slots"_a.noconvert())
         .def("write_slots", write_slots, "group"_a, "slots"_a.noconvert(), "data"_a)
+        .def("measure", &Program::measure)
+        .def_prop_ro("measured", &Program::measured)
         .def("set_threads", &Program::set_threads)
         .def_prop_ro("threads", &Program::threads)
         .def_prop_ro("kv_bytes", [](Program& program) { return program.kv().bytes(); });

@@ -1,5 +1,6 @@
 #include "program/program.h"
 
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
@@ -109,6 +110,31 @@ void Program::execute(Worker& worker) {
     for (const auto& op : ops_) op->run(worker, context);
 }
 
+// An instruction ends for the first worker when it has ended for all.
+void Program::execute_measured(Worker& worker) {
+    const Context context{kernels_, step_, kv_, ropes_, scratch_};
+    auto before = std::chrono::steady_clock::now();
+    const auto account = [&](const std::string& kind) {
+        const auto now = std::chrono::steady_clock::now();
+        if (worker.index() == 0) measured_[kind] += std::chrono::duration<double>(now - before).count();
+        before = now;
+    };
+    kv_.edit(worker, *step_.inputs, ropes_);
+    kv_.list_keys(worker, step_);
+    run_rope_tables(worker);
+    account("before");
+    for (std::size_t i = 0; i < ops_.size(); ++i) {
+        ops_[i]->run(worker, context);
+        account(kinds_[i]);
+    }
+}
+
+void Program::measure(bool on) {
+    const Exclusive exclusive(running_);
+    measuring_ = on;
+    if (on) measured_.clear();
+}
+
 Logits Program::run(const StepInputs& inputs) {
     const Exclusive exclusive(running_);
     if (logits_ < 0) throw std::invalid_argument("the program is not finished");
@@ -118,7 +144,7 @@ Logits Program::run(const StepInputs& inputs) {
     kv_.check_stores(inputs);
     ensure_team();
     reserve(inputs);
-    const auto job = [this](Worker& worker) { execute(worker); };
+    const auto job = [this](Worker& worker) { measuring_ ? execute_measured(worker) : execute(worker); };
     team_->run(job);
     const Array& logits = values_[static_cast<std::size_t>(logits_)];
     return {logits.memory->share(), step_.counts.outputs, logits.width};

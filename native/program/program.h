@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -51,6 +52,11 @@ class Program {
 
     // Throws std::invalid_argument for a step that does not fit, before anything has changed.
     Logits run(const StepInputs& step);
+    // Starts (from zero) or stops the measuring of instructions; not while a step runs.
+    void measure(bool on);
+    // Wall time, in seconds, of each kind of instruction in the steps measured so far.
+    const std::map<std::string, double>& measured() const { return measured_; }
+
     void set_threads(int threads);
     int threads() const { return threads_; }
     KvMemory& kv() { return kv_; }
@@ -68,10 +74,12 @@ class Program {
     void pack(int id);
     void pack_experts(int gate, int up, int down, std::int64_t ff, std::int64_t width);
     int rope_table(const std::vector<double>& inv_freq, float scale);
+    void add_op(const char* kind, std::unique_ptr<Op> op);
     void reserve(const StepInputs& inputs);
     void split_rows(const StepInputs& inputs);
     void run_rope_tables(Worker& worker);
     void execute(Worker& worker);
+    void execute_measured(Worker& worker);
     void ensure_team();
 
     const Kernels& kernels_;
@@ -85,6 +93,9 @@ class Program {
     std::vector<Array> values_;
     std::vector<RopeTable> ropes_;
     std::vector<std::unique_ptr<Op>> ops_;
+    std::vector<std::string> kinds_;  // of the ops
+    bool measuring_ = false;
+    std::map<std::string, double> measured_;
     std::int64_t vocabulary_ = 0;
     int logits_ = -1;
     Step step_;

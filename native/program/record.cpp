@@ -48,6 +48,11 @@ void Program::pack(int id) {
     m.packed = out;
 }
 
+void Program::add_op(const char* kind, std::unique_ptr<Op> op) {
+    ops_.push_back(std::move(op));
+    kinds_.emplace_back(kind);
+}
+
 int Program::add_vector(std::vector<float> values) {
     vectors_.push_back(std::move(values));
     return static_cast<int>(vectors_.size()) - 1;
@@ -91,7 +96,7 @@ const Array& Program::value(int id, std::int64_t width, Rows rows) const {
 void Program::embed(int table, int out) {
     const Matrix& m = matrix(table);
     vocabulary_ = vocabulary_ == 0 ? m.rows : std::min(vocabulary_, m.rows);
-    ops_.push_back(make_embed(m, value(out, m.columns, Rows::Tokens)));
+    add_op("embed", make_embed(m, value(out, m.columns, Rows::Tokens)));
 }
 
 void Program::linear(int x, const std::vector<int>& weights, const std::vector<int>& biases,
@@ -104,7 +109,7 @@ void Program::linear(int x, const std::vector<int>& weights, const std::vector<i
         const Array& out = value(outs[i], value(outs[i]).width, value(x).rows);
         parts.push_back({matrix(weights[i], out.width, value(x).width), vector(biases[i], out.width), out});
     }
-    ops_.push_back(make_linear(value(x), std::move(parts)));
+    add_op("linear", make_linear(value(x), std::move(parts)));
 }
 
 void Program::rms_norm(int x, int residual, int weight, float eps, float offset, int groups, int out, int total) {
@@ -114,7 +119,7 @@ void Program::rms_norm(int x, int residual, int weight, float eps, float offset,
     expect((residual == -1) == (total == -1), "a residual and a total go together");
     const Array* added = residual == -1 ? nullptr : &value(residual, width, rows);
     const Array* sum = total == -1 ? nullptr : &value(total, width, rows);
-    ops_.push_back(make_rms_norm(
+    add_op("rms_norm", make_rms_norm(
         {value(x), added, sum, vector(weight, width / groups), eps, offset, groups, value(out, width, rows)}));
 }
 
@@ -150,7 +155,7 @@ void Program::rope_and_store(int q, int k, int v, int layer, RopeLayout layout, 
         spec.rope.table = rope_table(inv_freq, scale);
         spec.layer->rope = spec.rope;
     }
-    ops_.push_back(make_rope_and_store(spec));
+    add_op("rope_and_store", make_rope_and_store(spec));
 }
 
 void Program::attention(int q, int layer, float scale, float softcap, int sinks, int out) {
@@ -161,7 +166,7 @@ void Program::attention(int q, int layer, float scale, float softcap, int sinks,
                              scale,
                              softcap,
                              vector(sinks, s.n_heads)};
-    ops_.push_back(make_attention(spec, s));
+    add_op("attention", make_attention(spec, s));
 }
 
 // Gate and up go together.
@@ -179,7 +184,7 @@ void Program::gated_mlp(int x, const std::vector<int>& weights, const std::vecto
     const int width = value(x).width, out_width = value(out).width;
     const std::int64_t ff = matrix(weights[0]).rows;
     pack_experts(weights[0], weights[1], weights[2], ff, matrix(weights[2]).rows);
-    ops_.push_back(make_gated_mlp({value(x), matrix(weights[0], ff, width), matrix(weights[1], ff, width),
+    add_op("gated_mlp", make_gated_mlp({value(x), matrix(weights[0], ff, width), matrix(weights[1], ff, width),
                                    matrix(weights[2], out_width, ff), vector(biases[0], ff), vector(biases[1], ff),
                                    vector(biases[2], out_width), activation, value(out, out_width, value(x).rows)}));
 }
@@ -190,27 +195,27 @@ void Program::moe(int x, const std::vector<int>& weights, int top_k, bool normal
     const std::int64_t experts = matrix(weights[0]).rows, ff = matrix(weights[1]).rows / experts;
     expect(top_k > 0 && top_k <= experts, "top_k is between 1 and the number of experts");
     pack_experts(weights[1], weights[2], weights[3], ff, width);
-    ops_.push_back(make_moe({value(x), matrix(weights[0], experts, width), matrix(weights[1], experts * ff, width),
+    add_op("moe", make_moe({value(x), matrix(weights[0], experts, width), matrix(weights[1], experts * ff, width),
                              matrix(weights[2], experts * ff, width), matrix(weights[3], experts * width, ff), top_k,
                              normalise, activation, value(out, width, value(x).rows)}));
 }
 
 void Program::add(int a, int b, int out) {
     const Array& sum = value(out);
-    ops_.push_back(make_add(value(a, sum.width, sum.rows), value(b, sum.width, sum.rows), sum));
+    add_op("add", make_add(value(a, sum.width, sum.rows), value(b, sum.width, sum.rows), sum));
 }
 
 void Program::scale(int x, float factor, int out) {
-    ops_.push_back(make_scale(value(x, value(out).width, value(out).rows), factor, value(out)));
+    add_op("scale", make_scale(value(x, value(out).width, value(out).rows), factor, value(out)));
 }
 
 void Program::softcap(int x, float cap, int out) {
-    ops_.push_back(make_softcap(value(x, value(out).width, value(out).rows), cap, value(out)));
+    add_op("softcap", make_softcap(value(x, value(out).width, value(out).rows), cap, value(out)));
 }
 
 void Program::take_rows(int x, int out) {
     const int width = value(x).width;
-    ops_.push_back(make_take_rows(value(x, width, Rows::Tokens), value(out, width, Rows::Outputs)));
+    add_op("take_rows", make_take_rows(value(x, width, Rows::Tokens), value(out, width, Rows::Outputs)));
 }
 
 void Program::finish(int logits) {
