@@ -55,13 +55,24 @@ inline void quantise(const QuantiseArgs& a) {
 
 // Vectors of columns in a register tile: one broadcast of activations serves them all, where registers suffice.
 constexpr int kTileVectors = kWidth == 16 ? 2 : 1;
-constexpr int kPrefetch = 2048;  // bytes
+constexpr int kNear = 2048, kFar = 8192;  // bytes
+// Bytes of weights per row, in 32 inputs, that come while the rows are multiplied: with more, memory is what holds up.
+constexpr int kBytesInTime = 150;
 
-// What a pass over a tile fetches meanwhile: from `at` on, so many lines with each block.
-struct Ahead {
+// What a pass over a tile fetches meanwhile, with each block so many lines from there on: `soon` into the first-level
+// cache, `later` into the second.
+struct Fetch {
     const std::uint8_t* at;
     int lines;
 };
+struct Ahead {
+    Fetch soon, later;
+};
+
+inline void fetch(Ahead& ahead) {
+    for (int line = 0; line < ahead.soon.lines; ++line, ahead.soon.at += 64) __builtin_prefetch(ahead.soon.at, 0, 3);
+    for (int line = 0; line < ahead.later.lines; ++line, ahead.later.at += 64) __builtin_prefetch(ahead.later.at, 0, 2);
+}
 
 // Adds the products of the eight quads' share of one part of 32 inputs, column..., to the totals.
 template <class P, int ROWS>
@@ -101,7 +112,7 @@ inline void tile_pass(const PanelBlock* x, const std::uint8_t* tile, int blocks,
             head = tile;
             tile += P::bytes.head;
         }
-        for (int line = 0; line < ahead.lines; ++line, ahead.at += 64) __builtin_prefetch(ahead.at);
+        fetch(ahead);
 #pragma GCC unroll 2
         for (int part = 0; part < P::parts; ++part) add_part<P, ROWS>(x, head, tile, column, part, total);
         if constexpr (P::minimums) {
@@ -158,15 +169,19 @@ inline void write_sums(const PackedArgs& a, const float* sums, int start, int ro
     }
 }
 
-// One group of rows takes no longer than the weights take to come: it fetches them some way ahead. With more groups,
-// each fetches its share of the task's next tile, so that memory is busy all the time.
+// One group of rows goes once over the weights: they are fetched some way ahead, and from further away too where memory
+// has the time. (Where it has not, further requests only stand in the way.) With more groups, each fetches its share of
+// the task's next tile, so that memory is busy all the time; to the second level, for the first would lose it again.
 inline Ahead ahead_of(const PackedArgs& a, const std::uint8_t* tile, std::size_t tile_bytes, std::int64_t c, int g) {
     const int blocks = a.weight.columns / kPackedInputs, groups = a.last_group - a.first_group;
-    const int lines = (static_cast<int>(tile_bytes) / blocks + 63) / 64;
-    if (groups == 1) return {tile + kPrefetch, lines};
+    const int block_bytes = static_cast<int>(tile_bytes) / blocks, lines = (block_bytes + 63) / 64;
+    if (groups == 1) {
+        const int rows = group_start(a.rows, g + 1) - group_start(a.rows, g);
+        return {{tile + kNear, lines}, {tile + kFar, block_bytes <= rows * kBytesInTime ? lines : 0}};
+    }
     if (c + kPackedColumns >= a.last) return {};
     const int share = (lines + groups - 1) / groups, skipped = share * blocks * (g - a.first_group);
-    return {tile + tile_bytes + 64 * static_cast<std::size_t>(skipped), share};
+    return {{}, {tile + tile_bytes + 64 * static_cast<std::size_t>(skipped), share}};
 }
 
 inline void linear_packed(const PackedArgs& a) {
