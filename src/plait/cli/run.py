@@ -60,7 +60,7 @@ def run(
             for delta in llm.stream(inputs, params):
                 summary.see(delta)
                 printer.see(delta)
-        printer.close(summary.finish(llm.stats, llm.options, params.seed or 0))
+        printer.close(summary.finish(llm.stats, params.seed or 0))
 
 
 def _read(name: str) -> str:

@@ -8,7 +8,6 @@ import time
 from dataclasses import asdict, dataclass
 
 from plait.api import Delta
-from plait.config import EngineOptions
 from plait.engine.stats import EngineStats
 
 
@@ -70,7 +69,7 @@ class Summary:
             self._prompt += delta.prompt_tokens
             self._cached += delta.cached_tokens
 
-    def finish(self, stats: EngineStats, options: EngineOptions, seed: int) -> RunSummary:
+    def finish(self, stats: EngineStats, seed: int) -> RunSummary:
         steps = max(stats.steps, 1)
         return RunSummary(
             sequences=self._sequences,
@@ -86,7 +85,7 @@ class Summary:
             mean_tokens_per_step=stats.mean_tokens_per_step,
             mean_sequences_per_step=stats.sequences / steps,
             batch_utilisation=stats.utilisation,
-            sequence_utilisation=stats.sequences / steps / options.n_parallel,
+            sequence_utilisation=stats.sequence_utilisation,
             peak_memory_mib=peak_memory_mib(),
             seed=seed,
         )

@@ -5,13 +5,17 @@ One caller at a time: an engine has no lock of its own.
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
-from plait.engine.runner import Handle, Runner
-from plait.engine.stats import EngineStats, StepRecord
-from plait.errors import OptionError, RequestError, StepError
+from plait.engine.observe import Observer, Planned
+from plait.engine.stats import EngineStats
+from plait.errors import OptionError, PlaitError, RequestError, StepError
+from plait.metrics.meter import Meter
+from plait.metrics.records import StepRecord
+from plait.metrics.snapshot import Snapshot
 from plait.scheduler.plan import StepPlan, StepResult
 from plait.scheduler.scheduler import Scheduler
 from plait.types import EngineRequest, TokenEvent
@@ -19,22 +23,50 @@ from plait.types import EngineRequest, TokenEvent
 KEPT_RECORDS = 4096
 
 
+class StepHandle(Protocol):
+    """A submitted plan; see `runner.Handle`."""
+
+    def result(self) -> StepResult: ...
+
+    def wait(self) -> None: ...
+
+
+class StepRunner(Protocol):
+    """Whatever runs plans in order; see `runner.Runner`."""
+
+    def submit(self, plan: StepPlan) -> StepHandle: ...
+
+    def close(self) -> None: ...
+
+
 class Engine:
     """Serves requests step by step. Every accepted sample gets exactly one final event, whatever happens.
 
-    `in_flight` is the number of steps (0 or 1) that may run while the next is planned. `records` are the latest steps.
-    Raises `OptionError` for another number.
+    `in_flight` is the number of steps (0 or 1) that may run while the next is planned. `records` are the latest steps,
+    `meter` counts everything. `clock` gives seconds that only grow.
+
+    Raises `OptionError` for another number of steps in flight.
     """
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, *, in_flight: int = 0) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: StepRunner,
+        *,
+        in_flight: int = 0,
+        meter: Meter | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if in_flight not in (0, 1):
             raise OptionError(f"in_flight is {in_flight}; give 0 or 1")
-        self.stats = EngineStats()
+        self.meter = meter or Meter()
         self.records: deque[StepRecord] = deque(maxlen=KEPT_RECORDS)
         self._scheduler = scheduler
         self._runner = runner
         self._in_flight = in_flight
-        self._flying: deque[tuple[StepPlan, Handle, int]] = deque()  # and how many waited
+        self._clock = clock
+        self._observer = Observer(scheduler, self.meter)
+        self._flying: deque[tuple[StepPlan, StepHandle, Planned]] = deque()
         self._news: list[TokenEvent] = []  # for the next step to hand out
         self._closed = False
 
@@ -42,7 +74,12 @@ class Engine:
         """Accept a request. Raises `RequestError` or `PromptTooLongError` for one that cannot be served."""
         if self._closed:
             raise RequestError("the engine is closed; make a new one")
-        self._scheduler.add(request)
+        try:
+            self._scheduler.add(request)
+        except PlaitError as error:
+            self.meter.rejected(error.code)
+            raise
+        self.meter.arrived(request, self._clock(), request.salt)
 
     def abort(self, request_id: str) -> None:
         """End a request with `abort`; the next step brings its final events. An unknown id is no error: it may just
@@ -63,10 +100,11 @@ class Engine:
         return nothing though there is work."""
         plan = None
         if len(self._flying) <= self._in_flight:  # more, if an interrupt cut the last step short
-            waiting = self._scheduler.num_waiting
+            began, waiting = self._clock(), self._scheduler.num_waiting
             plan = self._scheduler.schedule()
             if plan is not None:
-                self._flying.append((plan, self._runner.submit(plan), waiting))
+                planned = self._observer.planned(plan, waiting, began, self._clock())
+                self._flying.append((plan, self._runner.submit(plan), planned))
         if self._flying and (plan is None or len(self._flying) > self._in_flight):
             self._news += self._land()
         events, self._news = self._news, []
@@ -90,19 +128,30 @@ class Engine:
         self._count(events)
         return events
 
+    @property
+    def stats(self) -> EngineStats:
+        """Totals since the engine started."""
+        return EngineStats.of(self.meter)
+
+    def snapshot(self) -> Snapshot:
+        """All metrics as they are now."""
+        limits = self._scheduler.limits
+        self.meter.limits(limits.n_batch, limits.n_parallel)
+        return self.meter.snapshot(self._clock(), self._scheduler.num_waiting)
+
     def check(self) -> None:
         """Verify the invariants of the bookkeeping; raises `AssertionError`."""
         self._scheduler.check()
 
     def _land(self) -> list[TokenEvent]:
         """Wait for the oldest step and take its result in."""
-        plan, handle, waiting = self._flying[0]
+        plan, handle, planned = self._flying[0]
         try:
             result = handle.result()
         except Exception as error:
             return self._give_up(error)
         self._flying.popleft()
-        self._record(plan, result, waiting)
+        self.records.append(self._observer.landed(plan, planned, result, self._clock()))
         return self._scheduler.commit(plan, result)
 
     def _give_up(self, error: Exception) -> list[TokenEvent]:
@@ -114,34 +163,6 @@ class Engine:
             handle.wait()
         return self._scheduler.fail_all(found)
 
-    def _record(self, plan: StepPlan, result: StepResult, waiting: int) -> None:
-        tokens, budget = plan.num_tokens, self._scheduler.limits.n_batch
-        record = StepRecord(
-            step=plan.step,
-            prompt_tokens=plan.prompt_tokens,
-            decode_tokens=tokens - plan.prompt_tokens,
-            sequences=len(plan.sequences),
-            budget=budget,
-            seconds=result.seconds,
-            waiting=waiting,
-        )
-        self.records.append(record)
-        old, prefill = self.stats, result.seconds * plan.prompt_tokens / tokens
-        self.stats = replace(
-            old,
-            steps=old.steps + 1,
-            prompt_tokens=old.prompt_tokens + record.prompt_tokens,
-            decode_tokens=old.decode_tokens + record.decode_tokens,
-            sequences=old.sequences + record.sequences,
-            budget_tokens=old.budget_tokens + budget,
-            preemptions=self._scheduler.preemptions,
-            prefill_seconds=old.prefill_seconds + prefill,
-            decode_seconds=old.decode_seconds + result.seconds - prefill,
-        )
-
     def _count(self, events: list[TokenEvent]) -> None:
-        self.stats = replace(
-            self.stats,
-            generated_tokens=self.stats.generated_tokens + sum(len(event.tokens) for event in events),
-            cached_tokens=self.stats.cached_tokens + sum(event.cached_tokens for event in events),
-        )
+        if events:
+            self.meter.events(events, self._clock())

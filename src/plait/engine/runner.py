@@ -55,6 +55,7 @@ class Runner:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="plait-step")
         self._drawn: OrderedDict[int, list[RowResult]] = OrderedDict()
         self._failed: OrderedDict[int, dict[int, StepError]] = OrderedDict()
+        self._sample_seconds = 0.0  # of the step that runs
 
     def submit(self, plan: StepPlan) -> Handle:
         """Queue a step. Its FromStep tokens must be drawn by steps submitted before."""
@@ -65,7 +66,7 @@ class Runner:
         self._worker.shutdown(wait=True)
 
     def _run(self, plan: StepPlan) -> StepResult:
-        start = time.perf_counter()
+        start, self._sample_seconds = time.perf_counter(), 0.0
         # What a failed sequence planned ahead has nothing to stand on. Its result is dropped, and so are its edits:
         # a plan's edits serve the sequences of that plan alone.
         outcomes: dict[int, tuple[RowResult, ...] | StepError] = {}
@@ -85,7 +86,8 @@ class Runner:
                 outcome = (RowResult((), (), outcome),) * len(planned.outputs)
             rows += outcome
         self._remember(plan.step, rows, failures)
-        return StepResult(plan.step, tuple(rows), time.perf_counter() - start, tuple(failures.items()))
+        seconds = time.perf_counter() - start
+        return StepResult(plan.step, tuple(rows), seconds, tuple(failures.items()), self._sample_seconds)
 
     def _remember(self, step: int, rows: list[RowResult], failures: dict[int, StepError]) -> None:
         self._drawn[step], self._failed[step] = rows, failures
@@ -103,7 +105,9 @@ class Runner:
             picks += [out_rows.setdefault(base + row, len(out_rows)) for row, _ in planned.outputs]
             base += len(planned.tokens)
         logits = self._executable.run(self._packer.pack(sequences, edits, list(out_rows), self._token))
+        start = time.perf_counter()
         results = iter(self._sample(logits, picks, [s for p in sequences for _, s in p.outputs]))
+        self._sample_seconds += time.perf_counter() - start
         return [tuple(next(results) for _ in planned.outputs) for planned in sequences]
 
     def _sample(self, logits: F32Array, picks: list[int], samplings: list[PlannedSampling | None]) -> list[RowResult]:

@@ -1,26 +1,10 @@
-"""What the engine counted: one record for each step, and the totals. Plain data."""
+"""The totals of an engine that faces show. Plain data; everything else is in `metrics`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepRecord:
-    """One step: its tokens (`prompt_tokens` of prompts, `decode_tokens` of decoding sequences), the sequences it ran,
-    its token budget, the seconds it took, and the samples that waited when it was planned."""
-
-    step: int
-    prompt_tokens: int
-    decode_tokens: int
-    sequences: int
-    budget: int
-    seconds: float
-    waiting: int
-
-    @property
-    def tokens(self) -> int:
-        return self.prompt_tokens + self.decode_tokens
+from plait.metrics.meter import Meter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +13,8 @@ class EngineStats:
 
     `prompt_tokens` were computed (those of a preempted sequence again); `cached_tokens` of the samples' prompts were
     found in memory instead. `generated_tokens` went out in events. A step's seconds are divided between
-    `prefill_seconds` and `decode_seconds` by its tokens. `preemptions` counts sequences that had to give way.
+    `prefill_seconds` and `decode_seconds` by its tokens, and `sample_seconds`, which were spent in drawing, are part of
+    `decode_seconds`. `preemptions` counts sequences that had to give way.
     """
 
     steps: int = 0
@@ -39,9 +24,29 @@ class EngineStats:
     decode_tokens: int = 0
     sequences: int = 0
     budget_tokens: int = 0
+    budget_sequences: int = 0
     preemptions: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    sample_seconds: float = 0.0
+
+    @staticmethod
+    def of(meter: Meter) -> EngineStats:
+        """What the meter counted so far."""
+        return EngineStats(
+            steps=meter.steps,
+            prompt_tokens=meter.prompt_rows,
+            cached_tokens=meter.cached_tokens,
+            generated_tokens=meter.generated_tokens,
+            decode_tokens=meter.decode_rows,
+            sequences=meter.sequence_rows,
+            budget_tokens=meter.budget_tokens,
+            budget_sequences=meter.budget_sequences,
+            preemptions=meter.preemptions,
+            prefill_seconds=meter.prefill_s,
+            decode_seconds=meter.decode_s + meter.sample_s,
+            sample_seconds=meter.sample_s,
+        )
 
     @property
     def mean_tokens_per_step(self) -> float:
@@ -52,3 +57,8 @@ class EngineStats:
     def utilisation(self) -> float:
         """Tokens run over the token budgets of the steps, 0 to 1."""
         return (self.prompt_tokens + self.decode_tokens) / self.budget_tokens if self.budget_tokens else 0.0
+
+    @property
+    def sequence_utilisation(self) -> float:
+        """Sequences run over the sequence limits of the steps, 0 to 1."""
+        return self.sequences / self.budget_sequences if self.budget_sequences else 0.0

@@ -80,10 +80,12 @@ class RowResult:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Results of the output rows, in the plan's order, and the seconds the step took. `failures` are the sequences
-    that failed as a whole, with or without output rows; the rows they have carry the same error."""
+    """Results of the output rows, in the plan's order, and the seconds the step took, `sample_seconds` of them in
+    drawing. `failures` are the sequences that failed as a whole, with or without output rows; the rows they have carry
+    the same error."""
 
     step: int
     rows: tuple[RowResult, ...]
     seconds: float
     failures: tuple[tuple[SequenceId, Exception], ...] = ()
+    sample_seconds: float = 0.0

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from operator import attrgetter
 
-from plait.cache.kv import KVCache
+from plait.cache.kv import CacheStats, KVCache
 from plait.errors import PromptTooLongError, RequestError
 from plait.scheduler.draft import Draft
 from plait.scheduler.limits import Limits
@@ -39,6 +39,7 @@ class Scheduler:
         """`reuse` False computes every prompt afresh."""
         self.limits = limits
         self.preemptions = 0  # so far
+        self._most_places = limits.places  # since nobody ran: who runs stays when the limit falls
         self._sequences = Sequences(cache, reuse=reuse)  # RUNNING, LEAVING, and ENDED with a step in flight
         # A sequence that has the memory to itself always fits, so whoever is admitted gets to its end.
         self.context_length = min(limits.context_length, self._sequences.capacity)
@@ -115,6 +116,15 @@ class Scheduler:
     def num_waiting(self) -> int:
         """Samples in the queue."""
         return len(self._waiting)
+
+    def owner(self, sequence: int) -> tuple[str, int]:
+        """The request and the sample that a sequence of a plan in flight belongs to."""
+        sample = self._sequences.by_id[sequence]
+        return sample.request.engine_request.request_id, sample.index
+
+    def cache_stats(self) -> CacheStats:
+        """The pages of the KV memory, by what holds them."""
+        return self._sequences.cache_stats()
 
     # --- planning -------------------------------------------------------------------------------------------------
 
@@ -217,6 +227,7 @@ class Scheduler:
                 return
 
     def _may_admit(self, draft: Draft) -> bool:
+        self._most_places = max(self.limits.places, len(self._running))
         return draft.budget > 0 and len(self._running) < self.limits.places
 
     def _open(self, sample: Sample) -> bool:
@@ -361,7 +372,7 @@ class Scheduler:
         samples = [s for r in self._requests.values() for s in r.samples]
         assert self._waiting == sorted((s for s in samples if s.phase is Phase.WAITING), key=_ORDER)
         assert self._running == sorted((s for s in samples if s.phase is Phase.RUNNING), key=_ORDER)
-        assert len(self._running) <= self.limits.places
+        assert len(self._running) <= self._most_places
         flying = [p.sequence for plan in self._in_flight for p in plan.sequences]
         assert set(flying) <= set(self._sequences.by_id)
         for sequence, sample in self._sequences.by_id.items():

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from plait.cache.edits import GroupEdits
-from plait.cache.kv import KVCache
+from plait.cache.kv import CacheStats, KVCache
 from plait.scheduler import policy
 from plait.scheduler.request import Request, Sample
 
@@ -35,6 +35,9 @@ class Sequences:
     def capacity(self) -> int:
         """Tokens that fit if one sequence has all pages. Page 0 is reserved."""
         return (min(self._cache.config.num_pages) - 1) * self._page_size
+
+    def cache_stats(self) -> CacheStats:
+        return self._cache.stats()
 
     # --- a sample's sequence --------------------------------------------------------------------------------------
 

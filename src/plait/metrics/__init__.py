@@ -1,0 +1,1 @@
+"""What the engine did, in numbers: records, the catalogue of metrics, aggregation, export and advice."""
