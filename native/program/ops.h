@@ -22,9 +22,24 @@ struct Array {
     float* row(int r) const { return memory->data() + static_cast<std::size_t>(r) * static_cast<std::size_t>(width); }
 };
 
+using Panels = Growing<PanelBlock>;
+
+inline std::size_t panel_blocks(int rows, int columns) {
+    return static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns / kPackedInputs);
+}
+
+// What instructions need for themselves, one after the other. Only pieces of work look into it, so a late worker cannot
+// mistake the next instruction's for its own.
+struct Shared {
+    Panels normed;  // see Op::make_panels
+    Panels rows, hidden;
+    Growing<float> hidden_floats;
+};
+
 // What an instruction works with during a step.
 struct Context {
     const Kernels& kernels;
+    Shared& shared;
     Step& step;
     KvMemory& kv;
     const std::vector<RopeTable>& ropes;
@@ -37,8 +52,10 @@ struct Context {
 class Op {
   public:
     virtual ~Op() = default;
+    // From now on also makes its result's panels, in Shared::normed. False: it cannot.
+    virtual bool make_panels() { return false; }
     // Makes room for a step of that many rows. Called by one thread, before `run`.
-    virtual void reserve(const Counts&) {}
+    virtual void reserve(const Counts&, Shared&) {}
     // Floats of scratch that each worker needs.
     virtual std::size_t scratch(const Counts&) const { return 0; }
     virtual void run(Worker& worker, const Context& context) = 0;
@@ -52,7 +69,8 @@ struct LinearPart {
 };
 
 std::unique_ptr<Op> make_embed(Matrix table, Array out);
-std::unique_ptr<Op> make_linear(Array x, std::vector<LinearPart> parts);
+// `normed`: x's panels are in Shared::normed.
+std::unique_ptr<Op> make_linear(Array x, std::vector<LinearPart> parts, bool normed);
 
 struct RmsNormSpec {
     Array x;
@@ -87,6 +105,7 @@ struct GatedMlpSpec {
     const float *gate_bias, *up_bias, *down_bias;
     Activation activation;
     Array out;
+    bool normed;  // x's panels are in Shared::normed
 };
 std::unique_ptr<Op> make_gated_mlp(const GatedMlpSpec& spec);
 

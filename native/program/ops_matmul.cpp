@@ -9,21 +9,21 @@ InputRows rows_of(const Array& x, int count) { return {x.row(0), static_cast<std
 
 class Linear final : public Op {
   public:
-    Linear(Array x, std::vector<LinearPart> parts) : x_(x), parts_(std::move(parts)) {
+    Linear(Array x, std::vector<LinearPart> parts, bool normed) : x_(x), parts_(std::move(parts)), normed_(normed) {
         for (const LinearPart& part : parts_) packed_ = packed_ || part.weight.packed != nullptr;
     }
-    void reserve(const Counts& counts) override {
-        if (packed_) panels_.reserve(panel_blocks(counts.of(x_.rows), x_.width));
+    void reserve(const Counts& counts, Shared& shared) override {
+        if (packed_ && !normed_) shared.rows.reserve(panel_blocks(counts.of(x_.rows), x_.width));
     }
     std::size_t scratch(const Counts& counts) const override {
-        return linear_scratch(x_.width) + (packed_ ? quantise_scratch(counts.of(x_.rows), x_.width) : 0);
+        return linear_scratch(x_.width) + (packed_ && !normed_ ? quantise_scratch(counts.of(x_.rows), x_.width) : 0);
     }
     // All parts in one phase.
     void run(Worker& worker, const Context& c) override {
         const InputRows x = rows_of(x_, c.rows(x_));
         float* scratch = c.scratch_of(worker);
         std::optional<QuantisedRows> panels;
-        if (packed_) panels.emplace(worker, c, x, x_.width, panels_, scratch + linear_scratch(x_.width));
+        if (packed_ && !normed_) panels.emplace(worker, c, x, x_.width, scratch + linear_scratch(x_.width));
         std::int64_t columns = 0;
         for (const LinearPart& part : parts_) columns += part.weight.rows;
         const int piece = columns_per_task(columns, worker.threads());
@@ -35,7 +35,7 @@ class Linear final : public Op {
             const LinearPart& part = parts_[p];
             const std::int64_t first = std::int64_t{task} * piece;
             multiply(c.kernels,
-                     {x, panels ? panels->get() : nullptr, part.weight, part.bias, part.out.row(0),
+                     {x, panels ? panels->get() : c.shared.normed.data(), part.weight, part.bias, part.out.row(0),
                       static_cast<std::size_t>(part.out.width)},
                      first, std::min(first + piece, part.weight.rows), scratch);
         });
@@ -44,18 +44,17 @@ class Linear final : public Op {
   private:
     Array x_;
     std::vector<LinearPart> parts_;
-    bool packed_ = false;
-    Panels panels_;
+    bool packed_ = false, normed_;
 };
 
 class GatedMlp final : public Op {
   public:
     explicit GatedMlp(const GatedMlpSpec& s) : s_(s), ff_(static_cast<std::size_t>(s.gate.rows)) {}
-    void reserve(const Counts& counts) override {
+    void reserve(const Counts& counts, Shared& shared) override {
         const int rows = counts.of(s_.x.rows);
-        if (gate_packed()) panels_.reserve(panel_blocks(rows, s_.x.width));
-        if (down_packed()) hidden_panels_.reserve(panel_blocks(rows, s_.down.columns));
-        if (!gate_packed() || !down_packed()) hidden_.reserve(ff_ * static_cast<std::size_t>(rows));
+        if (gate_packed() && !s_.normed) shared.rows.reserve(panel_blocks(rows, s_.x.width));
+        if (down_packed()) hidden_in(shared).reserve(panel_blocks(rows, s_.down.columns));
+        if (!gate_packed() || !down_packed()) shared.hidden_floats.reserve(ff_ * static_cast<std::size_t>(rows));
     }
     std::size_t scratch(const Counts& counts) const override {
         const int rows = counts.of(s_.x.rows);
@@ -70,18 +69,17 @@ class GatedMlp final : public Op {
         } else {
             gate_in_floats(worker, c, rows);
         }
-        const InputRows hidden{hidden_.data(), ff_, nullptr, rows};
+        const InputRows hidden{c.shared.hidden_floats.data(), ff_, nullptr, rows};
         float* scratch = c.scratch_of(worker);
         std::optional<QuantisedRows> panels;
         if (down_packed() && !gate_packed()) {
-            panels.emplace(worker, c, hidden, s_.down.columns, hidden_panels_,
-                           scratch + linear_scratch(s_.down.columns));
+            panels.emplace(worker, c, hidden, s_.down.columns, scratch + linear_scratch(s_.down.columns));
         }
         const int piece = columns_per_task(s_.down.rows, worker.threads());
         worker.each(tasks_of(s_.down.rows, piece), [&](int task) {
             const std::int64_t first = std::int64_t{task} * piece;
             multiply(c.kernels,
-                     {hidden, panels ? panels->get() : hidden_panels_.data(), s_.down, s_.down_bias, s_.out.row(0),
+                     {hidden, panels ? panels->get() : c.shared.hidden.data(), s_.down, s_.down_bias, s_.out.row(0),
                       static_cast<std::size_t>(s_.out.width)},
                      first, std::min(first + piece, s_.down.rows), scratch);
         });
@@ -90,16 +88,20 @@ class GatedMlp final : public Op {
   private:
     bool gate_packed() const { return s_.gate.packed != nullptr; }
     bool down_packed() const { return s_.down.packed != nullptr; }
+    // Hidden rows become panels as they are made where gate and up are products in integers, too.
+    Panels& hidden_in(Shared& shared) const { return gate_packed() ? shared.hidden : shared.rows; }
 
     void gate_in_integers(Worker& worker, const Context& c, int rows) {
         float* scratch = c.scratch_of(worker);
-        QuantisedRows x(worker, c, rows_of(s_.x, rows), s_.x.width, panels_, scratch + gated_product_scratch());
+        std::optional<QuantisedRows> x;
+        if (!s_.normed) x.emplace(worker, c, rows_of(s_.x, rows), s_.x.width, scratch + gated_product_scratch());
         const int piece = columns_per_task(s_.gate.rows, worker.threads());
         worker.each(tasks_of(s_.gate.rows, piece), [&](int task) {
             const std::int64_t first = std::int64_t{task} * piece;
             multiply_gated(c.kernels,
-                           {x.get(), rows, s_.gate, s_.up, s_.gate_bias, s_.up_bias, s_.activation, hidden_.data(),
-                            down_packed() ? hidden_panels_.data() : nullptr},
+                           {x ? x->get() : c.shared.normed.data(), rows, s_.gate, s_.up, s_.gate_bias, s_.up_bias,
+                            s_.activation, c.shared.hidden_floats.data(),
+                            down_packed() ? c.shared.hidden.data() : nullptr},
                            first, std::min(first + piece, s_.gate.rows), scratch);
         });
     }
@@ -109,20 +111,18 @@ class GatedMlp final : public Op {
         worker.each(tasks_of(s_.gate.rows, piece), [&](int task) {
             const std::int64_t first = std::int64_t{task} * piece, last = std::min(first + piece, s_.gate.rows);
             c.kernels.gated({rows_of(s_.x, rows), s_.gate, s_.up, s_.gate_bias, s_.up_bias, s_.activation,
-                             hidden_.data(), ff_, first, last, c.scratch_of(worker)});
+                             c.shared.hidden_floats.data(), ff_, first, last, c.scratch_of(worker)});
         });
     }
 
     GatedMlpSpec s_;
     std::size_t ff_;
-    Growing<float> hidden_;
-    Panels panels_, hidden_panels_;
 };
 
 }  // namespace
 
-std::unique_ptr<Op> make_linear(Array x, std::vector<LinearPart> parts) {
-    return std::make_unique<Linear>(x, std::move(parts));
+std::unique_ptr<Op> make_linear(Array x, std::vector<LinearPart> parts, bool normed) {
+    return std::make_unique<Linear>(x, std::move(parts), normed);
 }
 std::unique_ptr<Op> make_gated_mlp(const GatedMlpSpec& spec) { return std::make_unique<GatedMlp>(spec); }
 

@@ -14,7 +14,7 @@ class Moe final : public Op {
     explicit Moe(const MoeSpec& s)
         : s_(s), experts_(static_cast<int>(s.router.rows)), ff_(static_cast<int>(s.gate.rows / experts_)) {}
 
-    void reserve(const Counts& counts) override {
+    void reserve(const Counts& counts, Shared&) override {
         const std::size_t rows = size(counts.of(s_.x.rows)), chosen = rows * size(s_.top_k);
         logits_.reserve(rows * size(experts_));
         hidden_.reserve(chosen * size(ff_));

@@ -33,17 +33,33 @@ class RmsNorm final : public Op {
           eps_(s.eps),
           offset_(s.offset),
           groups_(s.groups) {}
+    bool make_panels() override {
+        panels_ = x_.width % kPackedInputs == 0;
+        return panels_;
+    }
+    void reserve(const Counts& counts, Shared& shared) override {
+        if (panels_) shared.normed.reserve(panel_blocks(counts.of(x_.rows), x_.width));
+    }
     void run(Worker& worker, const Context& c) override {
-        each_rows(worker, c.rows(x_), [&](int first, int count) {
-            c.kernels.rms_norm({x_.row(first), adds_ ? residual_.row(first) : nullptr, weight_,
-                                adds_ ? total_.row(first) : nullptr, out_.row(first), eps_, offset_, groups_, x_.width,
-                                count});
+        const int rows = c.rows(x_);
+        if (!panels_) return each_rows(worker, rows, [&](int first, int count) { norm(c, first, count); });
+        worker.each(row_groups(rows), [&](int g) {
+            const int first = group_start(rows, g), count = group_start(rows, g + 1) - first;
+            norm(c, first, count);
+            const InputRows normed{out_.row(first), static_cast<std::size_t>(out_.width), nullptr, count};
+            c.kernels.quantise({normed, rows, out_.width, 0, out_.width, g, g + 1, c.shared.normed.data()});
         });
     }
 
   private:
+    void norm(const Context& c, int first, int count) const {
+        c.kernels.rms_norm({x_.row(first), adds_ ? residual_.row(first) : nullptr, weight_,
+                            adds_ ? total_.row(first) : nullptr, out_.row(first), eps_, offset_, groups_, x_.width,
+                            count});
+    }
+
     Array x_, out_, residual_, total_;
-    bool adds_;
+    bool adds_, panels_ = false;
     const float* weight_;
     float eps_, offset_;
     int groups_;

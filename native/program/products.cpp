@@ -20,8 +20,7 @@ std::size_t quantise_scratch(int rows, int columns) {
     return alone(rows, columns) ? panel_blocks(rows, columns) * sizeof(PanelBlock) / sizeof(float) : 0;
 }
 
-QuantisedRows::QuantisedRows(Worker& worker, const Context& c, const InputRows& x, int columns, Panels& shared,
-                             float* own)
+QuantisedRows::QuantisedRows(Worker& worker, const Context& c, const InputRows& x, int columns, float* own)
     : kernels_(c.kernels), x_(x), columns_(columns), own_(own) {
     if (alone(x.count, columns)) return;
     const int groups = row_groups(x.count), pieces = tasks_of(columns, kColumnsPerTask);
@@ -30,9 +29,10 @@ QuantisedRows::QuantisedRows(Worker& worker, const Context& c, const InputRows& 
         InputRows from = x;
         from.base += x.stride * static_cast<std::size_t>(group_start(x.count, g)) + first;
         kernels_.quantise(
-            {from, x.count, columns, first, std::min(columns, first + kColumnsPerTask), g, g + 1, shared.data()});
+            {from, x.count, columns, first, std::min(columns, first + kColumnsPerTask), g, g + 1,
+             c.shared.rows.data()});
     });
-    panels_ = shared.data();
+    panels_ = c.shared.rows.data();
 }
 
 const PanelBlock* QuantisedRows::get() {

@@ -6,23 +6,17 @@
 
 namespace plait {
 
-using Panels = Growing<PanelBlock>;
-
-inline std::size_t panel_blocks(int rows, int columns) {
-    return static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns / kPackedInputs);
-}
-
 // Up to so many values each worker quantises for itself: quicker than waiting for each other.
 constexpr int kQuantisedAlone = 2048;
 
 // Floats of a worker's scratch that `quantise_rows` may need.
 std::size_t quantise_scratch(int rows, int columns);
 
-// Rows that lie one after another, as panels, for one worker: made by all workers, which construct this in the same phase, in `shared`, which has
-// room for them; or, few as they are, by each worker in `own`.
+// Rows that lie one after another, as panels, for one worker: made by all workers, which construct this in the same
+// phase, in Shared::rows, which has room for them; or, few as they are, by each worker in `own`.
 class QuantisedRows {
   public:
-    QuantisedRows(Worker& worker, const Context& c, const InputRows& x, int columns, Panels& shared, float* own);
+    QuantisedRows(Worker& worker, const Context& c, const InputRows& x, int columns, float* own);
     // Called inside a piece of work: only then are the rows sure to stay as they are.
     const PanelBlock* get();
 

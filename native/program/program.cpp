@@ -74,7 +74,7 @@ void Program::reserve(const StepInputs& inputs) {
     }
     std::size_t scratch = 0;
     for (const auto& op : ops_) {
-        op->reserve(step_.counts);
+        op->reserve(step_.counts, shared_);
         scratch = std::max(scratch, op->scratch(step_.counts));
     }
     scratch_.resize(static_cast<std::size_t>(threads_));
@@ -103,7 +103,7 @@ void Program::run_rope_tables(Worker& worker) {
 }
 
 void Program::execute(Worker& worker) {
-    const Context context{kernels_, step_, kv_, ropes_, scratch_};
+    const Context context{kernels_, shared_, step_, kv_, ropes_, scratch_};
     kv_.edit(worker, *step_.inputs, ropes_);
     kv_.list_keys(worker, step_);
     run_rope_tables(worker);
@@ -112,7 +112,7 @@ void Program::execute(Worker& worker) {
 
 // An instruction ends for the first worker when it has ended for all.
 void Program::execute_measured(Worker& worker) {
-    const Context context{kernels_, step_, kv_, ropes_, scratch_};
+    const Context context{kernels_, shared_, step_, kv_, ropes_, scratch_};
     auto before = std::chrono::steady_clock::now();
     const auto account = [&](const std::string& kind) {
         const auto now = std::chrono::steady_clock::now();

@@ -74,7 +74,9 @@ class Program {
     void pack(int id);
     void pack_experts(int gate, int up, int down, std::int64_t ff, std::int64_t width);
     int rope_table(const std::vector<double>& inv_freq, float scale);
-    void add_op(const char* kind, std::unique_ptr<Op> op);
+    void add_op(const char* kind, std::unique_ptr<Op> op, int makes = -1);
+    // Whether the instruction that is about to be recorded finds value x as panels, because its maker makes them, too.
+    bool claim_panels(int x);
     void reserve(const StepInputs& inputs);
     void split_rows(const StepInputs& inputs);
     void run_rope_tables(Worker& worker);
@@ -94,11 +96,14 @@ class Program {
     std::vector<RopeTable> ropes_;
     std::vector<std::unique_ptr<Op>> ops_;
     std::vector<std::string> kinds_;  // of the ops
+    std::vector<int> made_by_;        // by value: the op whose panels of it may be had, or -1
+    int panels_maker_ = -1, panels_user_ = -1;  // the last op that makes panels, and the last that looks at them
     bool measuring_ = false;
     std::map<std::string, double> measured_;
     std::int64_t vocabulary_ = 0;
     int logits_ = -1;
     Step step_;
+    Shared shared_;
     std::vector<Growing<float>> scratch_;
     std::atomic_flag running_ = ATOMIC_FLAG_INIT;
 };

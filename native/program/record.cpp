@@ -48,9 +48,20 @@ void Program::pack(int id) {
     m.packed = out;
 }
 
-void Program::add_op(const char* kind, std::unique_ptr<Op> op) {
+void Program::add_op(const char* kind, std::unique_ptr<Op> op, int makes) {
+    if (makes >= 0) made_by_[static_cast<std::size_t>(makes)] = static_cast<int>(ops_.size());
     ops_.push_back(std::move(op));
     kinds_.emplace_back(kind);
+}
+
+// There is one place for them: a maker may use it once all who look at the last one's have been recorded.
+bool Program::claim_panels(int x) {
+    const int maker = made_by_[static_cast<std::size_t>(x)];
+    if (maker < 0 || (maker != panels_maker_ && maker <= panels_user_)) return false;
+    if (maker != panels_maker_ && !ops_[static_cast<std::size_t>(maker)]->make_panels()) return false;
+    panels_maker_ = maker;
+    panels_user_ = static_cast<int>(ops_.size());
+    return true;
 }
 
 int Program::add_vector(std::vector<float> values) {
@@ -62,6 +73,7 @@ int Program::add_value(int storage, Rows rows, int width) {
     expect(storage >= 0 && storage <= static_cast<int>(storages_.size()), "storages are numbered without gaps");
     expect(width > 0, "a value is empty");
     if (storage == static_cast<int>(storages_.size())) storages_.push_back(std::make_unique<Growing<float>>());
+    made_by_.push_back(-1);
     values_.push_back({rows, width, storage, storages_[static_cast<std::size_t>(storage)].get()});
     return static_cast<int>(values_.size()) - 1;
 }
@@ -109,7 +121,9 @@ void Program::linear(int x, const std::vector<int>& weights, const std::vector<i
         const Array& out = value(outs[i], value(outs[i]).width, value(x).rows);
         parts.push_back({matrix(weights[i], out.width, value(x).width), vector(biases[i], out.width), out});
     }
-    add_op("linear", make_linear(value(x), std::move(parts)));
+    bool packed = false;
+    for (const LinearPart& part : parts) packed = packed || part.weight.packed != nullptr;
+    add_op("linear", make_linear(value(x), std::move(parts), packed && claim_panels(x)));
 }
 
 void Program::rms_norm(int x, int residual, int weight, float eps, float offset, int groups, int out, int total) {
@@ -120,13 +134,13 @@ void Program::rms_norm(int x, int residual, int weight, float eps, float offset,
     const Array* added = residual == -1 ? nullptr : &value(residual, width, rows);
     const Array* sum = total == -1 ? nullptr : &value(total, width, rows);
     add_op("rms_norm", make_rms_norm(
-        {value(x), added, sum, vector(weight, width / groups), eps, offset, groups, value(out, width, rows)}));
+        {value(x), added, sum, vector(weight, width / groups), eps, offset, groups, value(out, width, rows)}), out);
 }
 
 void Program::layer_norm(int x, int weight, int bias, float eps, int out) {
     const int width = value(x).width;
-    ops_.push_back(
-        make_layer_norm(value(x), vector(weight, width), vector(bias, width), eps, value(out, width, value(x).rows)));
+    const Array& normed = value(out, width, value(x).rows);
+    add_op("layer_norm", make_layer_norm(value(x), vector(weight, width), vector(bias, width), eps, normed));
 }
 
 int Program::rope_table(const std::vector<double>& inv_freq, float scale) {
@@ -184,9 +198,10 @@ void Program::gated_mlp(int x, const std::vector<int>& weights, const std::vecto
     const int width = value(x).width, out_width = value(out).width;
     const std::int64_t ff = matrix(weights[0]).rows;
     pack_experts(weights[0], weights[1], weights[2], ff, matrix(weights[2]).rows);
+    const bool normed = packed(weights[0]) && claim_panels(x);
     add_op("gated_mlp", make_gated_mlp({value(x), matrix(weights[0], ff, width), matrix(weights[1], ff, width),
                                    matrix(weights[2], out_width, ff), vector(biases[0], ff), vector(biases[1], ff),
-                                   vector(biases[2], out_width), activation, value(out, out_width, value(x).rows)}));
+                                   vector(biases[2], out_width), activation, value(out, out_width, value(x).rows), normed}));
 }
 
 void Program::moe(int x, const std::vector<int>& weights, int top_k, bool normalise, Activation activation, int out) {
