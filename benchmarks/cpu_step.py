@@ -66,7 +66,13 @@ class RandomTensor:
         return self.data.view(np.float32).reshape(self.shape)
 
 
-SCALES = {"Q8_0": (0,), "Q4_0": (0,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+SCALES: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("Q8_0", "Q4_0", "Q5_0", "IQ4_NL", "IQ4_XS"), (0,)),
+    **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)),
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q6_K": (208,),
+}
 """Where a block's half-precision scales lie; the rest may be any bytes."""
 
 

@@ -159,6 +159,7 @@ void bind_program(nb::module_& m) {
                             int threads) { new (self) Program(kernels_of(path), shape, threads); })
         .def("add_matrix", add_matrix, nb::keep_alive<1, 2>(), "bytes"_a.noconvert(), "format"_a, "rows"_a, "columns"_a)
         .def("packed", &Program::packed)
+        .def("kernel_of", &Program::kernel_of)
         .def("add_vector", add_vector, "values"_a.noconvert())
         .def("add_value", &Program::add_value)
         .def("embed", &Program::embed)

@@ -5,8 +5,16 @@
 // columns' scales. Every part is whole cache lines.
 // - Q8_0: a byte for each weight, 128 added; scales in half precision.
 // - Q4_0: a byte's low half is input i, the high half input i + 16, 8 added; scales as above.
-// - Q4_K: weights as above, nothing added; a byte for each column's scale, then for its minimum. Before each 256 inputs
-//   the columns' scale of the scales, then of the minimums, in half precision.
+// - Q4_1: weights as above, nothing added; scales, then minimums with their sign turned, in half precision.
+// - Q5_0: the low four bits as in Q4_0, then the fifth ones: those of eight inputs 4 apart in a byte, so that they are
+//   at the same place in all bytes of four inputs of 16 columns. 16 added; scales as above.
+// - Q5_1: weights as above, nothing added; scales and minimums as in Q4_1.
+// - IQ4_NL: as Q4_0, but the half bytes stand for the levels of their table (kIq4Levels).
+// - Q4_K: weights as in Q4_1; a byte for each column's scale, then for its minimum. Before each 256 inputs the columns'
+//   scale of the scales, then of the minimums, in half precision.
+// - Q5_K: weights as in Q5_1, all else as in Q4_K.
+// - IQ4_XS: weights as in IQ4_NL. Before each 256 inputs the columns' scale of the scales, then a signed byte for each
+//   column's scale of the first 32 inputs, of the next 32, ...
 // - Q6_K: weights, 32 added, with their low four bits as above, then the high two: those of four inputs 8 apart in a
 //   byte; a signed byte for the scale of each column's first 16 inputs, then for the other 16. Before each 256 inputs
 //   the columns' scale of the scales.
@@ -42,6 +50,9 @@ constexpr int kPackedColumns = 32;
 constexpr int kPackedInputs = 32;
 constexpr int kPanelRows = 6;
 
+// What the 16 indices of IQ4_NL and IQ4_XS stand for.
+constexpr std::int8_t kIq4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
 struct PanelBlock {
     std::int8_t q[kPackedInputs];
     float scale;
@@ -57,8 +68,14 @@ struct PackedBytes {
 static constexpr PackedBytes packed_bytes(Format format) {
     switch (format) {
         case Format::Q8_0: return {32 * kPackedColumns, 2 * kPackedColumns, 0};
-        case Format::Q4_0: return {16 * kPackedColumns, 2 * kPackedColumns, 0};
+        case Format::Q4_0:
+        case Format::IQ4_NL: return {16 * kPackedColumns, 2 * kPackedColumns, 0};
+        case Format::Q4_1: return {16 * kPackedColumns, 4 * kPackedColumns, 0};
+        case Format::Q5_0: return {20 * kPackedColumns, 2 * kPackedColumns, 0};
+        case Format::Q5_1: return {20 * kPackedColumns, 4 * kPackedColumns, 0};
         case Format::Q4_K: return {16 * kPackedColumns, 2 * kPackedColumns, 4 * kPackedColumns};
+        case Format::Q5_K: return {20 * kPackedColumns, 2 * kPackedColumns, 4 * kPackedColumns};
+        case Format::IQ4_XS: return {16 * kPackedColumns, 0, 10 * kPackedColumns};
         case Format::Q6_K: return {24 * kPackedColumns, 2 * kPackedColumns, 2 * kPackedColumns};
         default: return {};  // not repacked
     }

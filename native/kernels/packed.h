@@ -150,7 +150,13 @@ inline void tile_rows(Format format, int rows, const PanelBlock* x, const std::u
     switch (format) {
         case Format::Q8_0: return tile_rows<PackedQ8_0>(rows, x, tile, blocks, ahead, out);
         case Format::Q4_0: return tile_rows<PackedQ4_0>(rows, x, tile, blocks, ahead, out);
+        case Format::Q4_1: return tile_rows<PackedQ4_1>(rows, x, tile, blocks, ahead, out);
+        case Format::Q5_0: return tile_rows<PackedQ5_0>(rows, x, tile, blocks, ahead, out);
+        case Format::Q5_1: return tile_rows<PackedQ5_1>(rows, x, tile, blocks, ahead, out);
+        case Format::IQ4_NL: return tile_rows<PackedIQ4_NL>(rows, x, tile, blocks, ahead, out);
+        case Format::IQ4_XS: return tile_rows<PackedIQ4_XS>(rows, x, tile, blocks, ahead, out);
         case Format::Q4_K: return tile_rows<PackedQ4_K>(rows, x, tile, blocks, ahead, out);
+        case Format::Q5_K: return tile_rows<PackedQ5_K>(rows, x, tile, blocks, ahead, out);
         case Format::Q6_K: return tile_rows<PackedQ6_K>(rows, x, tile, blocks, ahead, out);
         default: return;  // nothing else is repacked
     }

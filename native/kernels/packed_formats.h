@@ -20,38 +20,108 @@ struct Packed {
         const U both = load_lanes(at + quad % 4 * 4 * kPackedColumns);
         return (quad < 4 ? both : both >> 4) & 0x0f0f0f0fu;
     }
-};
-
-struct PackedQ8_0 : Packed<Format::Q8_0> {
-    using Weights = ByteWeights;
-    static std::int32_t start(const PanelBlock& x, int) { return ByteWeights::corrected ? x.less_128 : 0; }
-    [[gnu::always_inline]] static U read(const std::uint8_t* at, int quad) { return load_lanes(at + quad * 4 * kPackedColumns); }
-    static V scale(const std::uint8_t*, const std::uint8_t* at, int column, int) {
-        return load_halves(at + bytes.weights + 2 * column);
+    // With the fifth bits of eight inputs 4 apart in a byte, behind those.
+    [[gnu::always_inline]] static U read_5_bits(const std::uint8_t* at, int quad) {
+        const U fifth = load_lanes(at + 16 * kPackedColumns);
+        return read_4_bits(at, quad) | ((quad < 4 ? fifth << (4 - quad) : fifth >> (quad - 4)) & 0x10101010u);
     }
 };
 
-struct PackedQ4_0 : Packed<Format::Q4_0> {
+// Scales, and minimums behind them, of 32 inputs in half precision.
+template <Format FORMAT>
+struct PackedHalves : Packed<FORMAT> {
+    static V scale(const std::uint8_t*, const std::uint8_t* at, int column, int) {
+        return load_halves(at + packed_bytes(FORMAT).weights + 2 * column);
+    }
+    static V minimum(const std::uint8_t*, const std::uint8_t* at, int column) {
+        return load_halves(at + packed_bytes(FORMAT).weights + 2 * kPackedColumns + 2 * column);
+    }
+};
+
+// Scales and minimums in bytes, times a scale of theirs before each 256 inputs.
+template <Format FORMAT>
+struct PackedBytePairs : Packed<FORMAT> {
+    static constexpr bool minimums = true;
+    static V scale(const std::uint8_t* head, const std::uint8_t* at, int column, int) {
+        return load_halves(head + 2 * column) * load_unsigned(at + packed_bytes(FORMAT).weights + column);
+    }
+    static V minimum(const std::uint8_t* head, const std::uint8_t* at, int column) {
+        return load_halves(head + 2 * kPackedColumns + 2 * column) *
+               load_unsigned(at + packed_bytes(FORMAT).weights + kPackedColumns + column);
+    }
+};
+
+struct PackedQ8_0 : PackedHalves<Format::Q8_0> {
+    using Weights = ByteWeights;
+    static std::int32_t start(const PanelBlock& x, int) { return ByteWeights::corrected ? x.less_128 : 0; }
+    [[gnu::always_inline]] static U read(const std::uint8_t* at, int quad) {
+        return load_lanes(at + quad * 4 * kPackedColumns);
+    }
+};
+
+struct PackedQ4_0 : PackedHalves<Format::Q4_0> {
     using Weights = SmallWeights;
     static std::int32_t start(const PanelBlock& x, int) { return x.less_8; }
     [[gnu::always_inline]] static U read(const std::uint8_t* at, int quad) { return read_4_bits(at, quad); }
-    static V scale(const std::uint8_t*, const std::uint8_t* at, int column, int) {
-        return load_halves(at + bytes.weights + 2 * column);
-    }
 };
 
-struct PackedQ4_K : Packed<Format::Q4_K> {
+struct PackedQ4_1 : PackedHalves<Format::Q4_1> {
     using Weights = SmallWeights;
     static constexpr bool minimums = true;
     static std::int32_t start(const PanelBlock&, int) { return 0; }
     [[gnu::always_inline]] static U read(const std::uint8_t* at, int quad) { return read_4_bits(at, quad); }
+};
+
+struct PackedQ5_0 : PackedHalves<Format::Q5_0> {
+    using Weights = SmallWeights;
+    static std::int32_t start(const PanelBlock& x, int) { return 2 * x.less_8; }
+    [[gnu::always_inline]] static U read(const std::uint8_t* at, int quad) { return read_5_bits(at, quad); }
+};
+
+struct PackedQ5_1 : PackedHalves<Format::Q5_1> {
+    using Weights = SmallWeights;
+    static constexpr bool minimums = true;
+    static std::int32_t start(const PanelBlock&, int) { return 0; }
+    [[gnu::always_inline]] static U read(const std::uint8_t* at, int quad) { return read_5_bits(at, quad); }
+};
+
+// The levels as ByteWeights take them.
+struct RaisedLevels {
+    std::uint8_t of[16];
+    constexpr RaisedLevels() : of() {
+        for (int i = 0; i < 16; ++i) of[i] = static_cast<std::uint8_t>(kIq4Levels[i] + 128);
+    }
+};
+constexpr RaisedLevels kRaisedLevels;
+
+struct PackedIQ4_NL : PackedHalves<Format::IQ4_NL> {
+    using Weights = ByteWeights;
+    static std::int32_t start(const PanelBlock& x, int) { return ByteWeights::corrected ? x.less_128 : 0; }
+    [[gnu::always_inline]] static U read(const std::uint8_t* at, int quad) {
+        return look_up(kRaisedLevels.of, read_4_bits(at, quad));
+    }
+};
+
+struct PackedIQ4_XS : Packed<Format::IQ4_XS> {
+    using Weights = ByteWeights;
+    static std::int32_t start(const PanelBlock& x, int part) { return PackedIQ4_NL::start(x, part); }
+    [[gnu::always_inline]] static U read(const std::uint8_t* at, int quad) { return PackedIQ4_NL::read(at, quad); }
     static V scale(const std::uint8_t* head, const std::uint8_t* at, int column, int) {
-        return load_halves(head + 2 * column) * load_unsigned(at + bytes.weights + column);
+        const std::uint8_t* scales = head + 2 * kPackedColumns + (at - head - bytes.head) / bytes.weights * kPackedColumns;
+        return load_halves(head + 2 * column) * load_signed(scales + column);
     }
-    static V minimum(const std::uint8_t* head, const std::uint8_t* at, int column) {
-        return load_halves(head + 2 * kPackedColumns + 2 * column) *
-               load_unsigned(at + bytes.weights + kPackedColumns + column);
-    }
+};
+
+struct PackedQ4_K : PackedBytePairs<Format::Q4_K> {
+    using Weights = SmallWeights;
+    static std::int32_t start(const PanelBlock&, int) { return 0; }
+    [[gnu::always_inline]] static U read(const std::uint8_t* at, int quad) { return read_4_bits(at, quad); }
+};
+
+struct PackedQ5_K : PackedBytePairs<Format::Q5_K> {
+    using Weights = SmallWeights;
+    static std::int32_t start(const PanelBlock&, int) { return 0; }
+    [[gnu::always_inline]] static U read(const std::uint8_t* at, int quad) { return read_5_bits(at, quad); }
 };
 
 struct PackedQ6_K : Packed<Format::Q6_K> {

@@ -31,6 +31,9 @@ class Program {
     // Whether the matrix was repacked: an instruction that multiplies with it made a copy in another layout, and its
     // bytes are read for embeddings only.
     bool packed(int id) const;
+    // How products with the matrix are taken, for people: "int8, repacked", "float32 as stored" or "float32,
+    // dequantised per tile".
+    std::string kernel_of(int id) const;
     int add_vector(std::vector<float> values);
     int add_value(int storage, Rows rows, int width);
 

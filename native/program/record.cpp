@@ -29,6 +29,11 @@ int Program::add_matrix(Matrix matrix) {
 
 bool Program::packed(int id) const { return matrix(id).packed != nullptr; }
 
+std::string Program::kernel_of(int id) const {
+    if (packed(id)) return "int8, repacked";
+    return matrix(id).format == Format::F32 ? "float32 as stored" : "float32, dequantised per tile";
+}
+
 bool Program::packable(int id, std::int64_t rows_each) const {
     return can_pack(matrix(id)) && matrix(id).rows % rows_each == 0 &&
            (matrix(id).rows == rows_each || rows_each % kPackedColumns == 0);

@@ -16,8 +16,8 @@ struct IQ4_XS {
             const int scale = ((in[4 + part / 2] >> part % 2 * 4 & 15) | (high >> 2 * part & 3) << 4) - 32;
             const float dl = d * static_cast<float>(scale);
             const std::uint8_t* q = in + 8 + part * 16;
-            for (int i = 0; i < 16; ++i) out[part * 32 + i] = dl * kIq4Values[q[i] & 15];
-            for (int i = 0; i < 16; ++i) out[part * 32 + 16 + i] = dl * kIq4Values[q[i] >> 4];
+            for (int i = 0; i < 16; ++i) out[part * 32 + i] = dl * iq4_level(q[i] & 15);
+            for (int i = 0; i < 16; ++i) out[part * 32 + 16 + i] = dl * iq4_level(q[i] >> 4);
         }
     }
 };

@@ -64,6 +64,22 @@ inline V load_signed(const std::uint8_t* p) {
 #endif
 }
 
+// The entry of `table` at each byte of `indices`, all below 16.
+inline U look_up(const std::uint8_t (&table)[16], U indices) {
+#if defined(__AVX512BW__)
+    const __m512i entries = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+    return reinterpret_cast<U>(_mm512_shuffle_epi8(entries, reinterpret_cast<__m512i>(indices)));
+#elif defined(__AVX2__)
+    const __m256i entries = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+    return reinterpret_cast<U>(_mm256_shuffle_epi8(entries, reinterpret_cast<__m256i>(indices)));
+#else
+    std::uint8_t bytes[sizeof(U)];
+    __builtin_memcpy(bytes, &indices, sizeof bytes);
+    for (std::uint8_t& byte : bytes) byte = table[byte];
+    return load_lanes(bytes);
+#endif
+}
+
 // Weights of a whole byte, and of fewer bits: up to 63.
 #if defined(__AVX512VNNI__)
 

@@ -137,22 +137,30 @@ TEST(every_format_reads_its_own_bytes_only_and_the_same_on_every_path) {
     }
 }
 
+struct PackedFormat {
+    const char* name;
+    int block_bytes, block_inputs;
+};
+
+constexpr PackedFormat kPackedFormats[] = {
+    {"Q8_0", 34, 32},   {"Q4_0", 18, 32},   {"Q4_1", 20, 32},   {"Q5_0", 22, 32},   {"Q5_1", 24, 32},
+    {"IQ4_NL", 18, 32}, {"Q4_K", 144, 256}, {"Q5_K", 176, 256}, {"Q6_K", 210, 256}, {"IQ4_XS", 136, 256},
+};
+
 // A repacked weight in memory of exactly its size.
 struct Repacked {
     std::vector<std::uint8_t> data, tiles;
     Matrix weight;
 
-    Repacked(const std::string& format, int outputs, int inputs) {
+    Repacked(const PackedFormat& format, int outputs, int inputs) {
         std::mt19937 random(10);
         const auto bytes = [&](std::size_t n) {
             data.resize(n);
             for (std::uint8_t& byte : data) byte = random() & 0x3f;  // keeps scales finite
             return std::span<const std::uint8_t>(data);
         };
-        const std::size_t block = format == "Q8_0" ? 34 : format == "Q4_0" ? 18 : format == "Q4_K" ? 144 : 210;
-        const int block_inputs = format == "Q8_0" || format == "Q4_0" ? 32 : 256;
-        weight = make_matrix(bytes(block * static_cast<std::size_t>(outputs * inputs / block_inputs)), format, outputs,
-                             inputs);
+        const int blocks = outputs * inputs / format.block_inputs;
+        weight = make_matrix(bytes(static_cast<std::size_t>(blocks * format.block_bytes)), format.name, outputs, inputs);
         CHECK(can_pack(weight));
         tiles.resize(static_cast<std::size_t>(packed_tiles(weight)) * packed_tile_bytes(weight.format, inputs));
         pack_tiles(weight, 0, packed_tiles(weight), tiles.data());
@@ -180,7 +188,7 @@ struct Repacked {
 TEST(integer_products_have_the_same_bits_on_every_path_for_any_number_of_rows) {
     constexpr int rows = 13, inputs = 512, outputs = 45;
     const Floats x = random_floats(rows * inputs, 11);
-    for (const char* format : {"Q8_0", "Q4_0", "Q4_K", "Q6_K"}) {
+    for (const PackedFormat& format : kPackedFormats) {
         const Repacked repacked(format, outputs, inputs);
         const Floats want = repacked.product(scalar_kernels(), x, rows);
         CHECK(want != Floats(want.size()));

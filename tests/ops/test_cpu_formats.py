@@ -11,18 +11,12 @@ from plait.formats.quant import BLOCK_FORMATS, dequantize
 from plait.formats.tensor import F32Array, U8Array
 from plait.ops.api import KVConfig, Program, Weight
 from plait.ops.cpu import CpuBackend, _native
+from support.integer_products import PARTS
 from support.programs import rows_program
 from support.steps import Chunk, Driver
-from support.tensors import random_weight, weight
+from support.tensors import HALVES, random_weight, weight
 
 PATHS = CpuBackend.paths()
-REPACKED = ("Q4_0", "Q8_0", "Q4_K", "Q6_K")
-"""Formats whose products are in integers, with rows rounded to 8 bits."""
-HALVES = {
-    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
-    "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,),
-}  # fmt: skip
-"""Where the half-precision scales lie in a block; everything else may be any byte."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +83,7 @@ def linear_program(matrix: Weight) -> Program:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("name", sorted(set(BLOCK_FORMATS) - set(REPACKED)))  # those: test_cpu_packed.py
+@pytest.mark.parametrize("name", sorted(set(BLOCK_FORMATS) - set(PARTS)))  # those: test_cpu_packed.py
 def test_products_have_the_bits_of_the_dequantised_matrix(path: str, name: str) -> None:
     """21 columns do not fill a tile, and 1 or 5 rows do not fill one either."""
     config = KVConfig(4, (20,), "f32")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +15,16 @@ from plait.formats.quant import BLOCK_FORMATS
 from plait.formats.stored import StoredTensor
 from plait.formats.tensor import F32Array, U8Array
 from plait.ops.api import Activation, KVConfig, Program, Value, Weight
-from plait.ops.cpu import CpuBackend
+from plait.ops.cpu import CpuBackend, _native
 from plait.ops.recorder import Ops
 from plait.ops.reference import ReferenceBackend
+from support.integer_products import PARTS, defined_product
 from support.programs import rows_program
 from support.steps import Chunk, Driver
-from support.tensors import random_weight, weight
+from support.tensors import HALVES, random_weight, weight
 
 PATHS = CpuBackend.paths()
-FORMATS = ("Q4_0", "Q8_0", "Q4_K", "Q6_K")
-SCALES = {"Q4_0": (0,), "Q8_0": (0,), "Q4_K": (0, 2), "Q6_K": (208,)}
-"""Where a block's half-precision scales lie; everything else may be any byte."""
+FORMATS = tuple(PARTS)
 CONFIG = KVConfig(4, (60,), "f32")
 TOKENS = 40
 
@@ -35,7 +33,7 @@ def packed_weight(seed: int, block_format: str, *shape: int) -> Weight:
     """Random blocks of any bytes, the lowest signed one included."""
     rng, fmt = np.random.default_rng(seed), BLOCK_FORMATS[block_format]
     blocks = rng.integers(0, 256, (int(np.prod(shape)) // fmt.block_values, fmt.block_bytes), dtype=np.uint8)
-    for at in SCALES[block_format]:
+    for at in HALVES[block_format]:
         blocks[:, at : at + 2] = rng.normal(0, 0.1, (len(blocks), 1)).astype("<f2").view(np.uint8)
     return Weight(StoredBlocks(shape, block_format, blocks.reshape(int(np.prod(shape[:-1])), -1)))
 
@@ -60,79 +58,6 @@ class StoredBlocks:
     @property
     def _block_bytes(self) -> int:
         return BLOCK_FORMATS[self.format].block_bytes
-
-
-@dataclass(frozen=True)
-class Parts:
-    """A weight in parts of 16 or 32 inputs: whole numbers (rows, parts, inputs), scales and minimums (rows, parts)."""
-
-    numbers: np.ndarray
-    scales: F32Array
-    minimums: F32Array | None = None
-
-
-def halves(data: U8Array) -> F32Array:
-    return np.ascontiguousarray(data).view("<f2")[..., 0].astype(np.float32)
-
-
-def parts_of(matrix: Weight) -> Parts:
-    rows, columns = matrix.shape
-    blocks = matrix.tensor.raw().reshape(rows, columns // BLOCK_FORMATS[matrix.format].block_values, -1)
-    if matrix.format == "Q8_0":
-        return Parts(blocks[..., 2:].view(np.int8).astype(np.int64), halves(blocks[..., :2]))
-    if matrix.format == "Q4_0":
-        values = np.concatenate([blocks[..., 2:] & 15, blocks[..., 2:] >> 4], axis=-1)
-        return Parts(values.astype(np.int64) - 8, halves(blocks[..., :2]))
-    if matrix.format == "Q4_K":
-        return q4_k_parts(blocks)
-    return q6_k_parts(blocks)
-
-
-def q4_k_parts(blocks: U8Array) -> Parts:
-    rows, packed = len(blocks), blocks[..., 4:16].astype(np.int64)
-    low, high, last = packed[..., :4], packed[..., 4:8], packed[..., 8:]
-    scales = np.concatenate([low & 63, (last & 15) | low >> 6 << 4], axis=-1)
-    minimums = np.concatenate([high & 63, last >> 4 | high >> 6 << 4], axis=-1)
-    quants = blocks[..., 16:].reshape(*blocks.shape[:2], 4, 1, 32)
-    numbers = np.concatenate([quants & 15, quants >> 4], axis=-2).astype(np.int64)
-    of_scales, of_minimums = (halves(blocks[..., i : i + 2])[..., None] for i in (0, 2))
-    return Parts(
-        numbers.reshape(rows, -1, 32),
-        (of_scales * scales.astype(np.float32)).reshape(rows, -1),
-        (of_minimums * minimums.astype(np.float32)).reshape(rows, -1),
-    )
-
-
-def q6_k_parts(blocks: U8Array) -> Parts:
-    rows = len(blocks)
-    low = blocks[..., :128].reshape(*blocks.shape[:2], 2, 1, 64)
-    low = np.concatenate([low & 15, low >> 4], axis=-2).reshape(*blocks.shape[:2], 256)
-    high = blocks[..., 128:192].reshape(*blocks.shape[:2], 2, 1, 32)
-    high = np.concatenate([high >> shift & 3 for shift in (0, 2, 4, 6)], axis=-2).reshape(*blocks.shape[:2], 256)
-    scales = halves(blocks[..., 208:])[..., None] * blocks[..., 192:208].view(np.int8).astype(np.float32)
-    numbers = (low | high << 4).astype(np.int64) - 32
-    return Parts(numbers.reshape(rows, -1, 16), scales.reshape(rows, -1))
-
-
-def defined_product(x: F32Array, matrix: Weight) -> F32Array:
-    """Each block of 32 inputs rounded to 127 steps to either side; exact sums, scaled and added in order in float32.
-    A minimum is taken off with the sum of what the inputs were rounded to."""
-    weights = parts_of(matrix)
-    blocks = x.reshape(len(x), -1, 32)
-    largest = np.abs(blocks).max(axis=-1)
-    inverse = np.divide(np.float32(127), largest, where=largest > 0, out=np.zeros_like(largest))
-    rounded = np.rint(blocks * inverse[..., None]).astype(np.int64)
-    steps = largest / np.float32(127)
-    sums = steps * rounded.sum(axis=-1).astype(np.float32)
-    per_block = weights.numbers.shape[1] // blocks.shape[1]
-    rounded = rounded.reshape(len(x), weights.numbers.shape[1], -1)
-    total = np.zeros((len(x), matrix.shape[0]), np.float32)
-    for p in range(weights.numbers.shape[1]):
-        exact = (rounded[:, p] @ weights.numbers[:, p].T).astype(np.float32)
-        total += exact * (weights.scales[:, p] * steps[:, p // per_block, None])
-        if weights.minimums is not None:
-            total -= weights.minimums[:, p] * sums[:, p, None]
-    return total
 
 
 def run(
@@ -241,7 +166,8 @@ NETWORKS = {
     "all packed": gated("Q4_0", "Q8_0", "Q8_0"),
     "floats to packed": gated("F32", "Q8_0", "Q4_0"),
     "packed to floats": gated("Q8_0", "Q8_0", "F32"),
-    "K formats": gated("Q4_K", "Q4_K", "Q6_K", 512, 256),
+    "K formats": gated("Q4_K", "Q5_K", "Q6_K", 512, 256),
+    "minimums and levels": gated("Q4_1", "Q5_1", "IQ4_XS", 256, 64),
     "experts": experts(96, "Q8_0"),
     "4-bit experts": experts(64, "Q4_0"),
     "experts between tiles": experts(80, "Q8_0"),
@@ -259,6 +185,20 @@ def test_networks_have_the_same_bits_for_any_rows_threads_and_path(network: Shap
             for rows in (1, 2, 7, TOKENS):
                 got = run(build, table, rows, path, threads)
                 np.testing.assert_array_equal(got.view(np.uint32), want[:rows].view(np.uint32))
+
+
+def test_a_matrix_names_its_kernel() -> None:
+    shape = _native.KvShape(1, 1, 2, 2, 4, _native.KvType.F32, [([0], 0, 20)])
+    program = _native.Program(PATHS[0], shape, 1)
+    formats = {"Q5_1": "int8, repacked", "F16": "float32, dequantised per tile", "F32": "float32 as stored"}
+    for block_format, kernel in formats.items():
+        fmt = BLOCK_FORMATS[block_format]
+        data = np.zeros((8, 32 // fmt.block_values * fmt.block_bytes), np.uint8)
+        matrix = program.add_matrix(data, block_format, 8, 32)
+        x, out = (program.add_value(0, _native.Rows.TOKENS, width) for width in (32, 8))
+        program.linear(x, [matrix], [-1], [out])
+        assert program.kernel_of(matrix) == kernel
+        assert program.packed(matrix) == kernel.startswith("int8")
 
 
 def test_a_table_that_is_repacked_as_the_output_matrix_still_gives_its_rows() -> None:

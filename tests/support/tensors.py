@@ -13,6 +13,12 @@ from plait.formats.stored import StoredTensor
 from plait.formats.tensor import F32Array, LazyTensor, U8Array
 from plait.ops.api import Weight
 
+HALVES = {
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
+    "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,),
+}  # fmt: skip
+"""Where the half-precision scales lie in a block; everything else may be any byte."""
+
 
 @dataclass(frozen=True, eq=False)
 class ArrayTensor:
