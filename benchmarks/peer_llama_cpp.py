@@ -4,7 +4,8 @@ Run by an interpreter that has llama-cpp-python, which is all it needs besides n
 
     python peer_llama_cpp.py '{"model": "m.gguf", "threads": 2, "rows": [[128, 64, 4]], "repeat": 1, "setting": {}}'
 
-prints one JSON object a line: the version, then each row. Settings: `repack` (its repacked weights), `ubatch` (tokens
+prints one JSON object a line: the version, then each row. With `"shared": true` all sequences have one prompt, which
+is computed once (llama-batched-bench's -pps). Settings: `repack` (its repacked weights), `ubatch` (tokens
 computed at once), `unified` (one KV buffer for all sequences).
 """
 
@@ -83,23 +84,29 @@ class Tokens:
             raise SystemExit(f"llama_decode returned {code}")
 
 
-def measure(context: Any, vocab: int, row: list[int], decodes: int | None = None) -> tuple[float, float]:
+def measure(
+    context: Any, vocab: int, row: list[int], shared: bool, decodes: int | None = None
+) -> tuple[float, float]:
     """Seconds of prefill and of decode."""
     prompt, generate, sequences = row
     generate = generate if decodes is None else min(decodes, generate)
     rng = np.random.default_rng(0)
-    ll.llama_memory_clear(ll.llama_get_memory(context), False)
-    positions = np.tile(np.arange(prompt), sequences)
+    memory = ll.llama_get_memory(context)
+    ll.llama_memory_clear(memory, False)
+    prompts = 1 if shared else sequences
+    positions = np.tile(np.arange(prompt), prompts)
     batch = Tokens(
-        rng.integers(0, vocab, sequences * prompt),
+        rng.integers(0, vocab, prompts * prompt),
         positions,
-        np.repeat(np.arange(sequences), prompt),
+        np.repeat(np.arange(prompts), prompt),
         positions == prompt - 1,
     )
     given = rng.integers(0, vocab, (generate, sequences))
     start = time.perf_counter()
-    for first in range(0, sequences * prompt, N_BATCH):
-        batch.decode(context, first, min(first + N_BATCH, sequences * prompt))
+    for first in range(0, prompts * prompt, N_BATCH):
+        batch.decode(context, first, min(first + N_BATCH, prompts * prompt))
+    for other in range(prompts, sequences):
+        ll.llama_memory_seq_cp(memory, 0, other, -1, -1)
     ll.llama_synchronize(context)
     middle = time.perf_counter()
     step = Tokens(np.zeros(sequences), np.full(sequences, prompt), np.arange(sequences), np.ones(sequences))
@@ -123,11 +130,13 @@ def main() -> None:
     print(json.dumps({"version": f"llama-cpp-python {llama_cpp.__version__}"}), flush=True)
     for row in job["rows"]:
         context = open_context(model, job, row)
-        measure(context, vocab, [min(row[0], 64), row[1], row[2]], WARM_UP_DECODES)
-        times = [measure(context, vocab, row) for _ in range(job["repeat"])]
+        shared = job["shared"]
+        measure(context, vocab, [min(row[0], 64), row[1], row[2]], shared, WARM_UP_DECODES)
+        times = [measure(context, vocab, row, shared) for _ in range(job["repeat"])]
         t_pp, t_tg = (statistics.median(values) for values in zip(*times, strict=True))
         prompt, generate, sequences = row
-        rates = {"speed_pp": prompt * sequences / t_pp, "speed_tg": generate * sequences / t_tg}
+        computed = prompt if shared else prompt * sequences
+        rates = {"speed_pp": computed / t_pp, "speed_tg": generate * sequences / t_tg}
         print(
             json.dumps({"pp": prompt, "tg": generate, "pl": sequences, "t_pp": t_pp, "t_tg": t_tg, **rates}), flush=True
         )

@@ -1,8 +1,9 @@
 """OpenVINO GenAI's side of vs_peers.py: its continuous batching on the CPU, stepped by hand.
 
 Run by an interpreter that has openvino-genai, which is all it needs besides numpy; knows nothing of Plait. Takes the
-same job as peer_llama_cpp.py and prints the same lines. Prefill ends when every sequence has its first token; what the
-others decoded meanwhile is not counted. It samples greedily: there is no decoding of given tokens.
+same job as peer_llama_cpp.py (but computes a shared prompt for each sequence) and prints the same lines. Prefill ends
+when every sequence has its first token; what the others decoded meanwhile is not counted. It samples greedily: there
+is no decoding of given tokens.
 """
 
 from __future__ import annotations

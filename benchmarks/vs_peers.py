@@ -117,6 +117,7 @@ class Contest:
 
     def _peer(self, name: str, python: str, script: str, rows: Sequence[Row], setting: Mapping[str, Any]) -> Rates:
         job = {"model": str(self.model), "threads": self.threads, "rows": rows, "repeat": self.repeat}
+        job["shared"] = self._args.pps
         version, *lines = run_process([python, str(HERE / script), json.dumps(job | {"setting": setting})])
         self.versions[name] = version["version"]
         return rates_of(lines)
@@ -125,6 +126,7 @@ class Contest:
         grid = [part for (flag, _), counts in zip(GRID, self._lists, strict=True) for part in (flag, _join(counts))]
         command = [sys.executable, "-m", "plait", "bench", "-m", str(self.model), *grid, "-t", str(self.threads)]
         command += ["-b", str(self._args.batch), "--repeat", str(self.repeat), "--json", *self._args.plait_args.split()]
+        command += ["-pps"] if self._args.pps else []
         return rates_of(run_process(command))
 
 
@@ -166,6 +168,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("-npp", default="128", help="prompt tokens, a list as in plait bench")
     parser.add_argument("-ntg", default="64", help="tokens to decode, a list")
     parser.add_argument("-npl", default="1,4,8,16,32", help="sequences at once, a list")
+    parser.add_argument(
+        "-pps", action="store_true", help="one prompt for all sequences (OpenVINO GenAI computes it for each)"
+    )
     parser.add_argument("--pairs", type=int, default=5, help="rounds; medians of fewer than five say little")
     parser.add_argument("--repeat", type=int, default=1, help="runs of a row within a process; their median counts")
     parser.add_argument("--threads", type=int, default=2)
@@ -212,6 +217,7 @@ def main() -> None:
         print("\nceilings: " + ", ".join(f"{ceilings.NAMES[name]} {value:.1f}" for name, value in limits.items()))
     report = {"machine": facts, "ceilings": limits, "model": model.name, "versions": contest.versions}
     report |= {"threads": args.threads, "n_batch": args.batch, "repeat": args.repeat, "pairs": args.pairs}
+    report["shared_prompt"] = args.pps
     report["llama_settings"] = [{"figure": key, "setting": name} for key, name in contest.settings.items()]
     report["comparisons"] = records(comparisons)
     if not args.no_save:
