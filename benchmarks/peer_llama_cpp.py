@@ -84,9 +84,7 @@ class Tokens:
             raise SystemExit(f"llama_decode returned {code}")
 
 
-def measure(
-    context: Any, vocab: int, row: list[int], shared: bool, decodes: int | None = None
-) -> tuple[float, float]:
+def measure(context: Any, vocab: int, row: list[int], shared: bool, decodes: int | None = None) -> tuple[float, float]:
     """Seconds of prefill and of decode."""
     prompt, generate, sequences = row
     generate = generate if decodes is None else min(decodes, generate)
