@@ -1,0 +1,1 @@
+"""The adaptive controller: pure functions of numbers, and the little state around them."""

@@ -1,0 +1,1 @@
+"""The real engine loop, scheduler and controller, in virtual time."""
