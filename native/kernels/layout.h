@@ -18,6 +18,9 @@
 // - Q6_K: weights, 32 added, with their low four bits as above, then the high two: those of four inputs 8 apart in a
 //   byte; a signed byte for the scale of each column's first 16 inputs, then for the other 16. Before each 256 inputs
 //   the columns' scale of the scales.
+// - Q3_K: the low two bits as Q6_K's high ones, then the third as Q5_0's fifth, 4 added; all else as in Q6_K.
+// - Q2_K: weights as Q6_K's high two bits; a byte for each column's first 16 inputs, then for the other 16: the scale
+//   in its low half, the minimum in the high one. Before each 256 inputs as in Q4_K.
 //
 // Rows are quantised to 8 bits with a scale for each 32 values, and lie in panels of up to six rows: block 0 of each
 // row, then block 1 of each row, ...
@@ -57,6 +60,7 @@ struct PanelBlock {
     std::int8_t q[kPackedInputs];
     float scale;
     float sum;                                  // of what the block stands for: scale times the sum of q
+    float half_sums[2];                         // of each half of it
     std::int32_t less_8, less_128, less_32[2];  // the sum of q, less_32's of each half, times -8, -128, -32
 };
 
@@ -76,6 +80,8 @@ static constexpr PackedBytes packed_bytes(Format format) {
         case Format::Q4_K: return {16 * kPackedColumns, 2 * kPackedColumns, 4 * kPackedColumns};
         case Format::Q5_K: return {20 * kPackedColumns, 2 * kPackedColumns, 4 * kPackedColumns};
         case Format::IQ4_XS: return {16 * kPackedColumns, 0, 10 * kPackedColumns};
+        case Format::Q2_K: return {8 * kPackedColumns, 2 * kPackedColumns, 4 * kPackedColumns};
+        case Format::Q3_K: return {12 * kPackedColumns, 2 * kPackedColumns, 2 * kPackedColumns};
         case Format::Q6_K: return {24 * kPackedColumns, 2 * kPackedColumns, 2 * kPackedColumns};
         default: return {};  // not repacked
     }

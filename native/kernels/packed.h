@@ -35,6 +35,7 @@ inline void quantise_block(const float* __restrict x, PanelBlock* __restrict out
     const std::int32_t sum = sums[0] + sums[1];
     out->scale = zero ? 0.0f : largest / 127.0f;
     out->sum = out->scale * static_cast<float>(sum);
+    for (int half = 0; half < 2; ++half) out->half_sums[half] = out->scale * static_cast<float>(sums[half]);
     out->less_8 = -8 * sum;
     out->less_128 = -128 * sum;
 }
@@ -74,20 +75,19 @@ inline void fetch(Ahead& ahead) {
     for (int line = 0; line < ahead.later.lines; ++line, ahead.later.at += 64) __builtin_prefetch(ahead.later.at, 0, 2);
 }
 
-// Adds the products of the eight quads' share of one part of 32 inputs, column..., to the totals.
-template <class P, int ROWS>
-[[gnu::always_inline]] inline void add_part(const PanelBlock* x, const std::uint8_t* head, const std::uint8_t* at, int column, int part,
-                     V (&total)[ROWS][kTileVectors]) {
+// Sums of one part of 32 inputs, column...: exact.
+template <class P, int ROWS, int VECTORS>
+[[gnu::always_inline]] inline void sum_part(const PanelBlock* x, const std::uint8_t* at, int column, int part,
+                                            I (&sum)[ROWS][VECTORS]) {
     constexpr int quads = 8 / P::parts;
-    I sum[ROWS][kTileVectors];
     for (int r = 0; r < ROWS; ++r) {
-        for (int v = 0; v < kTileVectors; ++v) sum[r][v] = spread(P::start(x[r], part));
+        for (int v = 0; v < VECTORS; ++v) sum[r][v] = spread(P::start(x[r], part));
     }
 #pragma GCC unroll 8
     for (int i = 0; i < quads; ++i) {
         const int quad = part * quads + i;
-        for (int v = 0; v < kTileVectors; ++v) {
-            const typename P::Weights w(P::read(at + 4 * (column + v * kWidth), quad));
+        for (int v = 0; v < VECTORS; ++v) {
+            const typename P::Weights w(P::read(at, column + v * kWidth, quad));
             for (int r = 0; r < ROWS; ++r) {
                 std::int32_t four;
                 __builtin_memcpy(&four, x[r].q + 4 * quad, sizeof four);
@@ -95,10 +95,53 @@ template <class P, int ROWS>
             }
         }
     }
-    for (int v = 0; v < kTileVectors; ++v) {
-        const V scale = P::scale(head, at, column + v * kWidth, part);
+}
+
+// Two parts' sums, each times its scale: below 2^24, so still exact when they become float32.
+template <class P, int ROWS, int VECTORS>
+[[gnu::always_inline]] inline void sum_parts(const PanelBlock* x, const std::uint8_t* at, int column,
+                                             I (&sum)[ROWS][VECTORS]) {
+    I second[ROWS][VECTORS];
+    sum_part<P>(x, at, column, 0, sum);
+    for (int v = 0; v < VECTORS; ++v) {
+        const I scale = P::part_scale(at, column + v * kWidth, 0);
+        for (int r = 0; r < ROWS; ++r) sum[r][v] *= scale;
+    }
+    sum_part<P>(x, at, column, 1, second);
+    for (int v = 0; v < VECTORS; ++v) {
+        const I scale = P::part_scale(at, column + v * kWidth, 1);
+        for (int r = 0; r < ROWS; ++r) sum[r][v] += second[r][v] * scale;
+    }
+}
+
+template <class P, int ROWS, int VECTORS>
+[[gnu::always_inline]] inline void take_minimums(const PanelBlock* x, const std::uint8_t* head, const std::uint8_t* at,
+                                                 int column, V (&total)[ROWS][VECTORS]) {
+    for (int i = 0; i < P::minimums; ++i) {
+        for (int v = 0; v < VECTORS; ++v) {
+            const V minimum = P::minimum(head, at, column + v * kWidth, i);
+            for (int r = 0; r < ROWS; ++r) {
+                total[r][v] -= minimum * (P::minimums == 1 ? x[r].sum : x[r].half_sums[i]);
+            }
+        }
+    }
+}
+
+// Adds the products of 32 inputs, column..., to the totals.
+template <class P, int ROWS, int VECTORS>
+[[gnu::always_inline]] inline void add_block(const PanelBlock* x, const std::uint8_t* head, const std::uint8_t* at,
+                                             int column, V (&total)[ROWS][VECTORS]) {
+    I sum[ROWS][VECTORS];
+    if constexpr (P::parts == 2) {
+        sum_parts<P>(x, at, column, sum);
+    } else {
+        sum_part<P>(x, at, column, 0, sum);
+    }
+    for (int v = 0; v < VECTORS; ++v) {
+        const V scale = P::scale(head, at, column + v * kWidth);
         for (int r = 0; r < ROWS; ++r) total[r][v] += to_float(sum[r][v]) * (scale * x[r].scale);
     }
+    if constexpr (P::minimums > 0) take_minimums<P>(x, head, at, column, total);
 }
 
 // out[r * kPackedColumns + c] = the product of panel row r with column c of the tile, for one pass of columns.
@@ -113,14 +156,7 @@ inline void tile_pass(const PanelBlock* x, const std::uint8_t* tile, int blocks,
             tile += P::bytes.head;
         }
         fetch(ahead);
-#pragma GCC unroll 2
-        for (int part = 0; part < P::parts; ++part) add_part<P, ROWS>(x, head, tile, column, part, total);
-        if constexpr (P::minimums) {
-            for (int v = 0; v < kTileVectors; ++v) {
-                const V minimum = P::minimum(head, tile, column + v * kWidth);
-                for (int r = 0; r < ROWS; ++r) total[r][v] -= minimum * x[r].sum;
-            }
-        }
+        add_block<P>(x, head, tile, column, total);
     }
     for (int r = 0; r < ROWS; ++r) {
         for (int v = 0; v < kTileVectors; ++v) store(out + r * kPackedColumns + column + v * kWidth, total[r][v]);
@@ -157,6 +193,8 @@ inline void tile_rows(Format format, int rows, const PanelBlock* x, const std::u
         case Format::IQ4_XS: return tile_rows<PackedIQ4_XS>(rows, x, tile, blocks, ahead, out);
         case Format::Q4_K: return tile_rows<PackedQ4_K>(rows, x, tile, blocks, ahead, out);
         case Format::Q5_K: return tile_rows<PackedQ5_K>(rows, x, tile, blocks, ahead, out);
+        case Format::Q2_K: return tile_rows<PackedQ2_K>(rows, x, tile, blocks, ahead, out);
+        case Format::Q3_K: return tile_rows<PackedQ3_K>(rows, x, tile, blocks, ahead, out);
         case Format::Q6_K: return tile_rows<PackedQ6_K>(rows, x, tile, blocks, ahead, out);
         default: return;  // nothing else is repacked
     }

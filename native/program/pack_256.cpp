@@ -75,6 +75,29 @@ void pack_q6_k(Bytes row, int block, int column, std::uint8_t* head, std::uint8_
     if (part == 0) std::memcpy(head + 2 * column, in + 208, 2);
 }
 
+// Q2_K's and Q3_K's runs of 128 inputs have two bits of 32 in each place of 32 bytes.
+void pack_q2_k(Bytes row, int block, int column, std::uint8_t* head, std::uint8_t* out) {
+    const Bytes in = row + block / 8 * 84;
+    const int part = block % 8;
+    put_2_bits(out, column, in + 16 + part / 4 * 32, part % 4 * 2);
+    for (int i = 0; i < 2; ++i) out[(8 + i) * kPackedColumns + column] = in[2 * part + i];
+    if (part == 0) put_heads(head, column, in + 80);
+}
+
+std::uint8_t q3_k_scale(Bytes scales, int part) {
+    const int low = part < 8 ? scales[part] & 15 : scales[part - 8] >> 4;
+    return static_cast<std::uint8_t>((low | (scales[8 + part % 4] >> part / 4 * 2 & 3) << 4) - 32);
+}
+
+void pack_q3_k(Bytes row, int block, int column, std::uint8_t* head, std::uint8_t* out) {
+    const Bytes in = row + block / 8 * 110;
+    const int part = block % 8;
+    put_2_bits(out, column, in + 32 + part / 4 * 32, part % 4 * 2);
+    put_1_bit(out + 8 * kPackedColumns, column, in, part);
+    for (int i = 0; i < 2; ++i) out[(12 + i) * kPackedColumns + column] = q3_k_scale(in + 96, 2 * part + i);
+    if (part == 0) std::memcpy(head + 2 * column, in + 108, 2);
+}
+
 void pack_iq4_xs(Bytes row, int block, int column, std::uint8_t* head, std::uint8_t* out) {
     const Bytes in = row + block / 8 * 136;
     const int part = block % 8, high = in[2 + part / 4] >> part % 4 * 2 & 3;
@@ -88,6 +111,8 @@ void pack_iq4_xs(Bytes row, int block, int column, std::uint8_t* head, std::uint
 
 PackBlock packer_of_256(Format format) {
     switch (format) {
+        case Format::Q2_K: return pack_q2_k;
+        case Format::Q3_K: return pack_q3_k;
         case Format::Q4_K: return pack_q4_k;
         case Format::Q5_K: return pack_q5_k;
         case Format::Q6_K: return pack_q6_k;

@@ -1,4 +1,4 @@
-// How one column's 32 inputs of each format are put into a tile (kernels/layout.h); quant/ says how they lie in the file.
+// How one column's 32 inputs of each format are put into a tile (kernels/layout.h); quant/ has the file's blocks.
 #pragma once
 
 #include <cstring>

@@ -14,6 +14,7 @@ namespace {
 typedef std::int32_t I __attribute__((vector_size(kWidth * sizeof(float))));
 typedef std::uint32_t U __attribute__((vector_size(kWidth * sizeof(float))));
 typedef std::int16_t S __attribute__((vector_size(kWidth * sizeof(float))));
+typedef std::uint16_t H __attribute__((vector_size(kWidth * sizeof(float))));
 
 inline U load_lanes(const std::uint8_t* p) {
     U u;
@@ -38,30 +39,33 @@ inline V load_halves(const std::uint8_t* p) {
 }
 
 // kWidth unsigned or signed bytes.
-inline V load_unsigned(const std::uint8_t* p) {
+inline I load_unsigned(const std::uint8_t* p) {
 #if defined(__AVX512F__)
-    const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    return to_float(reinterpret_cast<I>(wide));
+    return reinterpret_cast<I>(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #elif defined(__AVX2__)
-    return to_float(reinterpret_cast<I>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))));
+    return reinterpret_cast<I>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 #else
-    V v;
-    for (int i = 0; i < kWidth; ++i) v[i] = static_cast<float>(p[i]);
+    I v;
+    for (int i = 0; i < kWidth; ++i) v[i] = p[i];
     return v;
 #endif
 }
 
-inline V load_signed(const std::uint8_t* p) {
+inline I load_signed(const std::uint8_t* p) {
 #if defined(__AVX512F__)
-    const __m512i wide = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    return to_float(reinterpret_cast<I>(wide));
+    return reinterpret_cast<I>(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #elif defined(__AVX2__)
-    return to_float(reinterpret_cast<I>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))));
+    return reinterpret_cast<I>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 #else
-    V v;
-    for (int i = 0; i < kWidth; ++i) v[i] = static_cast<float>(static_cast<std::int8_t>(p[i]));
+    I v;
+    for (int i = 0; i < kWidth; ++i) v[i] = static_cast<std::int8_t>(p[i]);
     return v;
 #endif
+}
+
+// Each byte of `bytes` times the lane's factor, of 16 bits twice, plus the byte of `added`; that fits a byte again.
+inline U scaled_bytes(U bytes, U factor, U added) {
+    return reinterpret_cast<U>(reinterpret_cast<H>(bytes) * reinterpret_cast<H>(factor) + reinterpret_cast<H>(added));
 }
 
 // The entry of `table` at each byte of `indices`, all below 16.

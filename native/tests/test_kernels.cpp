@@ -145,6 +145,7 @@ struct PackedFormat {
 constexpr PackedFormat kPackedFormats[] = {
     {"Q8_0", 34, 32},   {"Q4_0", 18, 32},   {"Q4_1", 20, 32},   {"Q5_0", 22, 32},   {"Q5_1", 24, 32},
     {"IQ4_NL", 18, 32}, {"Q4_K", 144, 256}, {"Q5_K", 176, 256}, {"Q6_K", 210, 256}, {"IQ4_XS", 136, 256},
+    {"Q2_K", 84, 256},  {"Q3_K", 110, 256},
 };
 
 // A repacked weight in memory of exactly its size.

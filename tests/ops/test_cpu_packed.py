@@ -167,6 +167,7 @@ NETWORKS = {
     "floats to packed": gated("F32", "Q8_0", "Q4_0"),
     "packed to floats": gated("Q8_0", "Q8_0", "F32"),
     "K formats": gated("Q4_K", "Q5_K", "Q6_K", 512, 256),
+    "two and three bits": gated("Q2_K", "Q2_K", "Q3_K", 256, 256),
     "minimums and levels": gated("Q4_1", "Q5_1", "IQ4_XS", 256, 64),
     "experts": experts(96, "Q8_0"),
     "4-bit experts": experts(64, "Q4_0"),

@@ -16,7 +16,8 @@ from plait.ops.api import Weight
 
 @dataclass(frozen=True)
 class Parts:
-    """Blocks in parts of 16 or 32 inputs: whole numbers (blocks, parts, inputs); scales, minimums (blocks, parts)."""
+    """Blocks in parts of 32 inputs: whole numbers (blocks, parts, 32), their scales (blocks, parts or 1), and minimums
+    of 32 or 16 inputs each (blocks, minimums)."""
 
     numbers: np.ndarray
     scales: F32Array
@@ -28,9 +29,12 @@ def halves(blocks: U8Array, at: int) -> F32Array:
     return np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2").astype(np.float32)
 
 
-def numbers(values: U8Array, inputs: int, less: int = 0) -> np.ndarray:
-    """(blocks, values) to (blocks, parts, inputs)."""
-    return values.astype(np.int64).reshape(len(values), -1, inputs) - less
+def numbers(values: U8Array, less: int = 0, scales: U8Array | None = None) -> np.ndarray:
+    """(blocks, values) to (blocks, parts, 32); whole scales, one for each 16 values, are part of the numbers."""
+    whole = values.astype(np.int64) - less
+    if scales is not None:
+        whole *= np.repeat(scales.astype(np.int64), 16, axis=1)
+    return whole.reshape(len(values), -1, 32)
 
 
 def with_fifth_bit(bits: U8Array, nibbles: U8Array) -> U8Array:
@@ -38,35 +42,35 @@ def with_fifth_bit(bits: U8Array, nibbles: U8Array) -> U8Array:
 
 
 def q8_0(blocks: U8Array) -> Parts:
-    return Parts(numbers(blocks[:, 2:].view(np.int8), 32), halves(blocks, 0))
+    return Parts(numbers(blocks[:, 2:].view(np.int8)), halves(blocks, 0))
 
 
 def q4_0(blocks: U8Array) -> Parts:
-    return Parts(numbers(planes(blocks[:, 2:], 4, 16), 32, 8), halves(blocks, 0))
+    return Parts(numbers(planes(blocks[:, 2:], 4, 16), 8), halves(blocks, 0))
 
 
 def q4_1(blocks: U8Array) -> Parts:
-    return Parts(numbers(planes(blocks[:, 4:], 4, 16), 32), halves(blocks, 0), -halves(blocks, 2))
+    return Parts(numbers(planes(blocks[:, 4:], 4, 16)), halves(blocks, 0), -halves(blocks, 2))
 
 
 def q5_0(blocks: U8Array) -> Parts:
-    return Parts(numbers(with_fifth_bit(blocks[:, 2:6], blocks[:, 6:]), 32, 16), halves(blocks, 0))
+    return Parts(numbers(with_fifth_bit(blocks[:, 2:6], blocks[:, 6:]), 16), halves(blocks, 0))
 
 
 def q5_1(blocks: U8Array) -> Parts:
     values = with_fifth_bit(blocks[:, 4:8], blocks[:, 8:])
-    return Parts(numbers(values, 32), halves(blocks, 0), -halves(blocks, 2))
+    return Parts(numbers(values), halves(blocks, 0), -halves(blocks, 2))
 
 
 def iq4_nl(blocks: U8Array) -> Parts:
     levels = IQ4_LEVELS.astype(np.int64)[planes(blocks[:, 2:], 4, 16)]
-    return Parts(numbers(levels, 32), halves(blocks, 0))
+    return Parts(numbers(levels), halves(blocks, 0))
 
 
 def iq4_xs(blocks: U8Array) -> Parts:
     levels = IQ4_LEVELS.astype(np.int64)[planes(blocks[:, 8:], 4, 16)]
     scales = planes(blocks[:, 4:8], 4, 1) | planes(blocks[:, 2:4], 2, 1) << 4
-    return Parts(numbers(levels, 32), halves(blocks, 0) * (scales.astype(np.float32) - 32))
+    return Parts(numbers(levels), halves(blocks, 0) * (scales.astype(np.float32) - 32))
 
 
 def scales_and_minimums(blocks: U8Array, values: U8Array) -> Parts:
@@ -74,7 +78,7 @@ def scales_and_minimums(blocks: U8Array, values: U8Array) -> Parts:
     low, high, last = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     scales = np.hstack([low & 63, (last & 15) | low >> 6 << 4]).astype(np.float32)
     minimums = np.hstack([high & 63, last >> 4 | high >> 6 << 4]).astype(np.float32)
-    return Parts(numbers(values, 32), halves(blocks, 0) * scales, halves(blocks, 2) * minimums)
+    return Parts(numbers(values), halves(blocks, 0) * scales, halves(blocks, 2) * minimums)
 
 
 def q4_k(blocks: U8Array) -> Parts:
@@ -87,8 +91,18 @@ def q5_k(blocks: U8Array) -> Parts:
 
 def q6_k(blocks: U8Array) -> Parts:
     values = planes(blocks[:, :128], 4, 64) | planes(blocks[:, 128:192], 2, 32) << 4
-    scales = blocks[:, 192:208].view(np.int8).astype(np.float32)
-    return Parts(numbers(values, 16, 32), halves(blocks, 208) * scales)
+    return Parts(numbers(values, 32, blocks[:, 192:208].view(np.int8)), halves(blocks, 208))
+
+
+def q3_k(blocks: U8Array) -> Parts:
+    values = planes(blocks[:, 32:96], 2, 32) | planes(blocks[:, :32], 1, 32) << 2
+    scales = planes(blocks[:, 96:104], 4, 8) | planes(blocks[:, 104:108], 2, 4) << 4
+    return Parts(numbers(values, 4, scales.astype(np.int64) - 32), halves(blocks, 108))
+
+
+def q2_k(blocks: U8Array) -> Parts:
+    whole = numbers(planes(blocks[:, 16:80], 2, 32), 0, blocks[:, :16] & 15)
+    return Parts(whole, halves(blocks, 80), halves(blocks, 82) * (blocks[:, :16] >> 4).astype(np.float32))
 
 
 PARTS: dict[str, Callable[[U8Array], Parts]] = {
@@ -102,35 +116,38 @@ PARTS: dict[str, Callable[[U8Array], Parts]] = {
     "Q5_K": q5_k,
     "Q6_K": q6_k,
     "IQ4_XS": iq4_xs,
+    "Q2_K": q2_k,
+    "Q3_K": q3_k,
 }
 """The formats whose products are in integers."""
 
 
 def parts_of(matrix: Weight) -> Parts:
-    """Those of whole rows: numbers (rows, parts, inputs), scales and minimums (rows, parts)."""
+    """Those of whole rows: numbers (rows, parts, 32), scales (rows, parts), minimums (rows, minimums)."""
     rows = matrix.shape[0]
     blocks = np.ascontiguousarray(matrix.tensor.raw()).reshape(-1, BLOCK_FORMATS[matrix.format].block_bytes)
     parts = PARTS[matrix.format](blocks)
+    scales = np.broadcast_to(parts.scales, parts.numbers.shape[:2]).reshape(rows, -1)
     minimums = None if parts.minimums is None else parts.minimums.reshape(rows, -1)
-    return Parts(parts.numbers.reshape(rows, -1, parts.numbers.shape[-1]), parts.scales.reshape(rows, -1), minimums)
+    return Parts(parts.numbers.reshape(rows, -1, 32), scales, minimums)
 
 
 def defined_product(x: F32Array, matrix: Weight) -> F32Array:
     """Each block of 32 inputs rounded to 127 steps to either side; exact sums, scaled and added in order in float32.
-    A minimum is taken off with the sum of what the inputs were rounded to."""
+    Minimums are taken off with the sum of what their inputs were rounded to."""
     weights = parts_of(matrix)
     blocks = x.reshape(len(x), -1, 32)
     largest = np.abs(blocks).max(axis=-1)
     inverse = np.divide(np.float32(127), largest, where=largest > 0, out=np.zeros_like(largest))
     rounded = np.rint(blocks * inverse[..., None]).astype(np.int64)
     steps = largest / np.float32(127)
-    sums = steps * rounded.sum(axis=-1).astype(np.float32)
-    per_block = weights.numbers.shape[1] // blocks.shape[1]
-    rounded = rounded.reshape(len(x), weights.numbers.shape[1], -1)
     total = np.zeros((len(x), matrix.shape[0]), np.float32)
-    for p in range(weights.numbers.shape[1]):
-        exact = (rounded[:, p] @ weights.numbers[:, p].T).astype(np.float32)
-        total += exact * (weights.scales[:, p] * steps[:, p // per_block, None])
+    for b in range(blocks.shape[1]):
+        exact = (rounded[:, b] @ weights.numbers[:, b].T).astype(np.float32)
+        total += exact * (weights.scales[:, b] * steps[:, b, None])
         if weights.minimums is not None:
-            total -= weights.minimums[:, p] * sums[:, p, None]
+            each = weights.minimums.shape[1] // blocks.shape[1]
+            sums = rounded[:, b].reshape(len(x), each, -1).sum(axis=-1).astype(np.float32)
+            for i in range(each):
+                total -= weights.minimums[:, b * each + i] * (steps[:, b, None] * sums[:, i, None])
     return total
