@@ -1,4 +1,4 @@
-// The one file that knows Python: step programs, as plait.ops.cpu._native. Arrays come in without a copy.
+// The files bindings*.cpp alone know Python: here step programs, as plait.ops.cpu._native. Arrays come in without a copy.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
@@ -7,6 +7,7 @@
 
 #include <stdexcept>
 
+#include "bindings.h"
 #include "cpu/paths.h"
 #include "program/formats.h"
 #include "program/program.h"
@@ -144,7 +145,7 @@ void bind_probes(nb::module_& m) {
     });
 }
 
-void bind_program(nb::module_& m) {
+nb::class_<Program> bind_program(nb::module_& m) {
     nb::class_<PyGroupInputs>(m, "GroupInputs")
         .def(nb::init<I32, I32Triples, I32, I32, I32Triples, I32Pairs>(), nb::arg("entry_start").noconvert(),
              nb::arg("entries").noconvert(), nb::arg("store_row").noconvert(), nb::arg("store_slot").noconvert(),
@@ -154,7 +155,7 @@ void bind_program(nb::module_& m) {
                             KvType type, const std::vector<nb::tuple>& groups) {
             new (self) KvShape(kv_shape(n_heads, n_kv_heads, head_dim, v_head_dim, page_size, type, groups));
         });
-    nb::class_<Program>(m, "Program")
+    return nb::class_<Program>(m, "Program")
         .def("__init__", [](Program* self, const std::string& path, const KvShape& shape,
                             int threads) { new (self) Program(kernels_of(path), shape, threads); })
         .def("add_matrix", add_matrix, nb::keep_alive<1, 2>(), "bytes"_a.noconvert(), "format"_a, "rows"_a, "columns"_a)
@@ -190,7 +191,7 @@ void bind_program(nb::module_& m) {
 
 NB_MODULE(_native, m) {
     bind_enums(m);
-    bind_program(m);
+    bind_sampling(bind_program(m));
     bind_probes(m);
     m.def("usable_paths", usable_paths);
     m.def("supported_formats", supported_formats);

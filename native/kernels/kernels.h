@@ -128,6 +128,18 @@ struct AttentionArgs {
     float* scratch;
 };
 
+// One row of n logits. Column c of `maxima` becomes the largest of x[c], x[c + columns], ...; -inf if there is none.
+// `columns` is a multiple of 16.
+struct ScanArgs {
+    const float* x;
+    int n, columns;
+    float* maxima;
+};
+struct ScanResult {
+    float top;  // of those that are numbers
+    bool nan;   // whether one is not
+};
+
 // Query vectors that share one read of K and V: rows of the task times query heads of the KV head.
 static constexpr int rows_per_attention_task(int heads_per_kv_head) {
     return heads_per_kv_head >= 64 ? 1 : 64 / heads_per_kv_head;
@@ -169,6 +181,13 @@ struct Kernels {
     void (*exponential)(const float* x, float* out, int n);
     // out = act(x) * factor; `factor` may be null.
     void (*activate)(Activation activation, const float* x, const float* factor, float* out, int n);
+    // Passes of the sampler over a row of logits: kernels/sampling.h.
+    ScanResult (*scan_logits)(const ScanArgs&);
+    int (*find_logit)(const float* x, int n, float value);
+    int (*gather_logits)(const float* x, int n, float bound, std::int32_t* ids, float* values);
+    double (*weigh_logits)(const float* x, int n, double top, double scale, double* out);
+    double (*weigh_doubles)(const double* x, int n, double top, double* out);
+    void (*mask_logits)(const float* x, const std::uint32_t* words, int n, float* out);
 };
 
 const Kernels& scalar_kernels();

@@ -5,6 +5,7 @@
 #include "kernels/linear.h"
 #include "kernels/packed.h"
 #include "kernels/rowwise.h"
+#include "kernels/sampling.h"
 
 namespace plait::PLAIT_PATH {
 namespace {
@@ -30,6 +31,12 @@ constexpr Kernels make_table(const char* name) {
         .add_scaled = add_scaled,
         .exponential = exponential_row,
         .activate = activate,
+        .scan_logits = scan_logits,
+        .find_logit = find_logit,
+        .gather_logits = gather_logits,
+        .weigh_logits = weigh_logits,
+        .weigh_doubles = weigh_doubles,
+        .mask_logits = mask_logits,
     };
 }
 

@@ -31,6 +31,9 @@ int check_threads(int threads) {
     return threads;
 }
 
+// Less is sampled sooner by one thread than a team is woken up.
+constexpr std::int64_t kFewLogits = 32768;
+
 }  // namespace
 
 Program::Program(const Kernels& kernels, KvShape shape, int threads)
@@ -148,6 +151,19 @@ Logits Program::run(const StepInputs& inputs) {
     team_->run(job);
     const Array& logits = values_[static_cast<std::size_t>(logits_)];
     return {logits.memory->share(), step_.counts.outputs, logits.width};
+}
+
+std::vector<Drawn> Program::sample(const SampleCall& call) {
+    const Exclusive exclusive(running_);
+    sample_scratch_.resize(static_cast<std::size_t>(threads_));
+    Sampler sampler(call, kernels_, sample_scratch_);
+    if (threads_ == 1 || sampler.count() == 1 || sampler.count() * std::int64_t{call.vocabulary} <= kFewLogits) {
+        for (int row = 0; row < sampler.count(); ++row) sampler.run(row, 0);
+    } else {
+        ensure_team();
+        team_->run([&](Worker& worker) { worker.each(sampler.count(), [&](int row) { sampler.run(row, worker.index()); }); });
+    }
+    return sampler.take();
 }
 
 }  // namespace plait

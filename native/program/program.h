@@ -12,6 +12,7 @@
 
 #include "program/kv.h"
 #include "program/ops.h"
+#include "program/sample.h"
 
 namespace plait {
 
@@ -55,6 +56,8 @@ class Program {
 
     // Throws std::invalid_argument for a step that does not fit, before anything has changed.
     Logits run(const StepInputs& step);
+    // Chooses tokens, from logits of any program. Throws std::invalid_argument for a call that does not fit.
+    std::vector<Drawn> sample(const SampleCall& call);
     // Starts (from zero) or stops the measuring of instructions; not while a step runs.
     void measure(bool on);
     // Wall time, in seconds, of each kind of instruction in the steps measured so far.
@@ -108,6 +111,7 @@ class Program {
     Step step_;
     Shared shared_;
     std::vector<Growing<float>> scratch_;
+    std::vector<SampleScratch> sample_scratch_;  // per worker
     std::atomic_flag running_ = ATOMIC_FLAG_INIT;
 };
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import pytest
 from plait.api.bench import Bench, BenchCase
 from plait.config import EngineOptions
 from plait.errors import OptionError
+from plait.formats.tensor import F32Array
 from plait.models.registry import LoadedModel, load_model
 from plait.ops.api import Executable, StepInputs
+from plait.ops.sampling import Sampled, SampleRow
 from support.tiny_llama import TinyLlama
 
 PLAIT = [sys.executable, "-W", "error", "-m", "plait"]
@@ -115,6 +118,9 @@ class Watched:
     def run(self, step: StepInputs) -> object:
         self.steps.append(step)
         return self.inner.run(step)
+
+    def sample(self, logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:
+        return self.inner.sample(logits, picks, rows)
 
 
 def steps_of(loaded: LoadedModel, case: BenchCase, n_batch: int, sample: bool = False) -> list[StepInputs]:

@@ -4,7 +4,7 @@ token; a fault stays with its request."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from plait.errors import OptionError, StepError
 from plait.formats.tensor import F32Array
 from plait.models.registry import LoadedModel, load_model
 from plait.ops.api import Executable, I32Array, KVConfig, StepInputs
+from plait.ops.sampling import Sampled, SampleRow
 from plait.scheduler.limits import Limits
 from plait.scheduler.scheduler import Scheduler
 from plait.types import EngineRequest, FinishReason, SamplingParams, TokenEvent
@@ -53,6 +54,9 @@ class Faulty:
             raise FloatingPointError("a device that cannot bear this token")
         logits[step.tokens[step.out_rows] == self.nan_on] = np.nan
         return logits
+
+    def sample(self, logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:
+        return self.inner.sample(logits, picks, rows)
 
     def read_slots(self, group: int, slots: I32Array) -> bytes:
         return self.inner.read_slots(group, slots)

@@ -23,7 +23,7 @@ from plait.formats.tensor import F32Array
 from plait.models.registry import LoadedModel
 from plait.ops.api import KVConfig, Progress
 from plait.ops.cpu.cores import usable_cores
-from plait.ops.sampling import SampleRow, sample_rows
+from plait.ops.sampling import SampleRow
 from plait.scheduler.plan import FromStep, PlannedSequence
 from plait.types import SamplingParams, TokenId
 
@@ -186,7 +186,7 @@ class Bench:
         start = time.perf_counter()
         params = SamplingParams(seed=0)
         rows = [SampleRow(params, seq, self._cache.length(seq), ()) for seq in range(len(logits))]
-        drawn = sample_rows(logits, rows)
+        drawn = self._executable.sample(logits, range(len(rows)), rows)
         for sampled in drawn:
             if sampled.error is not None:
                 raise sampled.error

@@ -11,22 +11,18 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-import numpy as np
-
 from plait.cache.edits import GroupEdits
 from plait.engine.halving import Rows, run_by_halves
 from plait.engine.packing import Packer
 from plait.errors import StepError
 from plait.formats.tensor import F32Array
 from plait.ops.api import Executable
-from plait.ops.sampling import Sampled, SampleRow, sample_rows
+from plait.ops.sampling import Sampled, SampleRow
 from plait.scheduler.plan import FromStep, PlannedSampling, PlannedSequence, RowResult, StepPlan, StepResult
 from plait.types import TokenId
 
 REMEMBERED_STEPS = 2
 """A plan refers to at most the step before it; one more for good measure."""
-GATHER_ROWS = 32
-"""Rows of logits copied at a time where several samples draw from one row."""
 
 
 class Handle:
@@ -112,17 +108,9 @@ class Runner:
 
     def _sample(self, logits: F32Array, picks: list[int], samplings: list[PlannedSampling | None]) -> list[RowResult]:
         wanted = [(pick, sampling) for pick, sampling in zip(picks, samplings, strict=True) if sampling is not None]
-        drawn = iter(self._draw(logits, [p for p, _ in wanted], [self._sample_row(s) for _, s in wanted]))
+        rows = [self._sample_row(sampling) for _, sampling in wanted]
+        drawn = iter(self._executable.sample(logits, [pick for pick, _ in wanted], rows))
         return [RowResult(()) if sampling is None else _row_result(next(drawn)) for sampling in samplings]
-
-    def _draw(self, logits: F32Array, picks: list[int], rows: list[SampleRow]) -> list[Sampled]:
-        if picks == list(range(len(logits))):
-            return sample_rows(logits, rows)
-        drawn: list[Sampled] = []
-        for start in range(0, len(picks), GATHER_ROWS):
-            part = slice(start, start + GATHER_ROWS)
-            drawn += sample_rows(logits[np.array(picks[part])], rows[part])
-        return drawn
 
     def _sample_row(self, sampling: PlannedSampling) -> SampleRow:
         history = sampling.history

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plait.formats.tensor import F32Array, LazyTensor
+from plait.ops.sampling import Sampled, SampleRow
 
 I32Array: TypeAlias = npt.NDArray[np.int32]
 
@@ -329,6 +330,11 @@ class Executable(Protocol):
 
     def run(self, step: StepInputs) -> F32Array:
         """Run one step; returns logits, float32, (L, vocabulary), fresh or valid until the next run."""
+        ...
+
+    def sample(self, logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:
+        """Draw a token for each of `rows`, from row picks[i] of `logits` (what `run` returned); several may draw from
+        one row. The meaning is `ops.sampling.sample_picks`."""
         ...
 
     def read_slots(self, group: int, slots: I32Array) -> bytes:

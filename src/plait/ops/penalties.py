@@ -32,17 +32,25 @@ def bias(candidates: Candidates, biases: tuple[tuple[int, float], ...]) -> Candi
     logits = candidates.logits.copy()
     for token, value in biases:
         if not 0 <= token < len(logits):
-            raise RequestError(f"logit_bias names token {token}; the vocabulary is 0..{len(logits) - 1}")
-        logits[token] += value
+            raise unknown_bias(token, len(logits))
+        logits[token] += logits.dtype.type(value)
     return candidates._replace(logits=logits)
+
+
+def unknown_bias(token: int, vocabulary: int) -> RequestError:
+    return RequestError(f"logit_bias names token {token}; the vocabulary is 0..{vocabulary - 1}")
+
+
+def penalises(params: SamplingParams) -> bool:
+    """Whether the repetition penalties change anything."""
+    return params.repeat_penalty != 1 or params.frequency_penalty != 0 or params.presence_penalty != 0
 
 
 def penalise(candidates: Candidates, params: SamplingParams, history: Sequence[int]) -> Candidates:
     """For a token that occurs c > 0 times in the last `repeat_last_n` tokens: its logit divided by `repeat_penalty`
     (multiplied, if not positive; Keskar et al., arXiv:1909.05858), less c * frequency_penalty + presence_penalty."""
-    off = params.repeat_penalty == 1 and params.frequency_penalty == 0 and params.presence_penalty == 0
     window = last_tokens(history, params.repeat_last_n)
-    if off or not len(window):
+    if not penalises(params) or not len(window):
         return candidates
     tokens, counts = np.unique(window, return_counts=True)
     index, found = candidates.locate(tokens)
@@ -61,15 +69,36 @@ def dry(candidates: Candidates, params: SamplingParams, history: Sequence[int], 
 
     A repetition is looked for in the last `dry_penalty_last_n` tokens and never reaches back over a breaker, a
     sequence of token ids. A token that is a breaker by itself is not penalised."""
-    if params.dry_multiplier == 0:
+    tokens, penalties = dry_penalties(params, history, breakers)
+    if not len(tokens):
         return candidates
-    window = last_tokens(history, params.dry_penalty_last_n)
+    index, found = candidates.locate(tokens)
+    logits = candidates.logits.copy()
+    logits[index] -= penalties[found].astype(logits.dtype)
+    return candidates._replace(logits=logits)
+
+
+def dry_penalties(
+    params: SamplingParams, history: Sequence[int], breakers: Breakers
+) -> tuple[IndexArray, F64Array]:
+    """The tokens that DRY penalises, each once, and what they lose."""
+    lengths = _penalised_lengths(params, history, breakers)
+    exponents: F64Array = np.fromiter(lengths.values(), np.float64) - params.dry_allowed_length
+    penalties = np.minimum(params.dry_multiplier * params.dry_base**exponents, _MAX_F32)
+    return np.fromiter(lengths.keys(), np.int64), penalties
+
+
+def _penalised_lengths(params: SamplingParams, history: Sequence[int], breakers: Breakers) -> dict[int, int]:
+    """By token: the length of the repetition that it would continue."""
     allowed = params.dry_allowed_length
+    if params.dry_multiplier == 0:
+        return {}
+    window = last_tokens(history, params.dry_penalty_last_n)
     if len(window) <= allowed:
-        return candidates
+        return {}
     limit = _tokens_since_breaker(window, breakers)
     if limit < allowed:
-        return candidates
+        return {}
     # A float32 holds no more; a longer repetition is punished like one of this length.
     max_exponent = int(_LOG_MAX_F32 / math.log(params.dry_base)) if params.dry_base > _LEAST_GROWTH else 0
     if max_exponent:
@@ -78,14 +107,7 @@ def dry(candidates: Candidates, params: SamplingParams, history: Sequence[int], 
     for token, tails in _tails(breakers).items():
         if () in tails:
             lengths.pop(token, None)
-    if not lengths:
-        return candidates
-    index, found = candidates.locate(np.fromiter(lengths.keys(), np.int64))
-    exponents: F64Array = np.fromiter(lengths.values(), np.float64)[found] - allowed
-    penalties = np.minimum(params.dry_multiplier * params.dry_base**exponents, _MAX_F32)
-    logits = candidates.logits.copy()
-    logits[index] -= penalties.astype(logits.dtype)
-    return candidates._replace(logits=logits)
+    return lengths
 
 
 def last_tokens(history: Sequence[int], count: int) -> IndexArray:

@@ -5,6 +5,7 @@ Other backends are tested against it. Knows the contract in `ops.api`; knows no 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, assert_never
 
 import numpy as np
@@ -38,6 +39,7 @@ from plait.ops.api import (
 )
 from plait.ops.check import check_step
 from plait.ops.program import program_weights
+from plait.ops.sampling import Sampled, SampleRow, sample_picks
 from plait.ops.reference_kv import ReferenceKV
 from plait.ops.reference_math import (
     Array,
@@ -96,6 +98,9 @@ class ReferenceExecutable:
             for instruction in self._program.instructions:
                 self._execute(instruction, step)
         return self._values[self._program.logits.id].astype(np.float32)
+
+    def sample(self, logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:
+        return sample_picks(logits, picks, rows)
 
     def read_slots(self, group: int, slots: I32Array) -> bytes:
         return self._memory.read(group, slots)

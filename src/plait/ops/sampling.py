@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, TypeAlias, assert_never
 
 import numpy as np
+import numpy.typing as npt
 
 from plait.errors import PlaitError, RequestError, StepError
 from plait.formats.tensor import F32Array
@@ -22,17 +23,26 @@ from plait.ops.penalties import bias, dry, penalise
 from plait.ops.random import token_uniform
 from plait.types import Logprob, SamplerStage, SamplingParams
 
+U32Array: TypeAlias = npt.NDArray[np.uint32]
+
+GATHER_ROWS = 32
+"""Rows of logits copied at a time where several samples draw from one row."""
+
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
     """How to sample one row. `history` are all tokens before `position`, the prompt's included (it may be empty when
-    no stage of the chain looks at it); `dry_breaker_ids` are the DRY breakers as sequences of token ids."""
+    no stage of the chain looks at it); `dry_breaker_ids` are the DRY breakers as sequences of token ids.
+
+    `mask` says which tokens may be chosen: uint32, (ceil(vocabulary / 32),), bit i % 32 of word i // 32 set for an
+    allowed token i (llguidance's format). None allows all."""
 
     params: SamplingParams
     sample_index: int
     position: int
     history: Sequence[int]
     dry_breaker_ids: tuple[tuple[int, ...], ...] = ()
+    mask: U32Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +60,12 @@ class Sampled:
 def sample_rows(logits: F32Array, rows: Sequence[SampleRow]) -> list[Sampled]:
     """Draws one token for each row of `logits`, (L, vocabulary), which is not changed.
 
-    The chain: logit_bias, then the stages of `params.samplers` in their order, then the draw by inverse CDF over the
+    The chain: the mask gives -inf to what it forbids; then logit_bias, then the stages of `params.samplers` in their order, then the draw by inverse CDF over the
     candidates in token-id order. At temperature 0 the token is the largest logit (the lowest id, if several) after
     bias and whichever of penalties and DRY the chain names.
 
-    A row's `error` is a StepError when its logits hold NaN or +inf or nothing above -inf, before or after bias and
-    penalties; a RequestError when its parameters do not fit (a bias outside the vocabulary, a draw without a seed).
+    A row's `error` is a StepError when its logits hold NaN or +inf or nothing above -inf, before or after mask, bias
+    and penalties, or when the mask is for another vocabulary; a RequestError when its parameters do not fit (a bias outside the vocabulary, a draw without a seed).
     """
     assert len(logits) == len(rows), f"{len(logits)} rows of logits for {len(rows)} rows to sample"
     # Overflow to an infinity is found by `_check_logits`.
@@ -63,9 +73,20 @@ def sample_rows(logits: F32Array, rows: Sequence[SampleRow]) -> list[Sampled]:
         return [_sample_or_fail(row_logits, row) for row_logits, row in zip(logits, rows, strict=True)]
 
 
+def sample_picks(logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:
+    """`sample_rows`, where rows[i] draws from row picks[i] of `logits`; several may draw from one."""
+    if list(picks) == list(range(len(logits))):
+        return sample_rows(logits, rows)
+    drawn: list[Sampled] = []
+    for start in range(0, len(picks), GATHER_ROWS):
+        part = slice(start, start + GATHER_ROWS)
+        drawn += sample_rows(logits[np.array(picks[part])], rows[part])
+    return drawn
+
+
 def _sample_or_fail(logits: F32Array, row: SampleRow) -> Sampled:
     try:
-        _check_logits(logits, "the model's logits")
+        _check_logits(logits, MODEL_LOGITS)
         token = _choose(logits, row)
     except PlaitError as error:
         return Sampled(-1, (), error)
@@ -74,9 +95,13 @@ def _sample_or_fail(logits: F32Array, row: SampleRow) -> Sampled:
 
 def _choose(logits: F32Array, row: SampleRow) -> int:
     params = row.params
-    candidates = bias(Candidates(None, logits), params.logit_bias)
+    candidates = Candidates(None, logits)
+    if row.mask is not None:
+        candidates = Candidates(None, _allowed(logits, row.mask))
+        _check_logits(candidates.logits, MASKED_LOGITS)
     if params.logit_bias:
-        _check_logits(candidates.logits, "the logits after logit_bias")
+        candidates = bias(candidates, params.logit_bias)
+        _check_logits(candidates.logits, BIASED_LOGITS)
     greedy = params.temperature == 0
     for stage in params.samplers:
         penalty = stage in (SamplerStage.PENALTIES, SamplerStage.DRY)
@@ -84,11 +109,11 @@ def _choose(logits: F32Array, row: SampleRow) -> int:
             continue
         before, candidates = candidates, _apply(stage, candidates, row)
         if penalty and candidates is not before:
-            _check_logits(candidates.logits, f"the logits after {stage}")
+            _check_logits(candidates.logits, logits_after(stage))
     if greedy:
         return candidates.token(int(candidates.logits.argmax()))
     if params.seed is None:
-        raise RequestError("a draw needs a seed; set SamplingParams.seed, or temperature 0")
+        raise no_seed()
     return stages.draw(candidates, token_uniform(params.seed, row.sample_index, row.position))
 
 
@@ -113,24 +138,64 @@ def _apply(stage: SamplerStage, candidates: Candidates, row: SampleRow) -> Candi
             assert_never(stage)
 
 
+def _allowed(logits: F32Array, mask: U32Array) -> F32Array:
+    if len(mask) != mask_words(len(logits)):
+        raise wrong_mask(len(mask), len(logits))
+    bits = np.unpackbits(mask.astype("<u4").view(np.uint8), bitorder="little", count=len(logits))
+    return np.where(bits, logits, np.float32(-np.inf))
+
+
+def mask_words(vocabulary: int) -> int:
+    """Words of a token mask."""
+    return -(-vocabulary // 32)
+
+
 def _check_logits(logits: FloatArray, what: str) -> None:
     """Raises StepError unless the largest logit is finite: NaN and +inf are larger than any number to argmax."""
     largest: Any = logits[logits.argmax()]
     if math.isfinite(largest):
         return
     if largest == -math.inf:
-        raise StepError(f"{what} are all -inf: no token can be chosen")
-    bad = int(np.count_nonzero(~(logits < math.inf)))
-    raise StepError(f"{what} are not finite: {bad} of {len(logits)} are NaN or +inf")
+        raise nothing_possible(what)
+    raise not_finite(what, int(np.count_nonzero(~(logits < math.inf))), len(logits))
 
 
 def _logprobs(logits: F32Array, token: int, count: int | None) -> tuple[Logprob, ...]:
-    """Log-softmax of the raw logits, natural logarithm: `token`, then the `count` most likely tokens."""
+    """Log-softmax of the raw logits in float64, natural logarithm: `token`, then the `count` most likely tokens."""
     if count is None:
         return ()
-    shifted = logits - logits.max()
-    log_sum = math.log(np.exp(shifted).sum(dtype=np.float64))
+    shifted = logits.astype(np.float64) - logits.max()
+    log_sum = math.log(np.exp(shifted).sum())
     best = stages.largest(logits, count) if count else np.zeros(0, np.int64)
     ranked = best[np.argsort(-logits[best], kind="stable")].tolist()
     likely = [t for t in ranked if shifted[t] > -math.inf]
     return tuple(Logprob(t, float(shifted[t]) - log_sum) for t in (token, *likely))
+
+
+# --- what goes wrong with a row; the same words from every backend ---------------------------------------------
+
+MODEL_LOGITS = "the model's logits"
+MASKED_LOGITS = "the logits after the token mask"
+BIASED_LOGITS = "the logits after logit_bias"
+
+
+def logits_after(stage: SamplerStage) -> str:
+    return f"the logits after {stage}"
+
+
+def nothing_possible(what: str) -> StepError:
+    return StepError(f"{what} are all -inf: no token can be chosen")
+
+
+def not_finite(what: str, bad: int, total: int) -> StepError:
+    return StepError(f"{what} are not finite: {bad} of {total} are NaN or +inf")
+
+
+def wrong_mask(words: int, vocabulary: int) -> StepError:
+    return StepError(
+        f"the token mask has {words} words of 32 tokens; a vocabulary of {vocabulary} needs {mask_words(vocabulary)}"
+    )
+
+
+def no_seed() -> RequestError:
+    return RequestError("a draw needs a seed; set SamplingParams.seed, or temperature 0")

@@ -5,6 +5,8 @@ from enum import Enum
 
 from plait.formats.tensor import F32Array, U8Array
 from plait.ops.api import I32Array
+from plait.ops.candidates import F64Array, IndexArray
+from plait.ops.sampling import U32Array
 
 class Rows(Enum):
     TOKENS = 0
@@ -95,6 +97,14 @@ class Program:
     ) -> F32Array: ...
     def read_slots(self, group: int, slots: I32Array) -> bytes: ...
     def write_slots(self, group: int, slots: I32Array, data: bytes) -> None: ...
+    def sample(
+        self,
+        logits: F32Array,
+        records: bytes,
+        tokens: IndexArray,
+        values: F64Array,
+        masks: Sequence[U32Array],
+    ) -> tuple[list[int], list[tuple[int, int, int, int, int]], list[tuple[int, list[tuple[int, float]]]]]: ...
     def measure(self, on: bool, /) -> None: ...
     @property
     def measured(self) -> dict[str, float]: ...

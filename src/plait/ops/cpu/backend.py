@@ -17,7 +17,9 @@ from plait.ops.api import I32Array, KVConfig, KVInputs, Program, Progress, StepI
 from plait.ops.cpu import _native
 from plait.ops.cpu.cores import usable_cores
 from plait.ops.cpu.record import record
+from plait.ops.cpu.sampling import PackedParams, sample_natively
 from plait.ops.program import program_weights
+from plait.ops.sampling import Sampled, SampleRow
 
 
 class CpuBackend:
@@ -60,6 +62,7 @@ class CpuExecutable:
 
     def __init__(self, native: _native.Program) -> None:
         self._native = native
+        self._packed_params = PackedParams()
 
     def run(self, step: StepInputs) -> F32Array:
         """Logits (outputs, vocabulary), valid until the next run. Raises ValueError for a step that addresses tokens,
@@ -68,6 +71,10 @@ class CpuExecutable:
         return self._native.run(
             _vector(step.tokens), _vector(step.positions), _vector(step.row_seq), _vector(step.out_rows), groups
         )
+
+    def sample(self, logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:
+        """All rows in one native call. Raises ValueError for a row of the logits that is not there."""
+        return sample_natively(self._native, self._packed_params, logits, picks, rows)
 
     def read_slots(self, group: int, slots: I32Array) -> bytes:
         return self._native.read_slots(group, _vector(slots))

@@ -6,7 +6,7 @@ and no other backend's kernels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -35,6 +35,7 @@ from plait.ops.cuda.interpreter import Interpreter
 from plait.ops.cuda.memory import TORCH_DTYPES, DeviceKV
 from plait.ops.cuda.step import upload
 from plait.ops.program import program_weights
+from plait.ops.sampling import Sampled, SampleRow, sample_picks
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -92,6 +93,9 @@ class CudaExecutable:
             graph = DecodeGraph(self.interpret, self._memory.config, batch_size, max_pages, self._memory.device)
         self._graphs = sorted([*self._graphs, graph], key=lambda g: g.batch_size * g.max_keys)
         return graph
+
+    def sample(self, logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:
+        return sample_picks(logits, picks, rows)
 
     def read_slots(self, group: int, slots: I32Array) -> bytes:
         return self._memory.read(group, slots)
