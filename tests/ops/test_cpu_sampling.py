@@ -1,4 +1,4 @@
-"""The native sampler against its meaning, `ops.sampling`: the same token, the same error, the same log-probabilities."""
+"""The native sampler against its meaning, `ops.sampling`: the same token, error and log-probabilities."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ params_strategy = st.builds(
     logit_bias=st.sampled_from([(), ((3, 2.0), (5, -INF), (3, 0.1)), ((0, INF),), ((1, NAN),), ((2**70, 1.0),)]),
     seed=st.one_of(st.none(), st.integers(0, 2**64 - 1)),
     logprobs=st.sampled_from([None, None, 0, 5, 100]),
-    samplers=st.one_of(st.permutations(LLAMA_CPP_CHAIN).map(tuple), st.lists(st.sampled_from(SamplerStage), unique=True)),
+    samplers=st.one_of(
+        st.permutations(LLAMA_CPP_CHAIN).map(tuple), st.lists(st.sampled_from(SamplerStage), unique=True)
+    ),
 )
 
 SPECIAL = np.array([-INF, 0.0, -0.0, 1e-45, -3.4e38, 3.4e38, 88.0], np.float32)
@@ -136,7 +138,9 @@ def cases(draw: st.DrawFn) -> tuple[F32Array, SampleRow]:
     logits = draw(logit_rows())
     history = tuple(draw(st.lists(st.integers(-1, min(len(logits), 8)), max_size=20)))
     params = draw(params_strategy)
-    return logits, SampleRow(params, draw(st.integers(0, 3)), draw(st.integers(0, 2**40)), history, ((7,),), draw(masks(len(logits))))
+    return logits, SampleRow(
+        params, draw(st.integers(0, 3)), draw(st.integers(0, 2**40)), history, ((7,),), draw(masks(len(logits)))
+    )
 
 
 @settings(max_examples=400, deadline=None)

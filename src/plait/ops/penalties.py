@@ -78,9 +78,7 @@ def dry(candidates: Candidates, params: SamplingParams, history: Sequence[int], 
     return candidates._replace(logits=logits)
 
 
-def dry_penalties(
-    params: SamplingParams, history: Sequence[int], breakers: Breakers
-) -> tuple[IndexArray, F64Array]:
+def dry_penalties(params: SamplingParams, history: Sequence[int], breakers: Breakers) -> tuple[IndexArray, F64Array]:
     """The tokens that DRY penalises, each once, and what they lose."""
     lengths = _penalised_lengths(params, history, breakers)
     exponents: F64Array = np.fromiter(lengths.values(), np.float64) - params.dry_allowed_length

@@ -39,7 +39,6 @@ from plait.ops.api import (
 )
 from plait.ops.check import check_step
 from plait.ops.program import program_weights
-from plait.ops.sampling import Sampled, SampleRow, sample_picks
 from plait.ops.reference_kv import ReferenceKV
 from plait.ops.reference_math import (
     Array,
@@ -53,6 +52,7 @@ from plait.ops.reference_math import (
     softcap,
     visible_keys,
 )
+from plait.ops.sampling import Sampled, SampleRow, sample_picks
 
 
 class ReferenceBackend:

@@ -60,12 +60,13 @@ class Sampled:
 def sample_rows(logits: F32Array, rows: Sequence[SampleRow]) -> list[Sampled]:
     """Draws one token for each row of `logits`, (L, vocabulary), which is not changed.
 
-    The chain: the mask gives -inf to what it forbids; then logit_bias, then the stages of `params.samplers` in their order, then the draw by inverse CDF over the
-    candidates in token-id order. At temperature 0 the token is the largest logit (the lowest id, if several) after
-    bias and whichever of penalties and DRY the chain names.
+    The chain: the mask gives -inf to what it forbids; then logit_bias, then the stages of `params.samplers` in their
+    order, then the draw by inverse CDF over the candidates in token-id order. At temperature 0 the token is the
+    largest logit (the lowest id, if several) after mask, bias and whichever of penalties and DRY the chain names.
 
     A row's `error` is a StepError when its logits hold NaN or +inf or nothing above -inf, before or after mask, bias
-    and penalties, or when the mask is for another vocabulary; a RequestError when its parameters do not fit (a bias outside the vocabulary, a draw without a seed).
+    and penalties, or when the mask is for another vocabulary; a RequestError when its parameters do not fit (a bias
+    outside the vocabulary, a draw without a seed).
     """
     assert len(logits) == len(rows), f"{len(logits)} rows of logits for {len(rows)} rows to sample"
     # Overflow to an infinity is found by `_check_logits`.
