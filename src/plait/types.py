@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from numbers import Integral, Real
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from plait.errors import RequestError
 
@@ -182,13 +182,12 @@ class Logprob:
     logprob: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenEvent:
+class TokenEvent(NamedTuple):
     """News of one sample of one request: new tokens, and perhaps its end. Exactly one event of a sample is final:
     it has `finish_reason` or `error`, never both. Usage counters are set on the final event."""
 
     request_id: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks for here
     tokens: tuple[TokenId, ...] = ()
     logprobs: tuple[tuple[Logprob, ...], ...] = ()
     finish_reason: FinishReason | None = None

@@ -33,6 +33,24 @@ class Draft:
         self.sequences.append(PlannedSequence(sample.sequence, tokens, first, tables, slots, outputs))
         self.budget -= count
 
+    def add_one(self, sample: Sample, slots: Slots, tables: Tables) -> None:
+        """`add` of the one row of a sample that decodes. Hot: records are made without their constructors."""
+        first, tokens, drawing, request = sample.planned, sample.tokens, sample.drawing, sample.request
+        known = len(tokens)
+        token = tokens[first] if first < known else drawing[first - known]
+        if request.tail == 0:
+            fields = (request.engine_request.sampling, sample.index, first + 1, (), None, ())
+            sampling = tuple.__new__(PlannedSampling, fields)
+        else:
+            sampling = request.sampling(sample, tokens, first + 1)
+        drawing.append(tuple.__new__(FromStep, (self.step, self.outputs)))
+        self.outputs += 1
+        sample.planned = first + 1
+        sample.in_flight += 1
+        row = (sample.sequence, (token,), first, tables, slots, ((0, sampling),))
+        self.sequences.append(tuple.__new__(PlannedSequence, row))
+        self.budget -= 1
+
     def _draws(self, sample: Sample) -> list[PlannedSampling]:
         request, position = sample.request, sample.total
         if sample.planned < position or position >= request.limit:

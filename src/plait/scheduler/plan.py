@@ -1,12 +1,13 @@
 """The step contract: what the scheduler asks of the runner, and what it gets back. Plain data, ints only.
 
-`handle = runner.submit(plan)`; `events = scheduler.commit(plan, handle.result())`. Frozen records, no numpy.
+`handle = runner.submit(plan)`; `events = scheduler.commit(plan, handle.result())`. Immutable records, no numpy. What
+there is one of for each row and step is a named tuple: a frozen dataclass takes five times as long to make.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from plait.cache.edits import GroupEdits
 from plait.types import Logprob, SamplingParams, TokenId
@@ -14,8 +15,7 @@ from plait.types import Logprob, SamplingParams, TokenId
 SequenceId: TypeAlias = int
 
 
-@dataclass(frozen=True, slots=True)
-class FromStep:
+class FromStep(NamedTuple):
     """A token the host does not know yet: the one that output row `output` (counted over the whole plan) of step
     `step` yields."""
 
@@ -23,8 +23,7 @@ class FromStep:
     output: int
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedSampling:
+class PlannedSampling(NamedTuple):
     """How to sample one output row. `position` is the index in the sequence of the token to be drawn; the random
     number is keyed by (params.seed, sample_index, position). `history` are the tokens so far that the host knows
     (empty unless a stage of the chain looks at them); `pending` is the token it does not know yet, if any."""
@@ -37,8 +36,7 @@ class PlannedSampling:
     dry_breaker_ids: tuple[tuple[TokenId, ...], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedSequence:
+class PlannedSequence(NamedTuple):
     """The rows of one sequence: consecutive tokens at consecutive positions from `first_position`.
 
     `tables[g]` is the page table of KV group g up to and including these tokens, entries (page, first, count);
@@ -68,8 +66,7 @@ class StepPlan:
         return sum(len(s.tokens) for s in self.sequences)
 
 
-@dataclass(frozen=True, slots=True)
-class RowResult:
+class RowResult(NamedTuple):
     """One output row: the tokens it yields (more than one with verified drafts), with their log-probabilities where
     asked for, or the error that this row alone suffered."""
 

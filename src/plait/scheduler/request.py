@@ -75,17 +75,19 @@ class Request:
 
     `base` is a sequence that keeps the prompt's pages for the samples in `heirs`, which have not been forked yet.
     `drawn` turns true when the row that draws the first tokens is planned. `open` counts the samples that have not
-    ended.
+    ended. `alone`: it asks for one sample.
     """
 
     __slots__ = (
-        "arrival", "base", "drawn", "engine_request", "heirs", "limit", "open", "prompt_length",
-        "samples", "stop_ids", "tail",
+        "alone", "arrival", "base", "drawn", "engine_request", "heirs", "limit", "open", "prompt_length",
+        "request_id", "samples", "stop_ids", "tail",
     )  # fmt: skip
 
     def __init__(self, request: EngineRequest, arrival: int, context_length: int) -> None:
         params = request.sampling
         self.engine_request = request
+        self.request_id = request.request_id
+        self.alone = params.n == 1
         self.arrival = arrival
         self.prompt_length = len(request.prompt)
         longest = context_length if params.max_tokens is None else self.prompt_length + params.max_tokens

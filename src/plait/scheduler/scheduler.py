@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from bisect import insort
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
 from plait.cache.kv import CacheStats, KVCache
@@ -133,9 +133,7 @@ class Scheduler:
         with one step in flight."""
         assert len(self._in_flight) < 2, "two steps are in flight; commit one first"
         draft = Draft(self._steps, self.limits.n_batch)
-        decoding, prompts = self._ready()
-        self._extend(decoding, draft)
-        self._extend(prompts, draft)
+        self._extend(self._decode(draft), draft)
         self._admit(draft)
         if not draft.sequences:
             assert self._in_flight or not self._requests, "requests wait and nothing runs"
@@ -145,16 +143,24 @@ class Scheduler:
         self._in_flight.append(plan)
         return plan
 
-    def _ready(self) -> tuple[list[Sample], list[Sample]]:
-        """Running samples that have something to run: those that decode, those with prompts; the oldest first."""
-        decoding, prompts = [], []
-        for sample in self._running:
-            wanted = sample.wanted
-            if wanted == 1 and sample.planned >= sample.request.prompt_length:
-                decoding.append(sample)
-            elif wanted:
+    def _decode(self, draft: Draft) -> list[Sample]:
+        """Give every running sample that decodes its row; returns those that have prompts to compute. The oldest
+        first. This and `_take_one` are what a step costs, so they call little."""
+        prompts: list[Sample] = []
+        extend_one = self._sequences.extend_one
+        for sample in self._running.copy():
+            planned, request = sample.planned, sample.request
+            total = len(sample.tokens) + len(sample.drawing)
+            prompt_length = request.prompt_length
+            if planned < prompt_length or planned + 1 < total < request.limit:
                 prompts.append(sample)
-        return decoding, prompts
+            elif planned + 1 == total < request.limit and draft.budget and sample.sequence is not None:
+                place = extend_one(sample.sequence)
+                if place is None:
+                    self._extend([sample], draft)
+                else:
+                    draft.add_one(sample, *place)
+        return prompts
 
     def _extend(self, samples: list[Sample], draft: Draft) -> None:
         """Give running samples their rows, as far as the budget goes."""
@@ -256,21 +262,39 @@ class Scheduler:
         oldest = self._in_flight.popleft()
         assert oldest is plan, "commit plans in order"
         assert result.step == plan.step, "this is another step's result"
-        rows = iter(result.rows)
+        rows, at = result.rows, 0
         failures = dict(result.failures)
+        by_id = self._sequences.by_id
         events: list[TokenEvent] = []
         for planned in plan.sequences:
-            sample = self._sequences.by_id[planned.sequence]
-            drawn = [next(rows) for _ in planned.outputs]
+            sample = by_id[planned.sequence]
+            drawn = rows[at : at + len(planned.outputs)]
+            at += len(drawn)
             if planned.sequence in failures:
                 events += self._fail(sample, planned, failures[planned.sequence])
+            elif sample.phase is Phase.RUNNING and len(planned.tokens) == 1 == len(drawn) and sample.request.alone:
+                events.append(self._take_one(sample, planned, drawn[0]))
             else:
                 # A last row behind the sample's end is of no known token, and is dropped here.
                 self._sequences.commit(sample, planned.first_position, len(planned.tokens))
                 events += self._draw(sample, planned, drawn)
             sample.in_flight -= 1  # until here its pages are held, also if it ended just now
-            self._settle(sample)
+            if sample.phase is not Phase.RUNNING:
+                self._settle(sample)
         return events
+
+    def _take_one(self, sample: Sample, planned: PlannedSequence, row: RowResult) -> TokenEvent:
+        """The token that a sample with the request to itself has drawn from one row."""
+        request, tokens = sample.request, sample.tokens
+        self._sequences.commit_one(planned.sequence, tokens[planned.first_position])
+        del sample.drawing[0]
+        if row.error is None and len(row.tokens) == 1 and len(tokens) + 1 < request.limit:
+            token = row.tokens[0]
+            if token not in request.stop_ids:
+                tokens.append(token)
+                fields = (request.request_id, sample.index, row.tokens, row.logprobs, None, None, 0, 0)
+                return tuple.__new__(TokenEvent, fields)
+        return self._accept(sample, row)
 
     def _fail(self, sample: Sample, planned: PlannedSequence, error: Exception) -> Iterator[TokenEvent]:
         """The rows of a sequence failed: so do all samples that rely on them."""
@@ -280,7 +304,7 @@ class Scheduler:
                 request.drawn = True  # the prompt is to blame: nobody takes over
                 yield self._end(other, error=error)
 
-    def _draw(self, sample: Sample, planned: PlannedSequence, drawn: list[RowResult]) -> Iterator[TokenEvent]:
+    def _draw(self, sample: Sample, planned: PlannedSequence, drawn: Sequence[RowResult]) -> Iterator[TokenEvent]:
         request = sample.request
         if request.limit == request.prompt_length <= planned.first_position + len(planned.tokens):
             yield from [self._end(s, FinishReason.LENGTH) for s in request.samples if s.phase is not Phase.ENDED]

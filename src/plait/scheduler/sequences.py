@@ -26,6 +26,8 @@ class Sequences:
         self.by_id: dict[int, Sample] = {}
         self.departures = 0
         self._cache = cache
+        self.extend_one = cache.extend_one
+        self.commit_one = cache.commit_one
         self._reuse = reuse
         self._page_size = cache.config.page_size
         self._groups = range(len(cache.config.num_pages))
