@@ -18,6 +18,15 @@ DEVICES = ("auto", "cpu", "cuda", "reference")
 KV_TYPES = ("f16", "f32", "bf16")
 MOST = 2**31 - 1
 MOST_THREADS = 1024
+_LEAST = {
+    "n_ctx": 0,
+    "n_batch": 1,
+    "n_parallel": 1,
+    "threads": 0,
+    "kv_memory": 0,
+    "max_queue_requests": 0,
+    "max_queue_tokens": 0,
+}
 CPU_PATHS = ("auto", "scalar", "avx2", "avx512", "avx512_vnni")
 
 
@@ -67,11 +76,17 @@ class EngineOptions:
         "auto", "--cpu-path", help="Instruction set of the CPU kernels.", choices=CPU_PATHS, env="PLAIT_CPU"
     )
     prefix_cache: bool = option(True, "--prefix-cache/--no-prefix-cache", help="Share the KV memory of equal prefixes.")
+    max_queue_requests: int = option(
+        0, "--max-queue-requests", help="At most this many requests wait, others are refused at once; 0 is no bound."
+    )
+    max_queue_tokens: int = option(
+        0, "--max-queue-tokens", help="At most this many prompt tokens wait, others are refused; 0 is no bound."
+    )
     page_size: int = 16
     in_flight: int = 1
 
     def __post_init__(self) -> None:
-        for name, low in (("n_ctx", 0), ("n_batch", 1), ("n_parallel", 1), ("threads", 0), ("kv_memory", 0)):
+        for name, low in _LEAST.items():
             value = getattr(self, name)
             if not isinstance(value, int):
                 raise OptionError(f"{flag_of(EngineOptions, name)} is {value!r}; give a whole number")

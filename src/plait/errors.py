@@ -68,6 +68,28 @@ class PromptTooLongError(RequestError):
     code = "prompt_too_long"
 
 
+class QueueFullError(PlaitError):
+    """The queue is at its bound; nothing of the request was looked at. `retry_after` is a guess in seconds."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class QueueTimeoutError(PlaitError):
+    """The request waited for longer than its `queue_timeout` and was not begun."""
+
+    code = "queue_timeout"
+
+
+class DeadlineError(PlaitError):
+    """The request's `deadline` passed before it was done."""
+
+    code = "deadline_exceeded"
+
+
 class OutOfPagesError(PlaitError):
     """An operation on sequences needs more pages of KV memory than are free or can be evicted. Nothing was changed."""
 

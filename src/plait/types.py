@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from numbers import Integral, Real
 from typing import Any, NamedTuple, TypeAlias
 
@@ -23,6 +23,24 @@ class FinishReason(StrEnum):
     STOP = "stop"  # an end-of-generation token, a stop id or a stop string
     LENGTH = "length"  # max_tokens, or the context is full
     ABORT = "abort"  # the caller cancelled
+
+
+class Priority(IntEnum):
+    """Class of a request; a lower number goes first. A request that waits rises, one class at a time, but for
+    BACKGROUND, which takes only what nobody else wants and is the first to give way."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
+    BACKGROUND = 3
+
+
+class CacheMode(StrEnum):
+    """What a request may do with the KV memory of equal prefixes."""
+
+    OFF = "off"  # neither take nor leave
+    READ = "read"  # take what is there, leave nothing to others
+    READ_WRITE = "read-write"
 
 
 class SamplerStage(StrEnum):
@@ -164,6 +182,11 @@ class EngineRequest:
 
     `sampling.seed` is set. Sample `i` of `sampling.n` draws from the stream keyed by (seed, i, position).
     `stop_token_ids` already holds the model's end-of-generation ids unless they are ignored.
+
+    `tenant` is whose share the request is counted against (an API key). `deadline` is in seconds of the scheduler's
+    clock; `queue_timeout` in seconds from its arrival until it is begun. Prefixes are shared only under an equal
+    `salt`; the first `salt_from` tokens are shared with everybody all the same. The pages of a `session`'s last
+    sequence stay for `session_ttl` seconds.
     """
 
     request_id: str
@@ -172,6 +195,14 @@ class EngineRequest:
     stop_token_ids: frozenset[TokenId] = frozenset()
     salt: str = ""
     dry_breaker_ids: tuple[tuple[TokenId, ...], ...] = ()
+    priority: Priority = Priority.NORMAL
+    tenant: str = ""
+    deadline: float | None = None
+    queue_timeout: float | None = None
+    cache: CacheMode = CacheMode.READ_WRITE
+    salt_from: int = 0
+    session: str = ""
+    session_ttl: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ token; a fault stays with its request."""
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -287,3 +288,34 @@ def test_the_totals_count_what_ran(model: LoadedModel) -> None:
 def test_more_than_one_step_in_flight_is_refused(model: LoadedModel) -> None:
     with pytest.raises(OptionError, match="in_flight is 2; give 0 or 1"):
         engine_of(model, in_flight=2)
+
+
+@pytest.mark.parametrize("in_flight", [0, 1])
+@pytest.mark.parametrize("where", ["schedule", "commit", "expire"])
+def test_an_interrupt_in_the_midst_of_a_step_loses_nothing(
+    model: LoadedModel, in_flight: int, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = some_requests(5, 6)
+    engine = engine_of(model, in_flight=in_flight)
+    for one in requests:
+        engine.add(one)
+    wanted = each_alone(model, requests)
+    inner, interrupts = getattr(Scheduler, where), random.Random(2)
+
+    def interrupted(*args: object) -> object:
+        if interrupts.random() < 0.3:
+            signal.raise_signal(signal.SIGINT)
+        return inner(*args)
+
+    monkeypatch.setattr(Scheduler, where, interrupted)
+    events: list[TokenEvent] = []
+    caught = 0
+    while engine.has_work:
+        try:
+            events += engine.step()
+        except KeyboardInterrupt:
+            caught += 1
+        engine.check()
+    assert caught > 1
+    assert engine.close() == []
+    assert collect(events) == wanted

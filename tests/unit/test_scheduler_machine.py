@@ -4,6 +4,8 @@ with exactly the tokens it yields alone."""
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -12,16 +14,29 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from plait.cache.config import CacheConfig
 from plait.cache.kv import KVCache
-from plait.errors import PromptTooLongError
+from plait.errors import DeadlineError, PromptTooLongError, QueueTimeoutError
 from plait.scheduler.limits import Limits
 from plait.scheduler.plan import StepPlan, StepResult
+from plait.scheduler.policy import MAX_PREEMPTIONS
 from plait.scheduler.scheduler import Scheduler
-from plait.types import EngineRequest, FinishReason, SamplingParams, TokenEvent
+from plait.types import CacheMode, EngineRequest, FinishReason, Priority, SamplingParams, TokenEvent
 from support.toy_model import DUD, POISON, STOP, Alone, ToyRunner, alone
 
 STEMS = ((1, 2, 3, 4, 5, 1, 2, 3, 4), (1, 2, 3, 4, 4, 4, 4, 4), (2, 2, 2), ())
 TAILS = st.lists(st.sampled_from((1, 2, 3, DUD)), min_size=1, max_size=5)
 PENALTIES = st.sampled_from(({}, {"repeat_penalty": 1.2, "repeat_last_n": 3}, {"dry_multiplier": 0.5}))
+
+
+FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "priority": st.sampled_from(Priority),
+        "tenant": st.sampled_from(("a", "b")),
+        "cache": st.sampled_from(CacheMode),
+        "queue_timeout": st.sampled_from((1.0, 8.0)),
+        "deadline": st.sampled_from((1002.0, 1010.0)),
+    },
+)
 
 
 @st.composite
@@ -41,13 +56,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         context_length=st.integers(12, 40),
         in_flight=st.sampled_from((0, 1)),
         reuse=st.booleans(),
+        n_prefill=st.sampled_from((None, 1, 4)),
     )
     def begin(
-        self, config: CacheConfig, n_batch: int, n_parallel: int, context_length: int, in_flight: int, reuse: bool
+        self,
+        config: CacheConfig,
+        n_batch: int,
+        n_parallel: int,
+        context_length: int,
+        in_flight: int,
+        reuse: bool,
+        n_prefill: int | None,
     ) -> None:
-        limits = Limits(n_batch=n_batch, n_parallel=n_parallel, context_length=context_length)
+        limits = Limits(n_batch=n_batch, n_parallel=n_parallel, context_length=context_length, n_prefill=n_prefill)
         self.cache = KVCache(config)
-        self.scheduler = Scheduler(self.cache, limits, reuse=reuse)
+        self.now = 1000.0
+        self.scheduler = Scheduler(self.cache, limits, reuse=reuse, clock=lambda: self.now)
         self.runner = ToyRunner(config)
         self.in_flight = in_flight
         self.flying: deque[tuple[StepPlan, StepResult]] = deque()
@@ -55,6 +79,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.got: dict[tuple[str, int], list[int]] = {}
         self.final: dict[tuple[str, int], TokenEvent] = {}
         self.asked_to_end: dict[tuple[str, int], FinishReason] = {}
+        self.expired: set[tuple[str, int]] = set()
         self.steps = 0
 
     @rule(
@@ -67,6 +92,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         stop=st.booleans(),
         salt=st.sampled_from(("", "", "b")),
         penalties=PENALTIES,
+        fields=FIELDS,
     )
     def add(
         self,
@@ -79,6 +105,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         stop: bool,
         salt: str,
         penalties: dict[str, float],
+        fields: dict[str, Any],
     ) -> None:
         prompt = (*stem, *((POISON,) if poison else ()), *tail)
         params = SamplingParams(n=n, max_tokens=max_tokens, seed=seed, **penalties)  # type: ignore[arg-type]
@@ -88,6 +115,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             sampling=params,
             stop_token_ids=frozenset({STOP}) if stop else frozenset(),
             salt=salt,
+            **fields,
         )
         if len(prompt) + (max_tokens != 0) > self.scheduler.context_length:
             with pytest.raises(PromptTooLongError):
@@ -96,12 +124,32 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.add(request)
         self.requests[request.request_id] = request
 
+    @rule(seconds=st.sampled_from((0.1, 0.3, 2.0, 70.0)))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        for event in (events := self.scheduler.expire()):
+            request = self.requests[event.request_id]
+            assert isinstance(event.error, (DeadlineError, QueueTimeoutError))
+            if isinstance(event.error, DeadlineError):
+                assert request.deadline is not None
+                assert request.deadline <= self.now
+            self.expired.add((event.request_id, event.index))
+        self._take(events)
+        assert self.scheduler.expire() == []
+        late = [r for r in self.requests.values() if r.deadline is not None and r.deadline <= self.now]
+        assert all(r.request_id not in self.scheduler.request_ids for r in late)
+
+    @rule(n_batch=st.integers(1, 12), n_parallel=st.integers(1, 5))
+    def change_limits(self, n_batch: int, n_parallel: int) -> None:
+        self.scheduler.limits = replace(self.scheduler.limits, n_batch=n_batch, n_parallel=n_parallel)
+
     @rule(count=st.integers(1, 6))
     def step(self, count: int) -> None:
         for _ in range(count):
             self._step()
 
     def _step(self) -> None:
+        self.running = self.scheduler.num_running
         plan = self.scheduler.schedule()
         if plan is not None:
             self._check_plan(plan)
@@ -115,7 +163,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def _check_plan(self, plan: StepPlan) -> None:
         limits = self.scheduler.limits
         assert 0 < plan.num_tokens <= limits.n_batch
-        assert len(plan.sequences) <= limits.n_parallel
+        assert len(plan.sequences) <= max(limits.n_parallel, self.running)
         assert len({p.sequence for p in plan.sequences}) == len(plan.sequences)
         assert 0 <= plan.prompt_tokens <= plan.num_tokens
         assert all(p.first_position + len(p.tokens) <= self.scheduler.context_length for p in plan.sequences)
@@ -174,10 +222,18 @@ class SchedulerMachine(RuleBasedStateMachine):
             self._step()
         self.scheduler.check()
         assert not self._open()
+        self._check_recomputed()
         assert set(self.cache.stats().held) == {0}, "pages are held by nobody"
         for request in self.requests.values():
             for index in range(request.sampling.n):
                 self._check_outcome(request, index)
+
+    def _check_recomputed(self) -> None:
+        """However small the pool, a sample is computed again only so often."""
+        counters = self.scheduler.counters
+        samples = sum(r.sampling.n for r in self.requests.values())
+        assert counters.preemptions <= MAX_PREEMPTIONS * samples
+        assert counters.recomputed_tokens <= counters.preemptions * self.scheduler.context_length
 
     def _check_outcome(self, request: EngineRequest, index: int) -> None:
         key = (request.request_id, index)
@@ -185,6 +241,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         wanted = alone(request, index, self.scheduler.context_length)
         if key in self.asked_to_end:
             assert event.finish_reason == self.asked_to_end[key]
+            assert tokens == wanted.tokens[: len(tokens)]
+            return
+        if key in self.expired:
             assert tokens == wanted.tokens[: len(tokens)]
             return
         end = "error" if event.error is not None else str(event.finish_reason)

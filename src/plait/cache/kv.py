@@ -192,6 +192,16 @@ class KVCache:
         tables = self._sequences[seq].tables
         return tuple(self._store.pages_needed(g, table, count) for g, table in enumerate(tables))
 
+    def held_alone(self, seq: int) -> int:
+        """Tokens in pages that no other sequence holds: what would have to be computed again, at worst, if this
+        sequence were closed and opened again later. The most of any group."""
+        most = 0
+        for pool, table in zip(self._store.pools, self._sequences[seq].tables, strict=True):
+            refs, known = pool.refs, pool.known
+            alone = sum(count for page, _, count in table.entries() if refs[page] == 1 + (page in known))
+            most = max(most, alone)
+        return most
+
     def available(self, group: int = 0) -> int:
         """Free pages, and those that can be evicted."""
         return self._store.pools[group].available

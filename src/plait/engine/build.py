@@ -18,7 +18,7 @@ from plait.models.registry import LoadedModel
 from plait.ops.api import KV_TYPE_BYTES, Backend, Executable, KVConfig, KVGroup, KVShape, Progress
 from plait.ops.cuda import open_cuda
 from plait.ops.reference import ReferenceBackend
-from plait.scheduler.limits import Limits
+from plait.scheduler.limits import Limits, QueueBounds
 from plait.scheduler.scheduler import Scheduler
 
 RAM_SHARE = 4
@@ -48,7 +48,8 @@ def assemble_engine(
     limits = Limits(
         n_batch=options.n_batch, n_parallel=options.n_parallel, context_length=options.n_ctx or context_length
     )
-    scheduler = Scheduler(cache, limits, reuse=options.prefix_cache)
+    queue = QueueBounds(max_requests=options.max_queue_requests, max_tokens=options.max_queue_tokens)
+    scheduler = Scheduler(cache, limits, reuse=options.prefix_cache, queue=queue)
     return Engine(scheduler, Runner(executable, len(shape.groups)), in_flight=options.in_flight)
 
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from plait.engine.interrupts import uninterrupted
 from plait.engine.observe import Observer, Planned
 from plait.engine.stats import EngineStats
 from plait.errors import OptionError, PlaitError, RequestError, StepError
@@ -71,7 +72,8 @@ class Engine:
         self._closed = False
 
     def add(self, request: EngineRequest) -> None:
-        """Accept a request. Raises `RequestError` or `PromptTooLongError` for one that cannot be served."""
+        """Accept a request. Raises `QueueFullError` where too many wait, `RequestError` or `PromptTooLongError` for one
+        that cannot be served."""
         if self._closed:
             raise RequestError("the engine is closed; make a new one")
         try:
@@ -98,18 +100,12 @@ class Engine:
     def step(self) -> list[TokenEvent]:
         """Plan and start a step if one can be planned, and wait for the oldest one if no more may be in flight. May
         return nothing though there is work."""
-        plan = None
+        launched = False
         if len(self._flying) <= self._in_flight:  # more, if an interrupt cut the last step short
-            began, waiting = self._clock(), self._scheduler.num_waiting
-            plan = self._scheduler.schedule()
-            if plan is not None:
-                planned = self._observer.planned(plan, waiting, began, self._clock())
-                self._flying.append((plan, self._runner.submit(plan), planned))
-        if self._flying and (plan is None or len(self._flying) > self._in_flight):
-            self._news += self._land()
-        events, self._news = self._news, []
-        self._count(events)
-        return events
+            launched = self._launch()
+        if self._flying and (not launched or len(self._flying) > self._in_flight):
+            self._land()
+        return self._take_news()
 
     def run(self) -> Iterator[TokenEvent]:
         """Step until nothing is left to do."""
@@ -120,13 +116,11 @@ class Engine:
         """End every request with `abort`, stop the worker, and return the last events. May be called again."""
         self._closed = True
         while self._flying:
-            self._news += self._land()
+            self._land()
         for request_id in self._scheduler.request_ids:
             self.abort(request_id)
         self._runner.close()
-        events, self._news = self._news, []
-        self._count(events)
-        return events
+        return self._take_news()
 
     @property
     def stats(self) -> EngineStats:
@@ -143,25 +137,45 @@ class Engine:
         """Verify the invariants of the bookkeeping; raises `AssertionError`."""
         self._scheduler.check()
 
-    def _land(self) -> list[TokenEvent]:
-        """Wait for the oldest step and take its result in."""
+    def _launch(self) -> bool:
+        """Plan a step and hand it to the runner, as one: an interrupt between the two would lose the plan."""
+        with uninterrupted():
+            self._news += self._scheduler.expire()
+            began, waiting = self._clock(), self._scheduler.num_waiting
+            plan = self._scheduler.schedule()
+            if plan is not None:
+                planned = self._observer.planned(plan, waiting, began, self._clock())
+                self._flying.append((plan, self._runner.submit(plan), planned))
+        return plan is not None
+
+    def _land(self) -> None:
+        """Wait for the oldest step, which may be interrupted, and take its result in, which may not."""
         plan, handle, planned = self._flying[0]
         try:
             result = handle.result()
         except Exception as error:
-            return self._give_up(error)
-        self._flying.popleft()
-        self.records.append(self._observer.landed(plan, planned, result, self._clock()))
-        return self._scheduler.commit(plan, result)
+            self._give_up(error)
+            return
+        with uninterrupted():
+            self._flying.popleft()
+            self.records.append(self._observer.landed(plan, planned, result, self._clock()))
+            self._news += self._scheduler.commit(plan, result)
 
-    def _give_up(self, error: Exception) -> list[TokenEvent]:
+    def _give_up(self, error: Exception) -> None:
         """The runner itself broke, and it is not known what was computed: every request hears of it, and ends."""
         found = StepError(f"the engine failed on this step: {type(error).__name__}: {error}")
         found.__cause__ = error
-        while self._flying:
-            _, handle, _ = self._flying.popleft()
+        for _, handle, _ in self._flying:
             handle.wait()
-        return self._scheduler.fail_all(found)
+        with uninterrupted():
+            self._flying.clear()
+            self._news += self._scheduler.fail_all(found)
+
+    def _take_news(self) -> list[TokenEvent]:
+        with uninterrupted():
+            events, self._news = self._news, []
+            self._count(events)
+        return events
 
     def _count(self, events: list[TokenEvent]) -> None:
         if events:

@@ -6,19 +6,21 @@ from dataclasses import dataclass, field
 
 from plait.cache.edits import GroupEdits
 from plait.scheduler.plan import FromStep, PlannedSampling, PlannedSequence, StepPlan
+from plait.scheduler.policy import OUTPUT_WEIGHT
 from plait.scheduler.request import Phase, Sample
 from plait.scheduler.sequences import Slots, Tables
 
 
 @dataclass(slots=True)
 class Draft:
-    """`budget` tokens are left; `outputs` rows draw so far."""
+    """`budget` tokens are left; `outputs` rows draw so far; `recomputed` of the prompt tokens are computed again."""
 
     step: int
     budget: int
     sequences: list[PlannedSequence] = field(default_factory=list)
     outputs: int = 0
     prompt_tokens: int = 0
+    recomputed: int = 0
 
     def add(self, sample: Sample, slots: Slots, tables: Tables) -> None:
         """Plan the sample's next rows, one for each slot, and its draw if they reach the end of its tokens."""
@@ -26,6 +28,9 @@ class Draft:
         count, first = len(slots[0]), sample.planned
         if first < sample.request.prompt_length or first + 1 < sample.total:
             self.prompt_tokens += count
+            again = max(0, min(first + count, sample.computed) - first)
+            self.recomputed += again
+            sample.request.account.tokens += count - again
         tokens = sample.next_tokens(count)
         sample.planned += count
         sample.in_flight += 1
@@ -43,6 +48,7 @@ class Draft:
             sampling = tuple.__new__(PlannedSampling, fields)
         else:
             sampling = request.sampling(sample, tokens, first + 1)
+        request.account.tokens += OUTPUT_WEIGHT
         drawing.append(tuple.__new__(FromStep, (self.step, self.outputs)))
         self.outputs += 1
         sample.planned = first + 1
@@ -57,6 +63,7 @@ class Draft:
             return []
         drawers = [sample] if request.drawn else [s for s in request.samples if s.phase is not Phase.ENDED]
         request.drawn = True
+        request.account.tokens += OUTPUT_WEIGHT * len(drawers)
         draws = [request.sampling(one, sample.tokens, position) for one in drawers]
         sample.drawing.append(FromStep(self.step, self.outputs + drawers.index(sample)))
         self.outputs += len(draws)

@@ -10,7 +10,9 @@ from plait.errors import OptionError
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """`n_batch`: tokens a step at most (the token budget). `n_parallel`: sequences that run at once at most.
-    `context_length`: tokens of a sequence at most, prompt and answer together.
+    `context_length`: tokens of a sequence at most, prompt and answer together. `n_prefill`: prompt tokens a step at
+    most while sequences decode, None for no bound but the budget: so a long prompt does not hold up streams. Read anew
+    at every step, so that they may be changed between two; `context_length` is fixed when the scheduler is made.
 
     Raises `OptionError` for a limit below 1.
     """
@@ -18,13 +20,36 @@ class Limits:
     n_batch: int
     n_parallel: int
     context_length: int
+    n_prefill: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("n_batch", "n_parallel", "context_length"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} is {getattr(self, name)}; give at least 1")
+        if self.n_prefill is not None and self.n_prefill < 1:
+            raise OptionError(f"n_prefill is {self.n_prefill}; give at least 1, or None for no bound")
 
     @property
     def places(self) -> int:
         """Sequences to run at once: each wants a token of every step, so more than the budget would only queue."""
         return min(self.n_parallel, self.n_batch)
+
+    def prompt_budget(self, left: int, decoding: bool) -> int:
+        """Prompt tokens that a step may take of the `left` ones of its budget."""
+        return left if self.n_prefill is None or not decoding else min(left, self.n_prefill)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueBounds:
+    """How many requests, and how many of their tokens, may wait; 0 is without bound.
+
+    Raises `OptionError` for a negative bound.
+    """
+
+    max_requests: int = 0
+    max_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_requests", "max_tokens"):
+            if getattr(self, name) < 0:
+                raise OptionError(f"{name} is {getattr(self, name)}; give at least 0, which is no bound")

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from enum import Enum
 
+from plait.scheduler.fairness import Account
 from plait.scheduler.plan import FromStep, PlannedSampling
+from plait.scheduler.policy import MAX_PREEMPTIONS, Rank
 from plait.types import EngineRequest, SamplerStage, SamplingParams, TokenId
 
 
@@ -27,10 +29,16 @@ class Sample:
     `tokens` are those the host knows, the prompt first; `drawing` the further ones that steps in flight will draw.
     `planned` counts the sequence's tokens with a place in KV memory, in flight or computed. `in_flight` counts the
     plans that the sequence is in. `cached_tokens` of the prompt were not computed for this sample (None: it has not
-    begun).
+    begun). `urgency` is its class, as it had risen when it was let in, or that of one that waits for its pages.
+    `preempted` counts how often it gave way; the first `computed` of its tokens had been computed when it did. `rank`
+    is its place in the queue. `awaited` is the running sample whose pages it waits for, as long as that one has fewer
+    than `awaited_tokens`.
     """
 
-    __slots__ = ("cached_tokens", "drawing", "in_flight", "index", "phase", "planned", "request", "sequence", "tokens")
+    __slots__ = (
+        "awaited", "awaited_tokens", "cached_tokens", "computed", "drawing", "in_flight", "index", "phase", "planned",
+        "preempted", "rank", "request", "sequence", "tokens", "urgency",
+    )  # fmt: skip
 
     def __init__(self, request: Request, index: int) -> None:
         self.request = request
@@ -42,11 +50,22 @@ class Sample:
         self.planned = 0
         self.in_flight = 0
         self.cached_tokens: int | None = None
+        self.urgency = request.priority
+        self.preempted = 0
+        self.computed = 0
+        self.rank: Rank = (0, 0, 0, 0, 0)
+        self.awaited: Sample | None = None
+        self.awaited_tokens = 0
 
     @property
     def order(self) -> tuple[int, int]:
-        """Arrival, then sample: the order of service, and of giving way from the end."""
+        """Arrival, then sample."""
         return (self.request.arrival, self.index)
+
+    @property
+    def protected(self) -> bool:
+        """It has given way often enough."""
+        return self.preempted >= MAX_PREEMPTIONS
 
     @property
     def total(self) -> int:
@@ -58,6 +77,11 @@ class Sample:
         """Tokens to put into coming steps. At its limit a sample draws no more, so its last token is never run."""
         total, request = len(self.tokens) + len(self.drawing), self.request
         return total - self.planned if total < request.limit else max(request.prompt_length - self.planned, 0)
+
+    def is_streaming(self, position: int) -> bool:
+        """Whether a row at `position` is that of a running sample that decodes, with the request to itself."""
+        request = self.request
+        return self.phase is Phase.RUNNING and request.alone and position >= request.prompt_length
 
     def next_tokens(self, count: int) -> tuple[TokenId | FromStep, ...]:
         """The next `count` tokens to run."""
@@ -75,17 +99,22 @@ class Request:
 
     `base` is a sequence that keeps the prompt's pages for the samples in `heirs`, which have not been forked yet.
     `drawn` turns true when the row that draws the first tokens is planned. `open` counts the samples that have not
-    ended. `alone`: it asks for one sample.
+    ended. `alone`: it asks for one sample. `arrived` is the time it came; `account` counts for its tenant.
     """
 
     __slots__ = (
-        "alone", "arrival", "base", "drawn", "engine_request", "heirs", "limit", "open", "prompt_length",
-        "request_id", "samples", "stop_ids", "tail",
+        "account", "alone", "arrival", "arrived", "base", "drawn", "engine_request", "heirs", "limit", "open",
+        "priority", "prompt_length", "request_id", "samples", "stop_ids", "tail",
     )  # fmt: skip
 
-    def __init__(self, request: EngineRequest, arrival: int, context_length: int) -> None:
+    def __init__(
+        self, request: EngineRequest, arrival: int, context_length: int, account: Account, arrived: float
+    ) -> None:
         params = request.sampling
         self.engine_request = request
+        self.account = account
+        self.arrived = arrived
+        self.priority = int(request.priority)
         self.request_id = request.request_id
         self.alone = params.n == 1
         self.arrival = arrival

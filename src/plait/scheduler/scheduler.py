@@ -1,64 +1,100 @@
 """Decides every step anew: which sequences run, with which tokens, and what their results mean.
 
-Knows requests, limits and the bookkeeping of the cache. Knows no numbers of the model, no text, no clock and no thread:
-it is driven by one caller, who runs its plans in order. Priorities, speculation and a controller are not its business
-yet; `policy` is where orders change, `limits` is read anew at every step.
+Knows requests, limits and the bookkeeping of the cache. Knows no numbers of the model, no text and no thread: it is
+driven by one caller, who runs its plans in order, and told the time by a clock it is given. `policy` is where orders
+change; `limits` is read anew at every step.
 """
 
 from __future__ import annotations
 
 import itertools
-from bisect import insort
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Iterator, Sequence
+from heapq import heappop, heappush
 
 from plait.cache.kv import CacheStats, KVCache
-from plait.errors import PromptTooLongError, RequestError
+from plait.errors import (
+    DeadlineError,
+    PlaitError,
+    PromptTooLongError,
+    QueueFullError,
+    QueueTimeoutError,
+    RequestError,
+)
+from plait.scheduler import policy
+from plait.scheduler.admission import Admission
+from plait.scheduler.counters import Counters
 from plait.scheduler.draft import Draft
-from plait.scheduler.limits import Limits
+from plait.scheduler.fairness import FairShare
+from plait.scheduler.limits import Limits, QueueBounds
 from plait.scheduler.plan import PlannedSequence, RowResult, StepPlan, StepResult
 from plait.scheduler.request import Phase, Request, Sample
 from plait.scheduler.sequences import Sequences
 from plait.types import EngineRequest, FinishReason, Logprob, TokenEvent
 
-_ORDER = attrgetter("order")
-RETRY_STEPS = 16
-"""Steps after which a request that found no room looks again, though nobody has left meanwhile."""
+NO_BOUNDS = QueueBounds()
 
 
 class Scheduler:
     """Requests in; plans out; results in; events out. Each sample of a request gets exactly one final event.
 
     Ends: a stop id (not part of the event's tokens) gives `stop`; `max_tokens` or a full context gives `length`. When
-    pages run out, the sequence that arrived last gives its pages back and is computed again later, with the same
-    tokens as its outcome.
+    pages run out, or a more urgent request finds no place, a sequence gives its pages back and is computed again later,
+    with the same tokens as its outcome. `counters` are totals.
     """
 
-    def __init__(self, cache: KVCache, limits: Limits, *, reuse: bool = True) -> None:
-        """`reuse` False computes every prompt afresh."""
+    def __init__(
+        self,
+        cache: KVCache,
+        limits: Limits,
+        *,
+        reuse: bool = True,
+        queue: QueueBounds = NO_BOUNDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`reuse` False computes every prompt afresh. `clock` gives seconds; deadlines are in its time."""
         self.limits = limits
-        self.preemptions = 0  # so far
-        self._most_places = limits.places  # since nobody ran: who runs stays when the limit falls
+        self.counters = Counters()
+        self._queue = queue
+        self._clock = clock
         self._sequences = Sequences(cache, reuse=reuse)  # RUNNING, LEAVING, and ENDED with a step in flight
         # A sequence that has the memory to itself always fits, so whoever is admitted gets to its end.
         self.context_length = min(limits.context_length, self._sequences.capacity)
+        self._admission = Admission(self._sequences, self.counters)
+        self._fair = FairShare()
         self._requests: dict[str, Request] = {}
-        self._waiting: list[Sample] = []  # by order
-        self._running: list[Sample] = []  # by order
         self._in_flight: deque[StepPlan] = deque()
+        self._timeouts: list[tuple[float, int, str, bool]] = []  # heap: when, arrival, request, by its deadline
         self._arrivals = itertools.count()
         self._steps = 0
-        self._refused: tuple[Sample, int, int] | None = None  # who found no room, at which step, after how many left
 
     # --- requests -------------------------------------------------------------------------------------------------
 
     def add(self, request: EngineRequest) -> None:
-        """Accept a request, to be served in order of arrival.
+        """Accept a request.
 
-        Raises `RequestError` for an empty prompt or an id in use, `PromptTooLongError` for a prompt that leaves no
-        room in the context or the KV memory for a single new token.
+        Raises `QueueFullError` where the queue is at its bounds, `RequestError` for an empty prompt or an id in use,
+        `PromptTooLongError` for a prompt that leaves no room in the context or the KV memory for a single new token.
         """
+        try:
+            self._check_door(request)
+        except PlaitError as error:
+            self.counters.refuse(error.code)
+            raise
+        now = self._clock()
+        arrival = next(self._arrivals)
+        account = self._fair.enter(request.tenant)
+        accepted = Request(request, arrival, self.context_length, account, now)
+        self._requests[request.request_id] = accepted
+        if request.deadline is not None:
+            heappush(self._timeouts, (request.deadline, arrival, request.request_id, True))
+        if request.queue_timeout is not None:
+            heappush(self._timeouts, (now + request.queue_timeout, arrival, request.request_id, False))
+        self._admission.enqueue(accepted.samples[0])
+
+    def _check_door(self, request: EngineRequest) -> None:
+        self._check_bounds(request)
         if request.request_id in self._requests:
             raise RequestError(f"request id '{request.request_id}' is in use; give each request its own")
         if not request.prompt:
@@ -66,9 +102,19 @@ class Scheduler:
         needed = len(request.prompt) + (request.sampling.max_tokens != 0)
         if needed > self.context_length:
             raise PromptTooLongError(self._too_long(len(request.prompt)))
-        accepted = Request(request, next(self._arrivals), self.context_length)
-        self._requests[request.request_id] = accepted
-        self._enqueue(accepted.samples[0])
+
+    def _check_bounds(self, request: EngineRequest) -> None:
+        """First of all, and cheap: it is what an overload meets."""
+        waiting, bounds = self._admission.waiting, self._queue
+        if bounds.max_requests and len(waiting) >= bounds.max_requests:
+            problem = f"{len(waiting)} requests wait, and no more than {bounds.max_requests} may"
+        elif bounds.max_tokens and len(waiting) and waiting.tokens + len(request.prompt) > bounds.max_tokens:
+            problem = f"{waiting.tokens} tokens wait, and no more than {bounds.max_tokens} may"
+        else:
+            return
+        oldest = waiting.oldest_arrival()
+        retry_after = max(1.0, 0.0 if oldest is None else self._clock() - oldest)
+        raise QueueFullError(f"the queue is full: {problem}; try again in {retry_after:.0f} s", retry_after)
 
     def _too_long(self, length: int) -> str:
         what = f"the prompt has {length} tokens, and its answer needs room"
@@ -85,6 +131,31 @@ class Scheduler:
         dropped. No events if it has ended already."""
         return self._end_samples(request_id, index, FinishReason.STOP)
 
+    def expire(self) -> list[TokenEvent]:
+        """End the requests whose deadline has passed, and those that were not begun within their `queue_timeout`. To
+        be called before each step is planned."""
+        events: list[TokenEvent] = []
+        if not self._timeouts:
+            return events
+        now = self._clock()
+        while self._timeouts and self._timeouts[0][0] <= now:
+            _, arrival, request_id, by_deadline = heappop(self._timeouts)
+            request = self._requests.get(request_id)
+            if request is None or request.arrival != arrival:
+                continue
+            waited = now - request.arrived
+            error: PlaitError
+            if by_deadline:
+                error = DeadlineError(f"the deadline passed {waited:.1f} s after the request came; it was not done")
+            elif request.samples[0].cached_tokens is None and not request.drawn:
+                error = QueueTimeoutError(f"the request waited for {waited:.1f} s and was not begun; try again later")
+            else:
+                continue
+            self.counters.refuse(error.code)
+            request.drawn = True  # all end: nobody takes over
+            events += [self._end(sample, error=error) for sample in request.samples if sample.phase is not Phase.ENDED]
+        return events
+
     def fail_all(self, error: Exception) -> list[TokenEvent]:
         """End every request with `error`, and forget the plans in flight: none of them will be committed."""
         for sample in list(self._sequences.by_id.values()):
@@ -95,7 +166,7 @@ class Scheduler:
             request.drawn = True  # nobody takes over
             events += [self._end(sample, error=error) for sample in request.samples if sample.phase is not Phase.ENDED]
         for sample in list(self._sequences.by_id.values()):
-            self._settle(sample)
+            self._admission.settle(sample)
         return events
 
     @property
@@ -110,17 +181,26 @@ class Scheduler:
     @property
     def num_running(self) -> int:
         """Sequences that take part in steps."""
-        return len(self._running)
+        return len(self._admission.running)
 
     @property
     def num_waiting(self) -> int:
         """Samples in the queue."""
-        return len(self._waiting)
+        return len(self._admission.waiting)
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens of the samples in the queue."""
+        return self._admission.waiting.tokens
+
+    @property
+    def preemptions(self) -> int:
+        return self.counters.preemptions
 
     def owner(self, sequence: int) -> tuple[str, int]:
         """The request and the sample that a sequence of a plan in flight belongs to."""
         sample = self._sequences.by_id[sequence]
-        return sample.request.engine_request.request_id, sample.index
+        return sample.request.request_id, sample.index
 
     def cache_stats(self) -> CacheStats:
         """The pages of the KV memory, by what holds them."""
@@ -133,11 +213,16 @@ class Scheduler:
         with one step in flight."""
         assert len(self._in_flight) < 2, "two steps are in flight; commit one first"
         draft = Draft(self._steps, self.limits.n_batch)
-        self._extend(self._decode(draft), draft)
-        self._admit(draft)
+        prompts = self._decode(draft)
+        decoding = bool(draft.sequences)
+        budget = self.limits.prompt_budget(draft.budget, decoding)
+        if budget and len(self._admission.waiting):
+            self._admission.admit(self.limits, budget, prompts, self._steps, self._clock())
+        self._prefill(prompts, budget, draft)
         if not draft.sequences:
             assert self._in_flight or not self._requests, "requests wait and nothing runs"
             return None
+        self.counters.recomputed_tokens += draft.recomputed
         plan = draft.finish(self._sequences.take_edits())
         self._steps += 1
         self._in_flight.append(plan)
@@ -148,7 +233,7 @@ class Scheduler:
         first. This and `_take_one` are what a step costs, so they call little."""
         prompts: list[Sample] = []
         extend_one = self._sequences.extend_one
-        for sample in self._running.copy():
+        for sample in self._admission.running.copy():
             planned, request = sample.planned, sample.request
             total = len(sample.tokens) + len(sample.drawing)
             prompt_length = request.prompt_length
@@ -157,102 +242,27 @@ class Scheduler:
             elif planned + 1 == total < request.limit and draft.budget and sample.sequence is not None:
                 place = extend_one(sample.sequence)
                 if place is None:
-                    self._extend([sample], draft)
+                    self._place(sample, 1, draft)
                 else:
                     draft.add_one(sample, *place)
         return prompts
 
-    def _extend(self, samples: list[Sample], draft: Draft) -> None:
-        """Give running samples their rows, as far as the budget goes."""
-        for sample in samples:
-            if draft.budget == 0:
-                return
-            if sample.phase is Phase.RUNNING:  # else it has given way to one before it
-                self._place(sample, draft)
+    def _prefill(self, prompts: list[Sample], budget: int, draft: Draft) -> None:
+        """Share the budget among the prompts: the most urgent first, then the oldest."""
+        prompts = [sample for sample in prompts if sample.phase is Phase.RUNNING]
+        prompts.sort(key=lambda sample: (sample.urgency, sample.order))
+        for sample, share in zip(prompts, policy.shares([s.wanted for s in prompts], budget), strict=True):
+            if share:
+                self._place(sample, share, draft)
 
-    def _place(self, sample: Sample, draft: Draft) -> None:
-        """Plan the sample's next rows, if room can be found or made for them."""
-        count = min(sample.wanted, draft.budget)
+    def _place(self, sample: Sample, count: int, draft: Draft) -> None:
+        """Plan the sample's next rows, if room can be found or made for them, and it has not given way meanwhile."""
+        if sample.phase is not Phase.RUNNING:
+            return
         while (reserved := self._sequences.reserve(sample, count)) is None:
-            if not self._make_room(sample):
+            if not self._admission.make_room(sample):
                 return
         draft.add(sample, *reserved)
-
-    # --- memory pressure ------------------------------------------------------------------------------------------
-
-    def _make_room(self, sample: Sample) -> bool:
-        """Let go of pages so that `sample` can go on. False if it must wait, because it gave way itself or because
-        the pages of those who leave are in use by the step in flight."""
-        base = next((r for r in reversed(self._requests.values()) if r.base is not None), None)
-        if base is not None:
-            self._sequences.drop_base(base)
-            return True
-        if len(self._sequences.by_id) > len(self._running):
-            return False
-        assert len(self._running) > 1, "a sequence that is alone found no room"
-        victim = self._running[-1]
-        return self._preempt(victim) and victim is not sample
-
-    def _preempt(self, sample: Sample) -> bool:
-        """Take a running sample's sequence away. True if its pages are free at once."""
-        self.preemptions += 1
-        self._running.remove(sample)
-        sample.phase = Phase.LEAVING
-        return self._settle(sample)
-
-    def _settle(self, sample: Sample) -> bool:
-        """Release the sequence of a sample that leaves or has ended, unless a step in flight uses it."""
-        if sample.in_flight or sample.phase not in (Phase.LEAVING, Phase.ENDED):
-            return False
-        self._sequences.close(sample)
-        if sample.phase is Phase.LEAVING:
-            self._enqueue(sample)
-        return True
-
-    def _enqueue(self, sample: Sample) -> None:
-        sample.phase = Phase.WAITING
-        insort(self._waiting, sample, key=_ORDER)
-
-    # --- admission ------------------------------------------------------------------------------------------------
-
-    def _admit(self, draft: Draft) -> None:
-        """Let waiting samples in, in order, while there are places, pages and budget. One whose prefix an older
-        sequence is just computing is passed over: it will find those pages in the cache."""
-        position = passed = 0
-        while position < len(self._waiting) and passed < self.limits.places and self._may_admit(draft):
-            sample = self._waiting[position]
-            if self._sequences.prefix_is_coming(sample, self._running):
-                position += 1
-                passed += 1
-            elif self._open(sample):
-                del self._waiting[position]
-                sample.phase = Phase.RUNNING
-                insort(self._running, sample, key=_ORDER)
-                self._place(sample, draft)
-            else:
-                return
-
-    def _may_admit(self, draft: Draft) -> bool:
-        self._most_places = max(self.limits.places, len(self._running))
-        return draft.budget > 0 and len(self._running) < self.limits.places
-
-    def _open(self, sample: Sample) -> bool:
-        """Give a waiting sample a sequence, if the pages for all its tokens are there."""
-        alone = not self._sequences.by_id
-        if self._refused is not None and not alone:
-            who, step, departures = self._refused
-            if who is sample and departures == self._sequences.departures and self._steps < step + RETRY_STEPS:
-                return False
-        self._refused = None
-        self._sequences.open(sample)
-        if not alone and not self._sequences.has_room(sample, self._running):
-            self._sequences.close(sample)
-            self._refused = (sample, self._steps, self._sequences.departures)
-            return False
-        self._sequences.leave_base(sample)
-        if sample.cached_tokens is None:
-            sample.cached_tokens = sample.planned
-        return True
 
     # --- results --------------------------------------------------------------------------------------------------
 
@@ -272,7 +282,7 @@ class Scheduler:
             at += len(drawn)
             if planned.sequence in failures:
                 events += self._fail(sample, planned, failures[planned.sequence])
-            elif sample.phase is Phase.RUNNING and len(planned.tokens) == 1 == len(drawn) and sample.request.alone:
+            elif len(planned.tokens) == 1 == len(drawn) and sample.is_streaming(planned.first_position):
                 events.append(self._take_one(sample, planned, drawn[0]))
             else:
                 # A last row behind the sample's end is of no known token, and is dropped here.
@@ -280,7 +290,7 @@ class Scheduler:
                 events += self._draw(sample, planned, drawn)
             sample.in_flight -= 1  # until here its pages are held, also if it ended just now
             if sample.phase is not Phase.RUNNING:
-                self._settle(sample)
+                self._admission.settle(sample)
         return events
 
     def _take_one(self, sample: Sample, planned: PlannedSequence, row: RowResult) -> TokenEvent:
@@ -325,7 +335,7 @@ class Scheduler:
         if heirs:
             self._sequences.keep_base(sample, heirs)
         for heir in heirs:
-            self._enqueue(heir)
+            self._admission.enqueue(heir)
 
     def _accept(self, sample: Sample, row: RowResult) -> TokenEvent:
         """Append the drawn tokens, as far as the sample goes."""
@@ -345,9 +355,7 @@ class Scheduler:
         tokens, logprobs = row.tokens[:count], row.logprobs[:count]
         if reason is not None:
             return self._end(sample, reason, tokens=tokens, logprobs=logprobs)
-        return TokenEvent(
-            request_id=request.engine_request.request_id, index=sample.index, tokens=tokens, logprobs=logprobs
-        )
+        return TokenEvent(request_id=request.request_id, index=sample.index, tokens=tokens, logprobs=logprobs)
 
     # --- ends -----------------------------------------------------------------------------------------------------
 
@@ -369,19 +377,23 @@ class Scheduler:
     ) -> TokenEvent:
         """The sample's final event. Its pages go as soon as no step in flight uses them."""
         request, index, cached = sample.request, sample.index, sample.cached_tokens or 0
+        if reason is not None and reason is not FinishReason.ABORT:
+            made = len(sample.tokens) - request.prompt_length
+            self._admission.lengths.see(request.account.tenant, request.priority, made)
         sample = request.pass_lead(sample)
         if sample.phase is Phase.WAITING:
-            self._waiting.remove(sample)
+            self._admission.waiting.remove(sample)
         elif sample.phase is Phase.RUNNING:
-            self._running.remove(sample)
+            self._admission.running.remove(sample)
         sample.phase = Phase.ENDED
-        self._settle(sample)
+        self._admission.settle(sample)
         request.open -= 1
         self._sequences.leave_base(sample)
         if request.open == 0:
-            del self._requests[request.engine_request.request_id]
+            del self._requests[request.request_id]
+            self._fair.leave(request.account)
         return TokenEvent(
-            request_id=request.engine_request.request_id,
+            request_id=request.request_id,
             index=index,
             tokens=tokens,
             logprobs=logprobs,
@@ -394,9 +406,7 @@ class Scheduler:
     def check(self) -> None:
         """Verify the invariants; raises `AssertionError`."""
         samples = [s for r in self._requests.values() for s in r.samples]
-        assert self._waiting == sorted((s for s in samples if s.phase is Phase.WAITING), key=_ORDER)
-        assert self._running == sorted((s for s in samples if s.phase is Phase.RUNNING), key=_ORDER)
-        assert len(self._running) <= self._most_places
+        self._admission.check(samples)
         flying = [p.sequence for plan in self._in_flight for p in plan.sequences]
         assert set(flying) <= set(self._sequences.by_id)
         for sequence, sample in self._sequences.by_id.items():

@@ -6,15 +6,16 @@ Knows the cache's bookkeeping; decides nothing about who runs.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 from typing import TypeAlias
 
 from plait.cache.edits import GroupEdits
 from plait.cache.kv import CacheStats, KVCache
 from plait.scheduler import policy
-from plait.scheduler.request import Request, Sample
+from plait.scheduler.request import Phase, Request, Sample
+from plait.types import CacheMode, EngineRequest, TokenId
 
 Slots: TypeAlias = tuple[tuple[int, ...], ...]
+Head: TypeAlias = tuple[str, tuple[TokenId, ...]]
 Tables: TypeAlias = tuple[tuple[tuple[int, int, int], ...], ...]
 
 
@@ -31,6 +32,9 @@ class Sequences:
         self._reuse = reuse
         self._page_size = cache.config.page_size
         self._groups = range(len(cache.config.num_pages))
+        self._windowed = [window is not None for window in cache.config.windows]
+        self._based: dict[int, Request] = {}  # by arrival: those that keep a prompt for forks
+        self._filling: dict[Head, list[Sample]] = {}  # running ones whose prompts are not computed yet, by first page
         self._ids = itertools.count()
 
     @property
@@ -43,6 +47,11 @@ class Sequences:
 
     # --- a sample's sequence --------------------------------------------------------------------------------------
 
+    def cached(self, sample: Sample) -> int:
+        """Tokens of a waiting sample that are in memory now."""
+        request = sample.request.engine_request
+        return self._cache.cached_prefix(sample.tokens, request.salt) if self._reads(request) else 0
+
     def open(self, sample: Sample) -> None:
         """Give the sample a sequence, with what there is of its tokens: a fork of its prompt, or what is cached. At
         least the last token is left to compute."""
@@ -50,17 +59,27 @@ class Sequences:
         if request.base is not None and sample.index in request.heirs:
             self._cache.fork(request.base, sequence)
         else:
-            self._cache.open(sequence, sample.tokens, request.engine_request.salt, self._reuse)
+            asked = request.engine_request
+            self._cache.open(sequence, sample.tokens, asked.salt, self._reads(asked))
         sample.sequence, sample.planned = sequence, self._cache.length(sequence)
         self.by_id[sequence] = sample
+        if sample.planned < request.prompt_length and self._writes(request.engine_request):
+            self._filling.setdefault(self._head(sample), []).append(sample)
 
     def close(self, sample: Sample) -> None:
         """Give back the sample's pages, but for what the radix tree keeps."""
         if sample.sequence is not None:
+            self._filled(sample)
             self._cache.close(sample.sequence)
             del self.by_id[sample.sequence]
             self.departures += 1
         sample.sequence, sample.planned = None, 0
+
+    def _reads(self, request: EngineRequest) -> bool:
+        return self._reuse and request.cache is not CacheMode.OFF
+
+    def _writes(self, request: EngineRequest) -> bool:
+        return self._reuse and request.cache is CacheMode.READ_WRITE
 
     def reserve(self, sample: Sample, count: int) -> tuple[Slots, Tables] | None:
         """Slots for the sample's next `count` tokens, and its page tables with them; None if there is no room."""
@@ -73,21 +92,40 @@ class Sequences:
     def commit(self, sample: Sample, first: int, count: int) -> None:
         """`count` tokens of the sample from index `first` on, those of them that it still has, are computed."""
         assert sample.sequence is not None
-        self._cache.commit(sample.sequence, tuple(sample.tokens[first : first + count]))
+        request = sample.request
+        tokens = tuple(sample.tokens[first : first + count])
+        self._cache.commit(sample.sequence, tokens, self._writes(request.engine_request))
+        if first < request.prompt_length <= first + count:
+            self._filled(sample)
 
     def take_edits(self) -> tuple[GroupEdits, ...]:
         return self._cache.take_edits()
 
-    def has_room(self, sample: Sample, running: Iterable[Sample]) -> bool:
-        """Whether all of the sample's tokens fit beside what the running ones still have to put in, with head-room."""
-        others = [s for s in running if s is not sample]
-        needs = [
-            self._cache.pages_needed(s.sequence, s.wanted)
-            for s in (sample, *others)
-            if s.sequence is not None and s.wanted
-        ]
-        spare = policy.head_room(len(others))
-        return all(sum(need[g] for need in needs) + spare <= self._cache.available(g) for g in self._groups)
+    def pages_needed(self, sample: Sample) -> tuple[int, ...]:
+        """Pages of each group that the sample's tokens still take."""
+        assert sample.sequence is not None
+        return self._cache.pages_needed(sample.sequence, sample.wanted)
+
+    def fit(self, needed: list[tuple[int, ...]], growth: int, running: int) -> bool:
+        """Whether the pages `needed` can be had in each group, with head-room: for `growth` tokens to come of
+        `running` sequences, and a ragged page for each. A window group does not grow."""
+        growth = -(-growth // self._page_size)
+        return all(
+            sum(need[g] for need in needed) + running + (0 if windowed else growth) <= self._cache.available(g)
+            for g, windowed in enumerate(self._windowed)
+        )
+
+    def longest_fit(self, samples: list[Sample]) -> bool:
+        """Whether these samples would fit into the whole memory all together at their longest."""
+        pages = sum(-(-sample.request.limit // self._page_size) + 1 for sample in samples)
+        return pages * self._page_size <= self.capacity
+
+    def loss(self, sample: Sample) -> tuple[bool, int]:
+        """What it costs to take the sample's pages away: whether none would become free, and the tokens that nobody
+        else holds."""
+        assert sample.sequence is not None
+        lost = self._cache.held_alone(sample.sequence)
+        return lost == 0, lost
 
     # --- prompts kept for forks -----------------------------------------------------------------------------------
 
@@ -99,6 +137,7 @@ class Sequences:
         request.heirs = {heir.index for heir in heirs}
         self._cache.fork(lead.sequence, request.base)
         self._cache.truncate(request.base, request.prompt_length)
+        self._based[request.arrival] = request
 
     def leave_base(self, sample: Sample) -> None:
         """The sample has its fork, or needs none any more."""
@@ -111,31 +150,69 @@ class Sequences:
         if request.base is not None:
             self._cache.close(request.base)
             self.departures += 1
+            del self._based[request.arrival]
             request.base = None
             request.heirs.clear()
 
+    def drop_a_base(self) -> bool:
+        """Let go of the kept prompt that was the last to be kept; False if there is none."""
+        if not self._based:
+            return False
+        self.drop_base(self._based[next(reversed(self._based))])
+        return True
+
     # --- shared prefixes ------------------------------------------------------------------------------------------
 
-    def prefix_is_coming(self, sample: Sample, running: Iterable[Sample]) -> bool:
-        """Whether the sample had better wait for pages that an older running sequence is about to compute."""
-        if not self._reuse or sample.index in sample.request.heirs:
-            return False
-        coming = max((self._shared_soon(sample, other) for other in running), default=0)
-        if coming == 0:
-            return False
-        cached = self._cache.cached_prefix(sample.tokens, sample.request.engine_request.salt)
-        return policy.worth_waiting(coming - cached, len(sample.tokens) - cached)
+    def coming_from(self, sample: Sample) -> Sample | None:
+        """The running sample that is about to compute so many of a waiting sample's tokens that it had better wait;
+        None if there is none."""
+        awaited = sample.awaited
+        if awaited is not None:
+            if self._is_coming(awaited, sample.awaited_tokens):
+                return awaited
+            sample.awaited = None
+        request = sample.request
+        if not self._filling or sample.index in request.heirs or not self._reads(request.engine_request):
+            return None
+        best, coming = None, 0
+        for other in self._filling.get(self._head(sample), ()):
+            common = self._common(sample, other)
+            if common > coming and self._is_coming(other, common):
+                best, coming = other, common
+        if best is None:
+            return None
+        cached = self.cached(sample)
+        if not policy.worth_waiting(coming - cached, len(sample.tokens) - cached):
+            return None
+        sample.awaited, sample.awaited_tokens = best, coming
+        return best
 
-    def _shared_soon(self, sample: Sample, other: Sample) -> int:
-        """Tokens of whole pages that `other`, if older, will have in common with `sample`; 0 if it has them now."""
-        mine, theirs = sample.request.engine_request, other.request.engine_request
-        assert other.sequence is not None
-        committed = self._cache.committed(other.sequence)
-        if other.order > sample.order or committed >= len(theirs.prompt) or mine.salt != theirs.salt:
-            return 0
-        common = min(policy.common_prefix(sample.tokens, other.tokens), len(sample.tokens) - 1)
-        common -= common % self._page_size
-        return common if common > committed else 0
+    def _is_coming(self, other: Sample, tokens: int) -> bool:
+        """Whether `other` is still to compute the first `tokens` of its tokens."""
+        return (
+            other.phase is Phase.RUNNING
+            and other.sequence is not None
+            and self._cache.committed(other.sequence) < tokens
+        )
+
+    def _common(self, sample: Sample, other: Sample) -> int:
+        """Tokens of whole pages that the two can share once `other` has computed its prompt."""
+        common = policy.common_prefix(sample.tokens, other.tokens)
+        common = min(common, len(sample.tokens) - 1, other.request.prompt_length)
+        return common - common % self._page_size
+
+    def _head(self, sample: Sample) -> Head:
+        """Two samples that share a page have this in common."""
+        return sample.request.engine_request.salt, tuple(sample.tokens[: self._page_size])
+
+    def _filled(self, sample: Sample) -> None:
+        """The sample's prompt is computed, or will not be."""
+        head = self._head(sample)
+        others = self._filling.get(head)
+        if others is not None and sample in others:
+            others.remove(sample)
+            if not others:
+                del self._filling[head]
 
     # --- invariants -----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,167 @@
+"""Who is let in, and who gives way: the queue, the running samples, and the pages between them.
+
+Knows requests, the queue's order and how much memory there is; knows no plan and no results.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from operator import attrgetter
+
+from plait.scheduler import policy
+from plait.scheduler.counters import Counters
+from plait.scheduler.lengths import OutputLengths
+from plait.scheduler.limits import Limits
+from plait.scheduler.request import Phase, Sample
+from plait.scheduler.sequences import Sequences
+from plait.scheduler.waiting import WaitingQueue
+from plait.types import Priority
+
+ORDER = attrgetter("order")
+RETRY_STEPS = 16
+"""Steps after which a request that found no room looks again, though nobody has left meanwhile."""
+MOST_PASSED = 256
+"""Waiting samples in one step that are passed over because another computes their prompt."""
+
+
+class Admission:
+    """`running` are the samples that take part in steps, by arrival; `waiting` those that will."""
+
+    def __init__(self, sequences: Sequences, counters: Counters) -> None:
+        self.sequences = sequences
+        self.counters = counters
+        self.waiting = WaitingQueue()
+        self.running: list[Sample] = []
+        self.lengths = OutputLengths()
+        self._refused: tuple[Sample, int, int] | None = None  # who found no room, at which step, after how many left
+
+    def enqueue(self, sample: Sample, *, returning: bool = False) -> None:
+        sample.phase = Phase.WAITING
+        sample.awaited = None
+        sample.urgency = sample.request.priority
+        self.waiting.add(sample, returning=returning, cached=self.sequences.cached(sample))
+
+    # --- letting in -----------------------------------------------------------------------------------------------
+
+    def admit(self, limits: Limits, budget: int, prompts: list[Sample], step: int, now: float) -> None:
+        """Let waiting samples in, in order, while there are places, pages and budget, and append them to `prompts`,
+        those that are running and have prompts to compute.
+
+        One whose prefix a running sequence is just computing is passed over, and lends that one its urgency: it will
+        find those pages in the cache. The first one without room ends it, so that it is not starved by smaller ones.
+        """
+        for sample in prompts:
+            budget -= policy.first_share(sample.wanted, budget, True)
+        passed = 0
+        for sample in self.waiting.ordered(now):
+            if budget <= 0 or passed >= MOST_PASSED:
+                return
+            if sample.request.priority >= Priority.BACKGROUND and not self.waiting.only_background:
+                return
+            other = self.sequences.coming_from(sample)
+            if other is not None:
+                other.urgency = min(other.urgency, sample.urgency)
+                passed += 1
+                continue
+            if len(self.running) >= limits.places and not self._take_place(sample):
+                return
+            if not self._open(sample, prompts, step):
+                return
+            sample.urgency = max(0, policy.level(sample.urgency, now - sample.request.arrived))
+            prompts.append(sample)
+            budget -= policy.first_share(sample.wanted, budget, True)
+
+    def _open(self, sample: Sample, prompts: list[Sample], step: int) -> bool:
+        """Give a waiting sample a sequence, if there is room for it."""
+        alone = not self.sequences.by_id
+        if self._refused is not None and not alone:
+            who, since, departures = self._refused
+            if who is sample and departures == self.sequences.departures and step < since + RETRY_STEPS:
+                return False
+        self._refused = None
+        self.sequences.open(sample)
+        if not alone and not self._has_room(sample, prompts):
+            self.sequences.close(sample)
+            self._refused = (sample, step, self.sequences.departures)
+            return False
+        self.waiting.remove(sample)
+        sample.phase = Phase.RUNNING
+        insort(self.running, sample, key=ORDER)
+        self.sequences.leave_base(sample)
+        if sample.cached_tokens is None:
+            sample.cached_tokens = sample.planned
+        return True
+
+    def _has_room(self, sample: Sample, prompts: list[Sample]) -> bool:
+        """Whether all of the sample's tokens fit beside what the running ones still have to put in, with head-room for
+        what they are expected to generate. One that gave way often must fit at its longest."""
+        if sample.protected:
+            guarded = [other for other in self.running if other.protected]
+            if not self.sequences.longest_fit([*guarded, sample]):
+                return False
+        filling = [one for one in prompts if one.phase is Phase.RUNNING]  # else it has given way just now
+        needed = [self.sequences.pages_needed(one) for one in (*filling, sample)]
+        futures = sorted([self._future(one) for one in (*self.running, sample)])
+        return self.sequences.fit(needed, policy.peak_tokens(futures), len(self.running))
+
+    def _future(self, sample: Sample) -> tuple[int, int]:
+        """Tokens that the sample is expected to generate from now on, and those it has generated."""
+        request = sample.request
+        made = len(sample.tokens) - request.prompt_length
+        most = request.limit - len(sample.tokens)
+        return self.lengths.remaining(request.account.tenant, request.priority, made, most, not request.stop_ids), made
+
+    def _take_place(self, sample: Sample) -> bool:
+        """All places are taken: let a sample of a lower class give its place to this one."""
+        below = [s for s in self.running if s.urgency > sample.request.priority and not s.protected]
+        if not below:
+            return False
+        self.preempt(self._cheapest(below))
+        return True
+
+    # --- giving way -----------------------------------------------------------------------------------------------
+
+    def make_room(self, sample: Sample) -> bool:
+        """Let go of pages so that `sample` can go on. False if it must wait, because it gave way itself or because
+        the pages of those who leave are in use by the step in flight."""
+        if self.sequences.drop_a_base():
+            return True
+        if len(self.sequences.by_id) > len(self.running):
+            return False
+        assert len(self.running) > 1, "a sequence that is alone found no room"
+        victim = self._cheapest([s for s in self.running if not s.protected] or self.running)
+        return self.preempt(victim) and victim is not sample
+
+    def _cheapest(self, candidates: list[Sample]) -> Sample:
+        """Of the least urgent ones, the one that loses least, but some; the last to arrive if several do."""
+        lowest = max(s.urgency for s in candidates)
+        ranked = [
+            ((*self.sequences.loss(s), -s.request.arrival, -s.index), s) for s in candidates if s.urgency == lowest
+        ]
+        return min(ranked, key=lambda pair: pair[0])[1]
+
+    def preempt(self, sample: Sample) -> bool:
+        """Take a running sample's sequence away. True if its pages are free at once."""
+        self.counters.preemptions += 1
+        sample.preempted += 1
+        sample.computed = max(sample.computed, sample.planned)
+        self.running.remove(sample)
+        sample.phase = Phase.LEAVING
+        return self.settle(sample)
+
+    def settle(self, sample: Sample) -> bool:
+        """Release the sequence of a sample that leaves or has ended, unless a step in flight uses it."""
+        if sample.in_flight or sample.phase not in (Phase.LEAVING, Phase.ENDED):
+            return False
+        self.sequences.close(sample)
+        if sample.phase is Phase.LEAVING:
+            self.enqueue(sample, returning=True)
+        return True
+
+    def check(self, samples: list[Sample]) -> None:
+        """Verify the invariants; raises `AssertionError`."""
+        self.waiting.check()
+        assert set(self.waiting) == {s for s in samples if s.phase is Phase.WAITING}
+        assert self.running == sorted((s for s in samples if s.phase is Phase.RUNNING), key=ORDER)
+        assert all(s.preempted <= policy.MAX_PREEMPTIONS for s in samples), "a protected sample gave way"
+        assert self.sequences.longest_fit([s for s in self.running if s.protected]) or len(self.running) == 1
