@@ -6,6 +6,7 @@ Knows requests, the queue's order and how much memory there is; knows no plan an
 from __future__ import annotations
 
 from bisect import insort
+from itertools import islice
 from operator import attrgetter
 
 from plait.scheduler import policy
@@ -63,7 +64,7 @@ class Admission:
                 other.urgency = min(other.urgency, sample.urgency)
                 passed += 1
                 continue
-            if len(self.running) >= limits.places and not self._take_place(sample):
+            if len(self.running) >= limits.places:
                 return
             if not self._open(sample, prompts, step):
                 return
@@ -111,15 +112,23 @@ class Admission:
         most = request.limit - len(sample.tokens)
         return self.lengths.remaining(request.account.tenant, request.priority, made, most, not request.stop_ids), made
 
-    def _take_place(self, sample: Sample) -> bool:
-        """All places are taken: let a sample of a lower class give its place to this one."""
-        below = [s for s in self.running if s.urgency > sample.request.priority and not s.protected]
-        if not below:
-            return False
-        self.preempt(self._cheapest(below))
-        return True
-
     # --- giving way -----------------------------------------------------------------------------------------------
+
+    def yield_place(self, places: int, now: float) -> None:
+        """If all places are taken and the first that waits is of a higher class than one that runs, that one gives its
+        place to it. To be called before a step is planned, as a plan has no more sequences than places."""
+        if len(self.running) != places:
+            return
+        below = [s for s in self.running if s.urgency and not s.protected]
+        if not below:
+            return
+        first = next(
+            (s for s in islice(self.waiting.ordered(now), MOST_PASSED) if not self.sequences.coming_from(s)), None
+        )
+        if first is not None:
+            below = [s for s in below if s.urgency > first.request.priority]
+            if below:
+                self.preempt(self._cheapest(below))
 
     def make_room(self, sample: Sample) -> bool:
         """Let go of pages so that `sample` can go on. False if it must wait, because it gave way itself or because

@@ -130,6 +130,11 @@ class Request:
         self.heirs: set[int] = set()
         self.drawn = False
 
+    @property
+    def begun(self) -> bool:
+        """Whether a sample of it has had a sequence."""
+        return any(sample.cached_tokens is not None for sample in self.samples)
+
     def pass_lead(self, lead: Sample) -> Sample:
         """`lead`, which computes the prompt for all, is to end. Lets another sample that has not begun have its place:
         the two swap indices, and the one returned is the one to end."""

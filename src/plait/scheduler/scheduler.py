@@ -11,20 +11,13 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from heapq import heappop, heappush
 
 from plait.cache.kv import CacheStats, KVCache
-from plait.errors import (
-    DeadlineError,
-    PlaitError,
-    PromptTooLongError,
-    QueueFullError,
-    QueueTimeoutError,
-    RequestError,
-)
+from plait.errors import PlaitError
 from plait.scheduler import policy
 from plait.scheduler.admission import Admission
 from plait.scheduler.counters import Counters
+from plait.scheduler.door import Timeouts, check_bounds, check_request
 from plait.scheduler.draft import Draft
 from plait.scheduler.fairness import FairShare
 from plait.scheduler.limits import Limits, QueueBounds
@@ -65,7 +58,7 @@ class Scheduler:
         self._fair = FairShare()
         self._requests: dict[str, Request] = {}
         self._in_flight: deque[StepPlan] = deque()
-        self._timeouts: list[tuple[float, int, str, bool]] = []  # heap: when, arrival, request, by its deadline
+        self._timeouts = Timeouts()
         self._arrivals = itertools.count()
         self._steps = 0
 
@@ -77,50 +70,19 @@ class Scheduler:
         Raises `QueueFullError` where the queue is at its bounds, `RequestError` for an empty prompt or an id in use,
         `PromptTooLongError` for a prompt that leaves no room in the context or the KV memory for a single new token.
         """
+        now = self._clock()
         try:
-            self._check_door(request)
+            check_bounds(request, self._admission.waiting, self._queue, now)
+            by_memory = self.context_length < self.limits.context_length
+            check_request(request, request.request_id in self._requests, self.context_length, by_memory)
         except PlaitError as error:
             self.counters.refuse(error.code)
             raise
-        now = self._clock()
-        arrival = next(self._arrivals)
         account = self._fair.enter(request.tenant)
-        accepted = Request(request, arrival, self.context_length, account, now)
+        accepted = Request(request, next(self._arrivals), self.context_length, account, now)
         self._requests[request.request_id] = accepted
-        if request.deadline is not None:
-            heappush(self._timeouts, (request.deadline, arrival, request.request_id, True))
-        if request.queue_timeout is not None:
-            heappush(self._timeouts, (now + request.queue_timeout, arrival, request.request_id, False))
+        self._timeouts.add(accepted)
         self._admission.enqueue(accepted.samples[0])
-
-    def _check_door(self, request: EngineRequest) -> None:
-        self._check_bounds(request)
-        if request.request_id in self._requests:
-            raise RequestError(f"request id '{request.request_id}' is in use; give each request its own")
-        if not request.prompt:
-            raise RequestError("the prompt is empty; give at least one token")
-        needed = len(request.prompt) + (request.sampling.max_tokens != 0)
-        if needed > self.context_length:
-            raise PromptTooLongError(self._too_long(len(request.prompt)))
-
-    def _check_bounds(self, request: EngineRequest) -> None:
-        """First of all, and cheap: it is what an overload meets."""
-        waiting, bounds = self._admission.waiting, self._queue
-        if bounds.max_requests and len(waiting) >= bounds.max_requests:
-            problem = f"{len(waiting)} requests wait, and no more than {bounds.max_requests} may"
-        elif bounds.max_tokens and len(waiting) and waiting.tokens + len(request.prompt) > bounds.max_tokens:
-            problem = f"{waiting.tokens} tokens wait, and no more than {bounds.max_tokens} may"
-        else:
-            return
-        oldest = waiting.oldest_arrival()
-        retry_after = max(1.0, 0.0 if oldest is None else self._clock() - oldest)
-        raise QueueFullError(f"the queue is full: {problem}; try again in {retry_after:.0f} s", retry_after)
-
-    def _too_long(self, length: int) -> str:
-        what = f"the prompt has {length} tokens, and its answer needs room"
-        if self.context_length < self.limits.context_length:
-            return f"{what}: the KV memory holds {self.context_length}; shorten the prompt, or give more KV memory"
-        return f"{what}: the context is {self.context_length}; shorten the prompt, or give a larger context"
 
     def abort(self, request_id: str) -> list[TokenEvent]:
         """End what is left of a request with `abort`. An id that is not (or no longer) known gives no events."""
@@ -135,22 +97,7 @@ class Scheduler:
         """End the requests whose deadline has passed, and those that were not begun within their `queue_timeout`. To
         be called before each step is planned."""
         events: list[TokenEvent] = []
-        if not self._timeouts:
-            return events
-        now = self._clock()
-        while self._timeouts and self._timeouts[0][0] <= now:
-            _, arrival, request_id, by_deadline = heappop(self._timeouts)
-            request = self._requests.get(request_id)
-            if request is None or request.arrival != arrival:
-                continue
-            waited = now - request.arrived
-            error: PlaitError
-            if by_deadline:
-                error = DeadlineError(f"the deadline passed {waited:.1f} s after the request came; it was not done")
-            elif request.samples[0].cached_tokens is None and not request.drawn:
-                error = QueueTimeoutError(f"the request waited for {waited:.1f} s and was not begun; try again later")
-            else:
-                continue
+        for request, error in self._timeouts.due(self._clock(), self._requests):
             self.counters.refuse(error.code)
             request.drawn = True  # all end: nobody takes over
             events += [self._end(sample, error=error) for sample in request.samples if sample.phase is not Phase.ENDED]
@@ -212,12 +159,15 @@ class Scheduler:
         """The next step, or None if nothing can run before the step in flight is committed (or at all). May be called
         with one step in flight."""
         assert len(self._in_flight) < 2, "two steps are in flight; commit one first"
+        now = self._clock()
+        if len(self._admission.waiting):
+            self._admission.yield_place(self.limits.places, now)
         draft = Draft(self._steps, self.limits.n_batch)
         prompts = self._decode(draft)
         decoding = bool(draft.sequences)
         budget = self.limits.prompt_budget(draft.budget, decoding)
         if budget and len(self._admission.waiting):
-            self._admission.admit(self.limits, budget, prompts, self._steps, self._clock())
+            self._admission.admit(self.limits, budget, prompts, self._steps, now)
         self._prefill(prompts, budget, draft)
         if not draft.sequences:
             assert self._in_flight or not self._requests, "requests wait and nothing runs"
