@@ -67,13 +67,13 @@ def test_a_tenant_s_prompts_are_its_own() -> None:
 
 
 def test_recomputed_tokens_are_counted() -> None:
-    """Two sequences outgrow the pages: the younger one gives way and is computed again."""
+    """After a short answer, short ones are expected; two sequences outgrow the pages, and one is computed again."""
     simulation = Simulation(config(pages=40, reuse=False, context_length=512))
-    outcome = simulation.run([ask(0.0, 200, 200, name=1), ask(0.0, 200, 200, name=2)])
+    outcome = simulation.run([ask(0.0, 4, 2, name=3), ask(1.0, 200, 200, name=1), ask(1.0, 200, 200, name=2)])
     assert outcome.preemptions == 1
     assert 200 <= outcome.recomputed_tokens <= 400
     computed = simulation.engine.stats
-    assert computed.prompt_tokens + computed.decode_tokens == 2 * 399 + outcome.recomputed_tokens
+    assert computed.prompt_tokens + computed.decode_tokens == 5 + 2 * 399 + outcome.recomputed_tokens
 
 
 def test_a_prompt_too_long_is_refused_and_counted() -> None:

@@ -25,6 +25,8 @@ from plait.types import EngineRequest, SamplingParams
 
 PAGE_SIZE = 16
 DEFAULT_BOUNDS = Bounds(ttft_s=0.5, itl_s=0.05)
+UNKNOWN_END = frozenset({-1})
+"""A stop id that never comes: for the scheduler an answer may end at any time, as in life."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,7 @@ class Simulation:
         self.meter = Meter(config.bounds)
         cache = KVCache(CacheConfig(PAGE_SIZE, (config.pages + 1,), (None,)))
         limits = Limits(n_batch=config.n_batch, n_parallel=config.n_parallel, context_length=config.context_length)
-        self.scheduler = Scheduler(cache, limits, reuse=config.reuse)
+        self.scheduler = Scheduler(cache, limits, reuse=config.reuse, clock=self.clock)
         runner = SimRunner(self.clock, config.machine, config.noise)
         self.engine = Engine(
             self.scheduler, runner, in_flight=config.in_flight, meter=self.meter, clock=self.clock
@@ -106,7 +108,12 @@ class Simulation:
         self._requests += 1
         self._last_arrival = traced.at_s
         request = EngineRequest(
-            request_id=name, prompt=tokens, sampling=self._sampling(traced.output_tokens), salt=traced.tenant
+            request_id=name,
+            prompt=tokens,
+            sampling=self._sampling(traced.output_tokens),
+            stop_token_ids=UNKNOWN_END,
+            salt=traced.tenant,
+            tenant=traced.tenant,
         )
         try:
             self.engine.add(request)
