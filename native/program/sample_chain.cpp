@@ -151,6 +151,7 @@ void Chain::take_found(int count) {
         const double value = scratch_.found.data()[i];
         scratch_.values.data()[i] = temperature_ == 1 ? value : value / temperature_;
     }
+    list_top_ = temperature_ == 1 ? top_ : top_ / temperature_;
     count_ = count;
     whole_ = false;
 }
@@ -178,11 +179,12 @@ bool Chain::check_list(SamplePoint point) {
     const double* values = scratch_.values.data();
     const auto bad = std::count_if(values, values + count_, not_finite<double>);
     if (bad != 0) return fail(SampleError::NotFinite, point, bad);
-    if (largest_value() == -kInfinity) return fail(SampleError::AllMinusInfinity, point);
+    find_list_top();
+    if (list_top_ == -kInfinity) return fail(SampleError::AllMinusInfinity, point);
     return true;
 }
 
-double Chain::largest_value() const { return *std::max_element(scratch_.values.data(), scratch_.values.data() + count_); }
+void Chain::find_list_top() { list_top_ = *std::max_element(scratch_.values.data(), scratch_.values.data() + count_); }
 
 int Chain::place(std::int64_t token) const {
     const std::int32_t *ids = scratch_.ids.data(), *end = ids + count_;
@@ -256,40 +258,58 @@ void Chain::top_k() {
 }
 
 void Chain::top_p() {
-    const double p = record_.top_p;
-    const double known = whole_ ? total_weight(x_, top_, temperature_) : -1;
-    if (whole_) {
-        // All those below the bound together weigh at most half of what may be left out.
-        const double fall = std::log(2.0 * n_ / ((1.0 - p) * known));
-        const double bound = static_cast<double>(top_) - std::max(fall, 0.0) * temperature_;
-        const bool bounds = fall < kLongestFall && bound > std::numeric_limits<float>::lowest();
-        take_found(gather(x_, bounds ? std::nextafter(static_cast<float>(bound), -kInfinity) : -kInfinity));
-    }
+    if (whole_) return top_p_of_whole();
     const double* values = scratch_.values.data();
     double *weights = scratch_.weights.data(), *keys = scratch_.keys.data();
-    const double total = kernels_.weigh_doubles(values, count_, largest_value(), weights);
+    const double total = kernels_.weigh_doubles(values, count_, list_top_, weights);
     for (int i = 0; i < count_; ++i) keys[i] = -values[i];
-    const Cut cut = cut_by_mass(keys, weights, count_, p * (known < 0 ? total : known), false, scratch_);
-    if (cut.reached) {
-        keep_if([&](int i) { return cut.keeps(keys[i], i); });
-    } else if (known >= 0) {
-        take_found(gather(x_, -kInfinity));  // p is so near to 1 that rounding keeps the sum below it
+    const Cut cut = cut_by_mass(keys, weights, count_, range_of(keys, count_), record_.top_p * total, false, scratch_);
+    if (cut.reached) keep_if([&](int i) { return cut.keeps(keys[i], i); });
+}
+
+// Looks for the end of the cut in a head of the vocabulary, then gathers from the whole again.
+void Chain::top_p_of_whole() {
+    const double p = record_.top_p, total = total_weight(x_, top_, temperature_);
+    // All logits below the bound together weigh at most half of what may be left out.
+    const double fall = std::max(std::log(2.0 * n_ / ((1.0 - p) * total)), 0.0);
+    const double exact = double{top_} - fall * temperature_;
+    const bool bounds = fall < kLongestFall && exact > std::numeric_limits<float>::lowest();
+    const float bound = bounds ? std::nextafter(static_cast<float>(exact), -kInfinity) : -kInfinity;
+    const int head = gather(x_, bound);
+    float* found = scratch_.found.data();
+    std::int32_t* ids = scratch_.found_ids.data();
+    double *weights = scratch_.weights.data(), *keys = scratch_.keys.data();
+    kernels_.weigh_logits(found, head, top_, 1.0 / temperature_, weights);
+    for (int i = 0; i < head; ++i) keys[i] = -double{found[i]};
+    const KeyRange range{-double{top_}, bounds ? -double{bound} : -double{top_} + kKeySpan * temperature_};
+    const Cut cut = cut_by_mass(keys, weights, head, range, p * total, false, scratch_);
+    if (!cut.reached) return take_found(gather(x_, -kInfinity));  // p is so near to 1 that rounding keeps the sum below it
+    const float least = found[cut.index];
+    const std::int32_t last = ids[cut.index];
+    const int reaching = gather(x_, least);
+    int kept = 0;
+    for (int i = 0; i < reaching; ++i) {
+        if (found[i] == least && ids[i] > last) continue;
+        ids[kept] = ids[i];
+        found[kept++] = found[i];
     }
+    take_found(kept);
 }
 
 void Chain::typical_p() {
     expand();
     double *values = scratch_.values.data(), *weights = scratch_.weights.data(), *keys = scratch_.keys.data();
     keep_if([&](int i) { return values[i] > -kInfinity; });
-    const double top = largest_value();
+    const double top = list_top_;
     const double log_sum = std::log(kernels_.weigh_doubles(values, count_, top, weights));
     for (int i = 0; i < count_; ++i) keys[i] = (values[i] - top) - log_sum;
     kernels_.weigh_doubles(keys, count_, 0.0, weights);
     double entropy = 0;
     for (int i = 0; i < count_; ++i) entropy -= weights[i] * keys[i];
     for (int i = 0; i < count_; ++i) keys[i] = std::abs(-keys[i] - entropy);
-    const Cut cut = cut_by_mass(keys, weights, count_, record_.typical_p, true, scratch_);
+    const Cut cut = cut_by_mass(keys, weights, count_, range_of(keys, count_), record_.typical_p, true, scratch_);
     if (cut.reached) keep_if([&](int i) { return cut.keeps(keys[i], i); });
+    find_list_top();
 }
 
 void Chain::min_p() {
@@ -300,9 +320,8 @@ void Chain::min_p() {
         const double lower = bound - 1e-6 * (std::abs(bound) + std::abs(static_cast<double>(top_)));
         take_found(gather(x_, lower > std::numeric_limits<float>::lowest() ? static_cast<float>(lower) : -kInfinity));
     }
-    const double largest = largest_value();
-    const double least = wide_ ? largest + record_.log_min_p
-                               : static_cast<double>(static_cast<float>(largest) + static_cast<float>(record_.log_min_p));
+    const double least = wide_ ? list_top_ + record_.log_min_p
+                               : double{static_cast<float>(list_top_) + static_cast<float>(record_.log_min_p)};
     const double* values = scratch_.values.data();
     keep_if([&](int i) { return values[i] >= least; });
 }
@@ -314,6 +333,7 @@ void Chain::divide() {
         temperature_ = temperature;
     } else {
         for (int i = 0; i < count_; ++i) scratch_.values.data()[i] /= temperature;
+        list_top_ /= temperature;
     }
 }
 
@@ -323,11 +343,7 @@ std::int32_t Chain::draw() {
     const double uniform = token_uniform(record_.seed, record_.sample_index, record_.position);
     if (whole_) return draw_whole(uniform);
     double* weights = scratch_.weights.data();
-    kernels_.weigh_doubles(scratch_.values.data(), count_, largest_value(), weights);
-    // In ascending order, as the definition adds them.
-    double total = 0;
-    for (int i = 0; i < count_; ++i) total += weights[i];
-    const double target = uniform * total;
+    const double target = uniform * kernels_.weigh_doubles(scratch_.values.data(), count_, list_top_, weights);
     double sum = 0;
     int last = 0;
     for (int i = 0; i < count_; ++i) {

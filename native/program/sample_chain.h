@@ -38,6 +38,7 @@ class Chain {
     bool dry();
     void top_k();
     void top_p();
+    void top_p_of_whole();
     void typical_p();
     void min_p();
     void divide();
@@ -57,7 +58,7 @@ class Chain {
     template <class Keep>
     void keep_if(Keep keep);
     bool check_list(SamplePoint point);
-    double largest_value() const;
+    void find_list_top();
     int place(std::int64_t token) const;
     // Calls change(value) for the candidate `token`, if it is one.
     template <class Change>
@@ -80,6 +81,7 @@ class Chain {
     int columns_ = 0;  // of scratch_.maxima
     double temperature_ = 1;
     int count_ = 0;  // of the lists
+    double list_top_ = 0;
 };
 
 }  // namespace plait

@@ -4,16 +4,13 @@ namespace plait {
 namespace {
 
 constexpr int kFewEntries = 128;  // sorted at once
-constexpr double kKeySpan = 750;  // weights of exp(-key) are 0 beyond
 
 // Monotonic in the key, so that divisions in ascending order hold keys in ascending order.
 class Divisions {
   public:
-    Divisions(const double* keys, int n) : lowest_(*std::min_element(keys, keys + n)) {
-        if (n <= kFewEntries) return;
-        const double highest = *std::max_element(keys, keys + n);
-        const double span = std::min(highest - lowest_, kKeySpan);
-        if (!(span > 0)) return;
+    Divisions(KeyRange range, int n) : lowest_(range.lowest) {
+        const double span = range.highest - range.lowest;
+        if (n <= kFewEntries || !(span > 0)) return;
         count_ = kMassBins;
         scale_ = kMassBins / span;
     }
@@ -29,9 +26,10 @@ class Divisions {
 
 }  // namespace
 
-Cut cut_by_mass(const double* keys, const double* weights, int n, double wanted, bool strictly, SampleScratch& scratch) {
+Cut cut_by_mass(const double* keys, const double* weights, int n, KeyRange range, double wanted, bool strictly,
+                SampleScratch& scratch) {
     const auto enough = [&](double sum) { return strictly ? sum > wanted : sum >= wanted; };
-    const Divisions divisions(keys, n);
+    const Divisions divisions(range, n);
     double* masses = scratch.masses.data();
     std::fill(masses, masses + divisions.count(), 0.0);
     if (divisions.count() > 1) {

@@ -46,9 +46,23 @@ struct Cut {
     bool keeps(double k, int i) const { return k < key || (k == key && i <= index); }
 };
 
+// Between which keys entries are told apart; those outside count with the nearest that is inside.
+struct KeyRange {
+    double lowest, highest;
+};
+
+constexpr double kKeySpan = 750;  // weights of exp(-key) are 0 beyond
+
+// From the smallest key to the largest, or as far as weights reach.
+inline KeyRange range_of(const double* keys, int n) {
+    const double lowest = *std::min_element(keys, keys + n);
+    return {lowest, std::min(*std::max_element(keys, keys + n), lowest + kKeySpan)};
+}
+
 // Where the sum of `weights` first reaches `wanted` (exceeds it, if `strictly`), over n entries in ascending order of
-// keys and, among equals, of indices. Keys are not NaN; those between the smallest and 750 above it tell entries apart
-// best. The sum runs over equal divisions of the keys (entries in order of index), then inside one in its order.
-Cut cut_by_mass(const double* keys, const double* weights, int n, double wanted, bool strictly, SampleScratch& scratch);
+// keys and, among equals, of indices. Keys are not NaN, and none is below the range. The sum runs over equal divisions
+// of the range (entries in order of index), then inside one in the order of keys.
+Cut cut_by_mass(const double* keys, const double* weights, int n, KeyRange range, double wanted, bool strictly,
+                SampleScratch& scratch);
 
 }  // namespace plait
