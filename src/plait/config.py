@@ -7,8 +7,10 @@ reads the environment. Knows `errors` and `types`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from typing import Any
 
 from plait.errors import OptionError
@@ -27,6 +29,10 @@ _LEAST = {
     "max_queue_requests": 0,
     "max_queue_tokens": 0,
 }
+PROFILES = ("latency", "balanced", "throughput")
+ON_OFF = ("on", "off")
+LIMITS = ("n_batch", "n_parallel")
+MOST_CALIBRATION_S = 60
 CPU_PATHS = ("auto", "scalar", "avx2", "avx512", "avx512_vnni")
 
 
@@ -82,8 +88,23 @@ class EngineOptions:
     max_queue_tokens: int = option(
         0, "--max-queue-tokens", help="At most this many prompt tokens wait, others are refused; 0 is no bound."
     )
+    profile: str = option("balanced", "--profile", help="What to hold: bounds on latency, by name.", choices=PROFILES)
+    slo: str = option(
+        "", "--slo", help="Bounds to hold instead of the profile's, such as ttft=500ms,itl=50ms (either or both)."
+    )
+    hours: str = option(
+        "", "--hours", help="Another profile at some hours, such as 22:00-06:00=throughput; several with commas."
+    )
+    adaptive: str = option(
+        "on", "--adaptive", help="Move -b and -np with the load; one that is given stays as it is.", choices=ON_OFF
+    )
+    calibrate: float = option(
+        0.0, "--calibrate", help="Seconds at load to learn how long steps take; 0 learns from the first requests."
+    )
     page_size: int = 16
     in_flight: int = 1
+    given: frozenset[str] = frozenset()
+    """Names of the limits that were given, and so are not to be adapted. `from_environment` fills it in."""
 
     def __post_init__(self) -> None:
         for name, low in _LEAST.items():
@@ -92,7 +113,7 @@ class EngineOptions:
                 raise OptionError(f"{flag_of(EngineOptions, name)} is {value!r}; give a whole number")
             if not low <= value <= MOST:
                 raise OptionError(f"{flag_of(EngineOptions, name)} is {value}; give {low} to {MOST}")
-        for name in ("kv_type", "device", "cpu_path"):
+        for name in ("kv_type", "device", "cpu_path", "profile", "adaptive"):
             info = next(info for n, _, _, info in option_fields(EngineOptions) if n == name)
             if getattr(self, name) not in info.choices:
                 raise OptionError(
@@ -100,6 +121,55 @@ class EngineOptions:
                 )
         if self.threads > MOST_THREADS:
             raise OptionError(f"--threads is {self.threads}; give at most {MOST_THREADS}")
+        if not isinstance(self.calibrate, Real) or not 0 <= self.calibrate <= MOST_CALIBRATION_S:
+            raise OptionError(f"--calibrate is {self.calibrate}; give 0 to {MOST_CALIBRATION_S} seconds")
+        parse_slo(self.slo)
+        parse_hours(self.hours)
+
+    @property
+    def fixed(self) -> frozenset[str]:
+        """Those of `n_batch` and `n_parallel` that are not adapted."""
+        if self.adaptive == "off":
+            return frozenset(LIMITS)
+        return frozenset(name for name in LIMITS if name in self.given or getattr(self, name) != _default(name))
+
+
+def _default(name: str) -> Any:
+    return next(f.default for f in fields(EngineOptions) if f.name == name)
+
+
+_SLO = re.compile(r"(ttft|itl)=([0-9]*\.?[0-9]+)(ms|s)")
+_HOURS = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])-([01]?[0-9]|2[0-3]):([0-5][0-9])=(\w+)")
+
+
+def parse_slo(text: str) -> dict[str, float]:
+    """Bounds in seconds by name (`ttft`, `itl`) from a text like "ttft=500ms,itl=0.05s"; none from an empty one.
+
+    Raises `OptionError` for another form, for a bound of 0, or one that is named twice.
+    """
+    bounds: dict[str, float] = {}
+    for part in text.split(",") if text else ():
+        match = _SLO.fullmatch(part.strip())
+        if match is None or match[1] in bounds or float(match[2]) == 0:
+            raise OptionError(f"--slo is '{text}'; give bounds like ttft=500ms,itl=50ms, each at most once")
+        bounds[match[1]] = float(match[2]) * (0.001 if match[3] == "ms" else 1.0)
+    return bounds
+
+
+def parse_hours(text: str) -> tuple[tuple[int, int, str], ...]:
+    """(first minute of the day, minute after the last, profile) from a text like "22:00-06:00=throughput,...".
+
+    Raises `OptionError` for another form or an unknown profile.
+    """
+    found = []
+    for part in text.split(",") if text else ():
+        match = _HOURS.fullmatch(part.strip())
+        if match is None or match[5] not in PROFILES:
+            raise OptionError(
+                f"--hours is '{text}'; give hours like 22:00-06:00=throughput, with a profile of {', '.join(PROFILES)}"
+            )
+        found.append((60 * int(match[1]) + int(match[2]), 60 * int(match[3]) + int(match[4]), match[5]))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +258,7 @@ def from_environment(values: Mapping[str, Any], environ: Mapping[str, str] | Non
             raise OptionError(f"environment variable {info.env} is '{text}'; give a whole number") from None
         except OptionError as error:
             raise OptionError(f"environment variable {info.env} is '{text}': {error}") from None
+    resolved.setdefault("given", frozenset(name for name in LIMITS if name in values))
     return EngineOptions(**resolved)
 
 

@@ -245,5 +245,11 @@ _OWN: list[click.Parameter] = [
 ]
 
 COMMAND = command(
-    "bench", [*_OWN, *engine_options(frozenset({"n_parallel", "prefix_cache"})), *refused_options()], bench
+    "bench",
+    [
+        *_OWN,
+        *engine_options(frozenset({"n_parallel", "prefix_cache", "profile", "slo", "hours", "adaptive", "calibrate"})),
+        *refused_options(),
+    ],
+    bench,
 )

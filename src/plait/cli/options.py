@@ -29,12 +29,12 @@ def _click_option(name: str, default: Any, info: OptionInfo) -> click.Option:
         return click.Option(flags, is_flag=True, default=None if is_pair else False, help=info.help)
     if info.choices:
         return click.Option(flags, type=click.Choice(info.choices), help=_with_default(info, default))
-    kind = float if isinstance(default, float) else str if name in REPEATED else int
+    kind = float if isinstance(default, float) else str if name in REPEATED or isinstance(default, str) else int
     return click.Option(flags, type=kind, multiple=name in REPEATED, help=_with_default(info, default))
 
 
 def _with_default(info: OptionInfo, default: Any) -> str:
-    said = "" if default in (None, ()) else f" Default: {default}."
+    said = "" if default in (None, (), "") else f" Default: {default}."
     env = f" Environment: {info.env}." if info.env else ""
     return f"{info.help}{said}{env}"
 

@@ -6,14 +6,22 @@ The one place that knows them all. Chooses sizes; does no work itself.
 from __future__ import annotations
 
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
 
 from plait.cache.config import CacheConfig
 from plait.cache.kv import KVCache
-from plait.config import EngineOptions
+from plait.config import LIMITS, EngineOptions, parse_hours, parse_slo
+from plait.control.controller import Controller
+from plait.control.goals import Hours, Schedule, goals_of, start_of
+from plait.control.records import Goals, Setting
+from plait.engine.calibrate import calibrate
 from plait.engine.core import Engine
 from plait.engine.runner import Runner
 from plait.errors import BackendError, OptionError
+from plait.metrics.meter import Meter
+from plait.metrics.records import Bounds
 from plait.models.registry import LoadedModel
 from plait.ops.api import KV_TYPE_BYTES, Backend, Executable, KVConfig, KVGroup, KVShape, Progress
 from plait.ops.cuda import open_cuda
@@ -44,13 +52,48 @@ def assemble_engine(
     executable: Executable, shape: KVShape, kv: KVConfig, options: EngineOptions, context_length: int
 ) -> Engine:
     """An engine around a compiled program, with `kv` the KV memory it was compiled for."""
-    cache = KVCache(CacheConfig(kv.page_size, kv.num_pages, tuple(group.window for group in shape.groups)))
-    limits = Limits(
-        n_batch=options.n_batch, n_parallel=options.n_parallel, context_length=options.n_ctx or context_length
-    )
+    config = CacheConfig(kv.page_size, kv.num_pages, tuple(group.window for group in shape.groups))
+    controller = make_controller(options)
+    setting = controller.setting if controller else Setting(options.n_batch, options.n_batch, options.n_parallel)
+    context = options.n_ctx or context_length
+    limits = Limits(n_batch=setting.n_batch, n_parallel=setting.n_parallel, context_length=context)
+    if controller and options.calibrate:
+        calibrate(executable, config, context, controller.fit, options.calibrate)
     queue = QueueBounds(max_requests=options.max_queue_requests, max_tokens=options.max_queue_tokens)
-    scheduler = Scheduler(cache, limits, reuse=options.prefix_cache, queue=queue)
-    return Engine(scheduler, Runner(executable, len(shape.groups)), in_flight=options.in_flight)
+    scheduler = Scheduler(KVCache(config), limits, reuse=options.prefix_cache, queue=queue)
+    meter = Meter(_bounds(options) if controller else None)
+    runner = Runner(executable, len(shape.groups))
+    return Engine(scheduler, runner, in_flight=options.in_flight, meter=meter, controller=controller)
+
+
+def make_controller(options: EngineOptions) -> Controller | None:
+    """The controller that these options ask for; None where no limit may be adapted. Explicit bounds hold at all
+    hours."""
+    if options.fixed == frozenset(LIMITS):
+        return None
+    hours = [Hours(start, end, _goals(options, name)) for start, end, name in parse_hours(options.hours)]
+    start = start_of(options.profile)
+    if "n_batch" in options.fixed:
+        start = replace(start, n_batch=options.n_batch, alone_batch=options.n_batch)
+    if "n_parallel" in options.fixed:
+        start = replace(start, n_parallel=options.n_parallel)
+    return Controller(Schedule(_goals(options, options.profile), hours), start, minute_of_day=_minute_of_day)
+
+
+def _goals(options: EngineOptions, profile: str) -> Goals:
+    slo, fixed = parse_slo(options.slo), options.fixed
+    goals = goals_of(profile, ttft_s=slo.get("ttft"), itl_s=slo.get("itl"))
+    return replace(goals, fixed_batch="n_batch" in fixed, fixed_parallel="n_parallel" in fixed)
+
+
+def _bounds(options: EngineOptions) -> Bounds:
+    goals = _goals(options, options.profile)
+    return Bounds(goals.ttft_s, goals.itl_s)
+
+
+def _minute_of_day() -> int:
+    now = time.localtime()
+    return 60 * now.tm_hour + now.tm_min
 
 
 def make_backend(options: EngineOptions) -> Backend:

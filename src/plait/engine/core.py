@@ -8,8 +8,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
+from plait.control.controller import Controller
 from plait.engine.interrupts import uninterrupted
 from plait.engine.observe import Observer, Planned
 from plait.engine.stats import EngineStats
@@ -44,7 +46,7 @@ class Engine:
     """Serves requests step by step. Every accepted sample gets exactly one final event, whatever happens.
 
     `in_flight` is the number of steps (0 or 1) that may run while the next is planned. `records` are the latest steps,
-    `meter` counts everything. `clock` gives seconds that only grow.
+    `meter` counts everything. A `controller` moves the limits. `clock` gives seconds that only grow.
 
     Raises `OptionError` for another number of steps in flight.
     """
@@ -56,6 +58,7 @@ class Engine:
         *,
         in_flight: int = 0,
         meter: Meter | None = None,
+        controller: Controller | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if in_flight not in (0, 1):
@@ -66,6 +69,8 @@ class Engine:
         self._runner = runner
         self._in_flight = in_flight
         self._clock = clock
+        self.controller = controller
+        self._streams = 0  # in the step planned last
         self._observer = Observer(scheduler, self.meter)
         self._flying: deque[tuple[StepPlan, StepHandle, Planned]] = deque()
         self._news: list[TokenEvent] = []  # for the next step to hand out
@@ -142,11 +147,28 @@ class Engine:
         with uninterrupted():
             self._news += self._scheduler.expire()
             began, waiting = self._clock(), self._scheduler.num_waiting
+            if self.controller is not None:
+                self._adapt(self.controller, began, waiting)
             plan = self._scheduler.schedule()
             if plan is not None:
                 planned = self._observer.planned(plan, waiting, began, self._clock())
+                self._streams = planned.streams
+                if self.controller is not None:
+                    rows = planned.tokens - plan.prompt_tokens
+                    self.controller.planned(plan.prompt_tokens, rows, planned.key_reads, planned.decode_key_reads)
                 self._flying.append((plan, self._runner.submit(plan), planned))
         return plan is not None
+
+    def _adapt(self, controller: Controller, now: float, waiting: int) -> None:
+        """Let the controller move the limits. A step that no stream waits for has a budget of its own."""
+        decision = controller.between_steps(now, waiting, self._scheduler.num_running, self._streams)
+        setting, limits = controller.setting, self._scheduler.limits
+        n_batch = setting.n_batch if self._streams else setting.alone_batch
+        if (n_batch, setting.n_parallel) != (limits.n_batch, limits.n_parallel):
+            self._scheduler.limits = replace(limits, n_batch=n_batch, n_parallel=setting.n_parallel)
+        if decision is not None:
+            self.meter.limits(setting.n_batch, setting.n_parallel, decision.changed)
+            self.meter.model(decision.snapshot.model.terms())
 
     def _land(self) -> None:
         """Wait for the oldest step, which may be interrupted, and take its result in, which may not."""
@@ -158,7 +180,10 @@ class Engine:
             return
         with uninterrupted():
             self._flying.popleft()
-            self.records.append(self._observer.landed(plan, planned, result, self._clock()))
+            record = self._observer.landed(plan, planned, result, self._clock())
+            self.records.append(record)
+            if self.controller is not None:
+                self.controller.observe(record)
             self._news += self._scheduler.commit(plan, result)
 
     def _give_up(self, error: Exception) -> None:

@@ -17,8 +17,10 @@ from plait.scheduler.scheduler import Scheduler
 class Planned:
     """What is known of a step when it is planned."""
 
+    tokens: int
     streams: int
     key_reads: int
+    decode_key_reads: int
     running: int
     waiting: int
     budget: int
@@ -42,7 +44,7 @@ class Observer:
 
     def planned(self, plan: StepPlan, waiting: int, began: float, now: float) -> Planned:
         """A step was planned from `began` to `now`, while `waiting` samples waited."""
-        streams = reads = recomputed = 0
+        tokens = streams = reads = decode_reads = recomputed = 0
         ends, newest = self._ends, self._newest
         for planned in plan.sequences:
             sequence, first, count = planned.sequence, planned.first_position, len(planned.tokens)
@@ -50,17 +52,22 @@ class Observer:
                 self._begins(sequence, now)
             if self._lost:
                 recomputed += self._again(sequence, first, count)
+            keys = count * first + count * (count + 1) // 2
+            reads += keys
+            tokens += count
             if planned.outputs:
                 streams += 1
-            reads += count * first + count * (count + 1) // 2
+                if count == 1:
+                    decode_reads += keys
             ends[sequence] = first + count
         if len(ends) > 4 * len(plan.sequences) + 64:
             self._forget(plan)
         scheduler = self._scheduler
         preempted, self._preemptions = scheduler.preemptions - self._preemptions, scheduler.preemptions
-        limits = scheduler.limits
+        limits, seconds = scheduler.limits, now - began
+        running, places = scheduler.num_running, limits.n_parallel
         return Planned(
-            streams, reads, scheduler.num_running, waiting, limits.n_batch, limits.n_parallel, now - began, preempted,
+            tokens, streams, reads, decode_reads, running, waiting, limits.n_batch, places, seconds, preempted,
             recomputed,
         )  # fmt: skip
 
@@ -68,17 +75,17 @@ class Observer:
         """The step's result is in."""
         pages = self._scheduler.cache_stats()
         evicted, self._evictions = pages.evictions - self._evictions, pages.evictions
-        tokens = plan.num_tokens
         record = StepRecord(
             step=plan.step,
             prompt_tokens=plan.prompt_tokens,
-            decode_tokens=tokens - plan.prompt_tokens,
+            decode_tokens=planned.tokens - plan.prompt_tokens,
             sequences=len(plan.sequences),
             budget=planned.budget,
             seconds=result.seconds,
             waiting=planned.waiting,
             streams=planned.streams,
             key_reads=planned.key_reads,
+            decode_key_reads=planned.decode_key_reads,
             running=planned.running,
             sequence_limit=planned.sequence_limit,
             plan_seconds=planned.plan_seconds,

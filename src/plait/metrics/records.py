@@ -10,7 +10,8 @@ class StepRecord:
     """One step: its tokens (`prompt_tokens` of prompts, `decode_tokens` of decoding sequences), the sequences it ran,
     its token budget, the seconds it took, and the samples that waited when it was planned.
 
-    `streams` sequences draw a token; `key_reads` sums, over all rows, the keys that a row looks at. `running` sequences
+    `streams` sequences draw a token; `key_reads` sums, over all rows, the keys that a row looks at,
+    `decode_key_reads` over the decode rows. `running` sequences
     hold a place, of `sequence_limit`. `plan_seconds` went into planning and packing the step, `sample_seconds`, a part
     of `seconds`, into drawing. `end_s` is the clock's time when the result was in. Pages are those of all KV groups.
     `preemptions` and `recomputed_tokens` fell to this step; so did `draft_tokens`, of which `accepted_tokens` held.
@@ -25,6 +26,7 @@ class StepRecord:
     waiting: int
     streams: int = 0
     key_reads: int = 0
+    decode_key_reads: int = 0
     running: int = 0
     sequence_limit: int = 0
     plan_seconds: float = 0.0

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from plait.cache.config import CacheConfig
 from plait.cache.kv import KVCache
+from plait.control.controller import Controller
+from plait.control.fit import StepTimeFit
+from plait.control.goals import Schedule, goals_of, start_of
 from plait.control.steptime import StepTime
 from plait.engine.core import Engine
 from plait.errors import RequestError
@@ -31,7 +34,9 @@ UNKNOWN_END = frozenset({-1})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimConfig:
-    """A machine and how it is run. `pages` of 16 tokens are its KV memory."""
+    """A machine and how it is run. `pages` of 16 tokens are its KV memory. `adaptive` names the
+    profile of a controller, which starts from its limits instead of `n_batch` and `n_parallel`, holds `bounds`, and
+    takes `prior` for the step times to begin with."""
 
     machine: StepTime
     n_batch: int = 1024
@@ -41,6 +46,8 @@ class SimConfig:
     bounds: Bounds = DEFAULT_BOUNDS
     noise: Noise | None = None
     in_flight: int = 1
+    adaptive: str = ""
+    prior: StepTime | None = None
     reuse: bool = True
 
 
@@ -78,10 +85,16 @@ class Simulation:
         cache = KVCache(CacheConfig(PAGE_SIZE, (config.pages + 1,), (None,)))
         limits = Limits(n_batch=config.n_batch, n_parallel=config.n_parallel, context_length=config.context_length)
         self.scheduler = Scheduler(cache, limits, reuse=config.reuse, clock=self.clock)
+        self.controller = _controller(config) if config.adaptive else None
         runner = SimRunner(self.clock, config.machine, config.noise)
         self.engine = Engine(
-            self.scheduler, runner, in_flight=config.in_flight, meter=self.meter, clock=self.clock
-        )  # fmt: skip
+            self.scheduler,
+            runner,
+            in_flight=config.in_flight,
+            meter=self.meter,
+            controller=self.controller,
+            clock=self.clock,
+        )
         self._params: dict[int, SamplingParams] = {}
         self._fairness = Fairness()
         self._costs: dict[str, tuple[str, int]] = {}  # request: its tenant, and its tokens
@@ -158,3 +171,8 @@ class Simulation:
             decisions=int(shot.total(catalogue.DECISIONS)),
             seconds=self.clock.now,
         )
+
+
+def _controller(config: SimConfig) -> Controller:
+    goals = goals_of(config.adaptive, ttft_s=config.bounds.ttft_s, itl_s=config.bounds.itl_s)
+    return Controller(Schedule(goals), start_of(config.adaptive), fit=StepTimeFit(config.prior))

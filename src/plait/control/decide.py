@@ -1,0 +1,146 @@
+"""The decision: a pure function of a load snapshot, the limits in force, and the goals.
+
+The token budget is the most that keeps a step within the ITL bound; the sequence limit follows the queue up and, after
+a while, the load down. Moves are damped: a limit that breaks the bound falls at once; it rises only by a real gain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from plait.control.records import Decision, Goals, LoadSnapshot, Setting
+
+AIM = 0.92
+"""Steps aim at this share of the ITL bound."""
+LEAST_CHUNK = 16
+"""Prompt tokens that every step has room for, whatever the bound: prompts must come to an end."""
+ROUND = 8
+"""Budgets are multiples of this."""
+RISE = 1.12
+"""A budget rises only by at least this factor,"""
+REST_S = 0.25
+"""and not sooner than this after the last change."""
+QUIET = 0.5
+"""The sequence limit falls if at most this share of it was used lately,"""
+ROOM = 1.5
+"""to this multiple of what was used."""
+SQUEEZE_S = 5.0
+"""After pages ran out the sequence limit does not rise for so long."""
+ALONE_SHARE = 0.25
+"""A step without streams may take this share of the TTFT bound: who arrives meanwhile waits for its end."""
+
+
+def decide(snapshot: LoadSnapshot, setting: Setting, goals: Goals) -> Decision:
+    """The limits for this load. Nothing changes where nothing is to be gained; see `Decision.changed`."""
+    costs = _Costs(snapshot, goals)
+    n_batch, alone, why_batch = setting.n_batch, setting.alone_batch, ""
+    n_parallel, why_parallel = setting.n_parallel, ""
+    if not goals.fixed_parallel:
+        n_parallel, why_parallel = _parallel(snapshot, setting, goals, costs)
+    if not goals.fixed_batch:
+        n_batch, alone, why_batch = _batch(snapshot, setting, goals, costs)
+    reasons = tuple(why for why in (why_batch, why_parallel) if why)
+    return Decision(goals, snapshot, setting, Setting(n_batch, alone, n_parallel), reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """Seconds of the parts of a step, as far as this load tells."""
+
+    snapshot: LoadSnapshot
+    goals: Goals
+
+    @property
+    def target_s(self) -> float:
+        """How long a step may take by the model, so that few exceed the bound."""
+        return AIM * self.goals.itl_s / self.snapshot.spread
+
+    @property
+    def row_s(self) -> float:
+        """Of a stream's row."""
+        return self.snapshot.model.decode_row + self.snapshot.model.key_read * self.snapshot.stream_keys
+
+    @property
+    def prompt_s(self) -> float:
+        """Of a prompt token."""
+        return self.snapshot.model.prompt_token + self.snapshot.model.key_read * self.snapshot.prompt_keys
+
+    def chunk(self, streams: int, target_s: float) -> float:
+        """Prompt tokens that fit into a step of `target_s` beside the streams."""
+        left = target_s - self.snapshot.model.step - streams * self.row_s
+        most = self.goals.most_batch
+        return min(left / self.prompt_s, most) if self.prompt_s > 0 else most
+
+    def most_streams(self) -> int:
+        """Streams whose step, with the least chunk, holds the bound."""
+        left = self.target_s - self.snapshot.model.step - LEAST_CHUNK * self.prompt_s
+        most = self.goals.most_parallel
+        return int(max(min(left / self.row_s, most), 0)) if self.row_s > 0 else most
+
+
+def _batch(snapshot: LoadSnapshot, setting: Setting, goals: Goals, costs: _Costs) -> tuple[int, int, str]:
+    """(budget beside streams, budget without, why they moved)."""
+    streams = max(snapshot.streams, 1)
+    chunk = costs.chunk(streams, costs.target_s)
+    wanted = _rounded(streams + max(chunk, LEAST_CHUNK), goals.most_batch, streams)
+    alone_s = max(costs.target_s, ALONE_SHARE * goals.ttft_s / snapshot.spread)
+    alone = max(_rounded(max(costs.chunk(0, alone_s), LEAST_CHUNK), goals.most_batch, 1), wanted)
+    rested = snapshot.at_s >= snapshot.changed_s + REST_S
+    n_batch = _damped(setting.n_batch, wanted, rested)
+    alone = max(_damped(setting.alone_batch, alone, rested), n_batch)
+    if n_batch == setting.n_batch and alone == setting.alone_batch:
+        return n_batch, alone, ""
+    moved = f"n_batch {setting.n_batch} to {n_batch} ({alone} without streams): "
+    return n_batch, alone, moved + _why_batch(costs, streams, chunk)
+
+
+def _why_batch(costs: _Costs, streams: int, chunk: float) -> str:
+    busy_s = costs.snapshot.model.step + streams * costs.row_s
+    held = "" if chunk >= LEAST_CHUNK else ", which the bound leaves no room for: prompts have to go on"
+    return (
+        f"{streams} streams take {1000 * busy_s:.1f} ms, a prompt token {1e6 * costs.prompt_s:.0f} us; steps aim at "
+        f"{1000 * costs.target_s:.1f} of {1000 * costs.goals.itl_s:.0f} ms (they vary by {costs.snapshot.spread:.2f}), "
+        f"so {max(chunk, LEAST_CHUNK):.0f} prompt tokens fit{held}"
+    )
+
+
+def _damped(now: int, wanted: int, rested: bool) -> int:
+    """Down at once, up when it is worth it."""
+    if wanted < now:
+        return wanted if wanted < 0.97 * now else now
+    return wanted if rested and wanted >= RISE * now else now
+
+
+def _rounded(tokens: float, most: int, least: int) -> int:
+    """Within bounds; a multiple of ROUND where that leaves it at least at `least` and LEAST_CHUNK."""
+    whole = int(min(tokens, most))
+    return max(whole - whole % ROUND if whole >= 4 * ROUND else whole, min(least + LEAST_CHUNK, most), 1)
+
+
+def _parallel(snapshot: LoadSnapshot, setting: Setting, goals: Goals, costs: _Costs) -> tuple[int, str]:
+    """(sequence limit, why it moved)."""
+    now = setting.n_parallel
+    cap = max(min(costs.most_streams(), goals.most_parallel), goals.least_parallel)
+    if snapshot.streams >= cap and now > cap and now > goals.least_parallel:
+        held = goals.itl_s * 1000
+        return cap, (
+            f"n_parallel {now} to {cap}: {snapshot.streams} streams take "
+            f"{1000 * (snapshot.model.step + snapshot.streams * costs.row_s):.1f} ms a step of the {held:.0f} ms bound"
+        )
+    squeezed = snapshot.at_s < snapshot.squeezed_s + SQUEEZE_S
+    if squeezed and snapshot.running < now and now > goals.least_parallel:
+        fewer = max(min(snapshot.running, goals.most_parallel), goals.least_parallel)
+        return fewer, f"n_parallel {now} to {fewer}: the pages ran out, {snapshot.running} sequences is what they hold"
+    asked = snapshot.running + snapshot.waiting
+    if snapshot.waiting and snapshot.running >= now and not squeezed:
+        more = min(cap, asked)
+        if more > now:
+            return more, (
+                f"n_parallel {now} to {more}: {snapshot.waiting} samples wait and all places are taken; the ITL bound "
+                f"leaves room for {cap}"
+            )
+    used = max(snapshot.peak_running, asked)
+    fewer = max(round(ROOM * used), goals.least_parallel)
+    if used <= QUIET * now and fewer < now:
+        return fewer, f"n_parallel {now} to {fewer}: it is quiet, {used} sequences ran at most lately"
+    return now, ""

@@ -1,0 +1,92 @@
+"""What the controller sees and says: frozen records of numbers, so that a decision can be kept, shown and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from plait.control.steptime import StepTime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goals:
+    """What to hold: seconds to the first token and between tokens; and the range within which limits may move. A fixed
+    limit is not moved at all."""
+
+    name: str
+    ttft_s: float
+    itl_s: float
+    least_parallel: int
+    most_parallel: int
+    most_batch: int
+    fixed_batch: bool = False
+    fixed_parallel: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The limits in force. `n_batch` is the token budget of a step while a stream waits for its next token,
+    `alone_batch` that of a step that only computes prompts; `n_parallel` the sequence limit."""
+
+    n_batch: int
+    alone_batch: int
+    n_parallel: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSnapshot:
+    """The load at `at_s`. `streams` decoded in the last step; `peak_running` is the most sequences that ran in the last
+    seconds; keys are those that a row of a stream, and a prompt token, look at. `spread` is how far steps exceed the
+    model's time, as a factor that few exceed. `changed_s` is when a limit was changed last, and `squeezed_s` when pages
+    ran out last (both in the past)."""
+
+    at_s: float
+    model: StepTime
+    spread: float
+    streams: int
+    running: int
+    waiting: int
+    peak_running: int
+    stream_keys: float
+    prompt_keys: float
+    changed_s: float
+    squeezed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What changed, from what figures, and why: one sentence with numbers for each limit that moved."""
+
+    goals: Goals
+    snapshot: LoadSnapshot
+    before: Setting
+    after: Setting
+    reasons: tuple[str, ...]
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The limits that moved."""
+        moved = []
+        if (self.before.n_batch, self.before.alone_batch) != (self.after.n_batch, self.after.alone_batch):
+            moved.append("n_batch")
+        if self.before.n_parallel != self.after.n_parallel:
+            moved.append("n_parallel")
+        return tuple(moved)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a log: plain numbers and text."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> Decision:
+        """The inverse of `as_dict`."""
+        snapshot = dict(fields["snapshot"])
+        snapshot["model"] = StepTime(**snapshot["model"])
+        return Decision(
+            Goals(**fields["goals"]),
+            LoadSnapshot(**snapshot),
+            Setting(**fields["before"]),
+            Setting(**fields["after"]),
+            tuple(fields["reasons"]),
+        )
