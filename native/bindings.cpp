@@ -10,6 +10,7 @@
 #include "bindings.h"
 #include "cpu/paths.h"
 #include "program/formats.h"
+#include "program/pack.h"
 #include "program/program.h"
 
 namespace nb = nanobind;
@@ -48,8 +49,14 @@ struct PyGroupInputs {
     }
 };
 
-int add_matrix(Program& program, const Bytes2d& bytes, const std::string& format, std::int64_t rows, int columns) {
-    return program.add_matrix(make_matrix({bytes.data(), bytes.size()}, format, rows, columns));
+int add_matrix(Program& program, const Bytes2d& bytes, const std::string& format, std::int64_t rows, int columns,
+               bool from_file) {
+    return program.add_matrix(make_matrix({bytes.data(), bytes.size()}, format, rows, columns), from_file);
+}
+
+nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>> packed_bytes(const Program& program, int id) {
+    const std::span<const std::uint8_t> bytes = program.packed_bytes(id);
+    return {bytes.data(), {bytes.size()}, nb::handle()};
 }
 
 int add_vector(Program& program, const Floats& values) {
@@ -158,19 +165,25 @@ nb::class_<Program> bind_program(nb::module_& m) {
     return nb::class_<Program>(m, "Program")
         .def("__init__", [](Program* self, const std::string& path, const KvShape& shape,
                             int threads) { new (self) Program(kernels_of(path), shape, threads); })
-        .def("add_matrix", add_matrix, nb::keep_alive<1, 2>(), "bytes"_a.noconvert(), "format"_a, "rows"_a, "columns"_a)
+        .def("add_matrix", add_matrix, nb::keep_alive<1, 2>(), "bytes"_a.noconvert(), "format"_a, "rows"_a, "columns"_a,
+             "from_file"_a)
         .def("packed", &Program::packed)
         .def("kernel_of", &Program::kernel_of)
+        .def("packed_bytes", packed_bytes, nb::rv_policy::reference_internal)
+        .def("packed_sum", &Program::packed_sum)
+        .def("offer", [](Program& program, int id, int file, std::int64_t offset, std::size_t bytes,
+                         std::uint64_t sum) { program.offer(id, {file, offset, bytes, sum}); })
+        .def("took_offer", &Program::took_offer)
         .def("add_vector", add_vector, "values"_a.noconvert())
         .def("add_value", &Program::add_value)
         .def("embed", &Program::embed)
-        .def("linear", &Program::linear)
+        .def("linear", &Program::linear, nb::call_guard<nb::gil_scoped_release>())
         .def("rms_norm", &Program::rms_norm)
         .def("layer_norm", &Program::layer_norm)
         .def("rope_and_store", &Program::rope_and_store)
         .def("attention", &Program::attention)
-        .def("gated_mlp", &Program::gated_mlp)
-        .def("moe", &Program::moe)
+        .def("gated_mlp", &Program::gated_mlp, nb::call_guard<nb::gil_scoped_release>())
+        .def("moe", &Program::moe, nb::call_guard<nb::gil_scoped_release>())
         .def("add", &Program::add)
         .def("scale", &Program::scale)
         .def("softcap", &Program::softcap)
@@ -183,6 +196,8 @@ nb::class_<Program> bind_program(nb::module_& m) {
         .def("measure", &Program::measure)
         .def_prop_ro("measured", &Program::measured)
         .def("set_threads", &Program::set_threads)
+        .def("bind", [](Program& program, std::vector<int> cpus,
+                        bool strict) { program.bind({std::move(cpus), strict}); })
         .def_prop_ro("threads", &Program::threads)
         .def_prop_ro("kv_bytes", [](Program& program) { return program.kv().bytes(); });
 }
@@ -194,6 +209,11 @@ NB_MODULE(_native, m) {
     bind_sampling(bind_program(m));
     bind_probes(m);
     m.def("usable_paths", usable_paths);
+    m.attr("PACKED_VERSION") = kPackedVersion;
+    m.def("packed_size", [](const std::string& format, std::int64_t rows, int columns) {
+        const Matrix matrix{nullptr, nullptr, 0, rows, columns, format_of(format)};
+        return can_pack(matrix) ? packed_size(matrix) : std::size_t{0};
+    });
     m.def("supported_formats", supported_formats);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/kernels.h"
+#include "program/team.h"
 
 namespace plait {
 
@@ -10,7 +11,16 @@ bool can_pack(const Matrix& weight);
 
 inline std::int64_t packed_tiles(const Matrix& weight) { return (weight.rows + kPackedColumns - 1) / kPackedColumns; }
 
-// Writes tiles first..last-1 to `out`, where tile 0 begins.
-void pack_tiles(const Matrix& weight, std::int64_t first, std::int64_t last, std::uint8_t* out);
+// The number of the layout: to be raised when the bytes of a repacked weight change, so that none that was kept in a
+// file is taken for the new kind.
+constexpr int kPackedVersion = 1;
+
+inline std::size_t packed_size(const Matrix& weight) {
+    return static_cast<std::size_t>(packed_tiles(weight)) * packed_tile_bytes(weight.format, weight.columns);
+}
+
+// Writes the whole weight to `out`, on all threads. With `forget` the weight's bytes are those of a mapped file, and their
+// pages are given back piece by piece, so that not both copies are in memory.
+void pack(const Matrix& weight, bool forget, Team& team, std::uint8_t* out);
 
 }  // namespace plait

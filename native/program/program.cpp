@@ -46,14 +46,23 @@ Program::~Program() {
 
 void Program::set_threads(int threads) {
     const Exclusive exclusive(running_);
+    check_binding(binding_, threads);
     threads_ = check_threads(threads);
+}
+
+void Program::bind(Binding binding) {
+    const Exclusive exclusive(running_);
+    check_binding(binding, threads_);
+    binding_ = std::move(binding);
+    if (team_ && !team_->here()) static_cast<void>(team_.release());
+    team_.reset();
 }
 
 void Program::ensure_team() {
     if (team_ && !team_->here()) static_cast<void>(team_.release());
     if (team_ && team_->threads() == threads_) return;
     team_.reset();
-    team_ = std::make_unique<Team>(threads_);
+    team_ = std::make_unique<Team>(threads_, binding_);
 }
 
 void Program::split_rows(const StepInputs& inputs) {

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "program/kept.h"
 #include "program/kv.h"
 #include "program/ops.h"
 #include "program/sample.h"
@@ -28,7 +29,15 @@ class Program {
     Program(const Kernels& kernels, KvShape shape, int threads);
     ~Program();
 
-    int add_matrix(Matrix matrix);
+    // `from_file`: the matrix's bytes are a mapped file's, whose pages may be given back once they are repacked.
+    int add_matrix(Matrix matrix, bool from_file = false);
+    // Where the matrix, should it be repacked, may be had in that form. Before the instruction that multiplies with it.
+    void offer(int id, const Kept& kept);
+    // Whether it was had from there.
+    bool took_offer(int id) const;
+    // The bytes of a matrix that was repacked, and their sum.
+    std::span<const std::uint8_t> packed_bytes(int id) const;
+    std::uint64_t packed_sum(int id);
     // Whether the matrix was repacked: an instruction that multiplies with it made a copy in another layout, and its
     // bytes are read for embeddings only.
     bool packed(int id) const;
@@ -64,11 +73,21 @@ class Program {
     const std::map<std::string, double>& measured() const { return measured_; }
 
     void set_threads(int threads);
+    // From the next step on. Throws std::invalid_argument for a CPU that the process may not use, and where more threads
+    // than CPUs are to have one each.
+    void bind(Binding binding);
     int threads() const { return threads_; }
     KvMemory& kv() { return kv_; }
     const Kernels& kernels() const { return kernels_; }
 
   private:
+    // Where the bytes of a matrix, and its repacked ones, come from.
+    struct Origin {
+        bool from_file;
+        Kept kept;
+        bool taken;
+    };
+
     const Matrix& matrix(int id) const;
     // A matrix with `columns` inputs; with any number of them when that is 0.
     const Matrix& matrix(int id, std::int64_t rows, std::int64_t columns) const;
@@ -94,7 +113,9 @@ class Program {
     KvMemory kv_;
     int threads_;
     std::unique_ptr<Team> team_;
+    Binding binding_;
     std::vector<Matrix> matrices_;
+    std::vector<Origin> origins_;  // of the matrices
     HugePages packed_;
     std::vector<std::vector<float>> vectors_;
     std::vector<std::unique_ptr<Growing<float>>> storages_;

@@ -21,9 +21,10 @@ const T& at(const std::vector<T>& all, int id, const char* what) {
 
 }  // namespace
 
-int Program::add_matrix(Matrix matrix) {
+int Program::add_matrix(Matrix matrix, bool from_file) {
     expect(matrix.rows > 0 && matrix.columns > 0, "a matrix is empty");
     matrices_.push_back(matrix);
+    origins_.push_back({from_file, {}, false});
     return static_cast<int>(matrices_.size()) - 1;
 }
 
@@ -42,15 +43,33 @@ bool Program::packable(int id, std::int64_t rows_each) const {
 void Program::pack(int id) {
     Matrix& m = matrices_[static_cast<std::size_t>(id)];
     if (!can_pack(m) || m.packed != nullptr) return;
-    const std::int64_t tiles = packed_tiles(m), piece = 4;
-    std::uint8_t* out = packed_.take(static_cast<std::size_t>(tiles) * packed_tile_bytes(m.format, m.columns));
+    Origin& origin = origins_[static_cast<std::size_t>(id)];
+    const std::size_t bytes = packed_size(m);
+    std::uint8_t* out = packed_.take(bytes);
     ensure_team();
-    const auto job = [&](Worker& worker) {
-        worker.each(tasks_of(tiles, piece),
-                    [&](int i) { pack_tiles(m, i * piece, std::min((i + 1) * piece, tiles), out); });
-    };
-    team_->run(job);
+    origin.taken = origin.kept.bytes == bytes && read_kept(origin.kept, *team_, out);
+    if (!origin.taken) plait::pack(m, origin.from_file, *team_, out);
     m.packed = out;
+}
+
+void Program::offer(int id, const Kept& kept) {
+    static_cast<void>(matrix(id));
+    origins_[static_cast<std::size_t>(id)].kept = kept;
+}
+
+bool Program::took_offer(int id) const {
+    static_cast<void>(matrix(id));
+    return origins_[static_cast<std::size_t>(id)].taken;
+}
+
+std::span<const std::uint8_t> Program::packed_bytes(int id) const {
+    expect(packed(id), "the matrix is not repacked");
+    return {matrix(id).packed, packed_size(matrix(id))};
+}
+
+std::uint64_t Program::packed_sum(int id) {
+    ensure_team();
+    return sum_of(packed_bytes(id), *team_);
 }
 
 void Program::add_op(const char* kind, std::unique_ptr<Op> op, int makes) {

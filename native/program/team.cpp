@@ -35,8 +35,11 @@ void wait_for_change(const std::atomic<T>& value, T old) {
 
 }  // namespace
 
-Team::Team(int threads)
-    : threads_(threads), process_(getpid()), seats_(std::make_unique<Seat[]>(static_cast<std::size_t>(threads))) {
+Team::Team(int threads, Binding binding)
+    : threads_(threads),
+      binding_(std::move(binding)),
+      process_(getpid()),
+      seats_(std::make_unique<Seat[]>(static_cast<std::size_t>(threads))) {
     workers_.reserve(static_cast<std::size_t>(threads - 1));
     for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
 }
@@ -59,6 +62,7 @@ void Team::start(Call call, void* job) {
         started_.fetch_add(1, std::memory_order_release);
         started_.notify_all();
     }
+    const BoundHere bound(binding_, 0);
     Worker self(*this, 0, first_phase_);
     call(job, self);
     for (int i = 1; i < threads_; ++i) dismiss(seats_[static_cast<std::size_t>(i)]);
@@ -81,6 +85,7 @@ void Team::dismiss(Seat& seat) {
 
 void Team::work(int index) {
     Seat& seat = seats_[static_cast<std::size_t>(index)];
+    const BoundHere bound(binding_, index);
     for (int seen = 0;;) {
         wait_for_change(started_, seen);
         seen = started_.load(std::memory_order_acquire);

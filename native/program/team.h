@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "cpu/affinity.h"
+
 #include <sys/types.h>
 
 namespace plait {
@@ -40,8 +42,8 @@ class Worker {
 
 class Team {
   public:
-    // Starts threads - 1 threads.
-    explicit Team(int threads);
+    // Starts threads - 1 threads, on the CPUs of the binding; the caller of `run` is on them for as long as that takes.
+    explicit Team(int threads, Binding binding = {});
     ~Team();
     Team(const Team&) = delete;
     Team& operator=(const Team&) = delete;
@@ -78,6 +80,7 @@ class Team {
     void wait_for_end(std::uint32_t phase, int index);
 
     const int threads_;
+    const Binding binding_;
     const pid_t process_;
     Call call_ = nullptr;
     void* job_ = nullptr;

@@ -57,20 +57,14 @@ def map_file(path: Path) -> MappedFile:
         os.close(descriptor)
 
 
-def forget(part: U8Array) -> None:
-    """Give back the memory that bytes of a mapped file take; they come from the file again when they are next read.
-    Leaves any other array alone."""
+def is_mapped(part: U8Array) -> bool:
+    """Whether these are bytes of a mapped file: their memory may be given back (MADV_DONTNEED), since they come from the
+    file again when they are next read."""
     owner: object = part
     while isinstance(owner, np.ndarray):
         owner = owner.base
     mapping = owner.obj if isinstance(owner, memoryview) else owner
-    if not isinstance(mapping, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    first = part.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
-    start = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE  # pages that hold nothing else
-    length = (first + part.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - start
-    if length > 0:
-        mapping.madvise(mmap.MADV_DONTNEED, start, length)
+    return isinstance(mapping, mmap.mmap) and not part.flags.writeable
 
 
 def unreadable(path: Path, error: Exception) -> ModelFileError:

@@ -98,10 +98,14 @@ def program_weights(program: Program) -> list[Weight]:
     """Every parameter that the program uses, once, in the order of first use."""
     found: dict[int, Weight] = {}
     for op in program.instructions:
-        for weight in _weights_of(op):
-            if weight is not None:
-                found.setdefault(id(weight.tensor), weight)
+        for weight in weights_read(op):
+            found.setdefault(id(weight.tensor), weight)
     return list(found.values())
+
+
+def weights_read(op: Instruction) -> list[Weight]:
+    """The parameters of one instruction."""
+    return [weight for weight in _weights_of(op) if weight is not None]
 
 
 def _weights_of(op: Instruction) -> tuple[Weight | None, ...]:

@@ -7,6 +7,7 @@ of threads and on any SIMD path (design, section 5). Knows no model.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -15,8 +16,9 @@ from plait.errors import BackendError
 from plait.formats.tensor import F32Array
 from plait.ops.api import I32Array, KVConfig, KVInputs, Program, Progress, StepInputs
 from plait.ops.cpu import _native
-from plait.ops.cpu.cores import usable_cores
-from plait.ops.cpu.record import record
+from plait.ops.cpu.cores import CAN_BIND, allowed_cpus, by_core, usable_cores
+from plait.ops.cpu.record import new_program, record
+from plait.ops.cpu.repack_cache import open_kept
 from plait.ops.cpu.sampling import PackedParams, sample_natively
 from plait.ops.program import program_weights
 from plait.ops.sampling import Sampled, SampleRow
@@ -26,18 +28,37 @@ class CpuBackend:
     """`threads` None takes the physical cores that this process may use. `path` is the SIMD path, one of `paths()`;
     None takes the fastest that this CPU can run.
 
-    Raises BackendError for a path that this CPU cannot run."""
+    `cpus` limits the threads to these CPUs, by the system's numbers; `strict` gives each thread one of its own, of `cpus`
+    or of all, physical cores first. `repack_cache` is a folder that keeps repacked weights for the next start.
+
+    Raises BackendError for a path that this CPU cannot run, CPUs that this process may not use, and more threads than
+    CPUs where each is to have its own."""
 
     name = "cpu"
 
-    def __init__(self, threads: int | None = None, path: str | None = None) -> None:
+    def __init__(
+        self,
+        threads: int | None = None,
+        path: str | None = None,
+        *,
+        cpus: Sequence[int] = (),
+        strict: bool = False,
+        repack_cache: Path | None = None,
+    ) -> None:
         usable = self.paths()
         if path is not None and path not in usable:
             raise BackendError(f"this CPU cannot run the kernels '{path}'; choose one of {', '.join(usable)}")
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise BackendError(f"threads is {threads}; give 1 to {MOST_THREADS}, or leave it out for one for each core")
-        self.threads = threads or usable_cores()
+        _check_cpus(cpus)
+        self.threads = threads or usable_cores(within=cpus)
         self.path = path or usable[0]
+        self._cpus, self._strict = by_core(cpus or sorted(allowed_cpus())) if strict else list(cpus), strict
+        if strict and self.threads > len(self._cpus):
+            raise BackendError(
+                f"{self.threads} threads cannot have one each of {len(self._cpus)} CPUs; give fewer threads, or more CPUs"
+            )
+        self._repack_cache = repack_cache
 
     @staticmethod
     def paths() -> tuple[str, ...]:
@@ -45,16 +66,33 @@ class CpuBackend:
         return tuple(_native.usable_paths())
 
     def compile(self, program: Program, kv: KVConfig, progress: Progress | None = None) -> CpuExecutable:
-        """Weights that integer kernels multiply with are repacked, on all threads; the others stay where they are (a
-        file's mapping is held). KV memory takes real memory when first used.
+        """Weights that integer kernels multiply with are repacked, on all threads, tensor by tensor, and the pages of
+        the mapped file given back behind; the others stay where they are (a file's mapping is held). KV memory takes
+        real memory when first used. `progress` hears of each instruction; what it raises ends the work.
 
         Raises BackendError for a weight format or KV type without kernels, or too little memory."""
-        total = sum(weight.tensor.nbytes for weight in program_weights(program))
+        kept = None if self._repack_cache is None else open_kept(self._repack_cache, program_weights(program))
         try:
-            native = record(program, kv, self.path, self.threads, total, progress)
+            native = new_program(program, kv, self.path, self.threads)
+            native.bind(self._cpus, self._strict)
+            record(program, native, kept, progress)
         except MemoryError:
             raise BackendError("there is too little memory for weights and the KV cache; give it fewer pages") from None
+        finally:
+            if kept is not None:
+                kept.close()
         return CpuExecutable(native)
+
+
+def _check_cpus(cpus: Sequence[int]) -> None:
+    if cpus and not CAN_BIND:
+        raise BackendError("this system does not bind threads to CPUs")
+    allowed = allowed_cpus()
+    refused = [cpu for cpu in cpus if cpu not in allowed]
+    if refused:
+        raise BackendError(
+            f"this process may not use CPU {', '.join(map(str, refused))}; it may use {', '.join(map(str, sorted(allowed)))}"
+        )
 
 
 class CpuExecutable:

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
-def usable_cores(cpus: Path = _CPUS, cgroup_limit: Path = _CGROUP_LIMIT) -> int:
-    """Physical cores that this process may use: hyperthreads of one core count once, and a container's share of CPU
-    time bounds them. At least 1."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    cores = {_siblings(cpus, cpu) for cpu in allowed}
+CAN_BIND = hasattr(os, "sched_setaffinity")
+
+
+def allowed_cpus() -> set[int]:
+    """The CPUs that this process may use, by the system's numbers."""
+    return os.sched_getaffinity(0) if CAN_BIND else set(range(os.cpu_count() or 1))
+
+
+def usable_cores(cpus: Path = _CPUS, cgroup_limit: Path = _CGROUP_LIMIT, *, within: Iterable[int] = ()) -> int:
+    """Physical cores that this process may use, or of those `within` these CPUs: hyperthreads of one core count once,
+    and a container's share of CPU time bounds them. At least 1."""
+    cores = {_siblings(cpus, cpu) for cpu in list(within) or allowed_cpus()}
     return max(1, min(len(cores), _share(cgroup_limit)))
+
+
+def by_core(numbers: Sequence[int], cpus: Path = _CPUS) -> list[int]:
+    """CPUs in the order in which threads should take them: one of each core, then a second one of each ..."""
+    seen: dict[str, int] = {}
+    turns: list[tuple[int, int]] = []
+    for position, cpu in enumerate(numbers):
+        core = _siblings(cpus, cpu)
+        turns.append((seen.get(core, 0), position))
+        seen[core] = seen.get(core, 0) + 1
+    return [numbers[position] for _, position in sorted(turns)]
 
 
 def _siblings(cpus: Path, cpu: int) -> str:

@@ -5,13 +5,13 @@ Knows the contract in `ops.api` and the extension; runs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
 from typing import assert_never
 
 import numpy as np
 
 from plait.errors import BackendError
-from plait.formats.mapped import forget
+from plait.formats.mapped import is_mapped
 from plait.formats.tensor import F32Array, U8Array
 from plait.ops.api import (
     Activation,
@@ -38,7 +38,8 @@ from plait.ops.api import (
     Weight,
 )
 from plait.ops.cpu import _native
-from plait.ops.program import assign_storages, values_written
+from plait.ops.cpu.repack_cache import KeptWeights
+from plait.ops.program import assign_storages, program_weights, values_written, weights_read
 
 _ROWS = {Rows.TOKENS: _native.Rows.TOKENS, Rows.OUTPUTS: _native.Rows.OUTPUTS}
 _LAYOUTS = {RopeLayout.INTERLEAVED: _native.RopeLayout.INTERLEAVED, RopeLayout.HALF: _native.RopeLayout.HALF}
@@ -50,19 +51,25 @@ _ACTIVATIONS = {
 _KV_TYPES = {"f32": _native.KvType.F32, "f16": _native.KvType.F16, "bf16": _native.KvType.BF16}
 
 
-def record(
-    program: Program, kv: KVConfig, path: str, threads: int, weights_total: int, progress: Progress | None
-) -> _native.Program:
-    """Raises BackendError for a weight format or KV type without kernels, and for sizes that do not fit together."""
-    native = _native.Program(path, _kv_shape(program, kv), threads)
-    recorder = _Recorder(program, native, weights_total, progress)
+def new_program(program: Program, kv: KVConfig, path: str, threads: int) -> _native.Program:
+    """A native program without instructions. Raises BackendError for a KV type without kernels."""
+    return _native.Program(path, _kv_shape(program, kv), threads)
+
+
+def record(program: Program, native: _native.Program, kept: KeptWeights | None, progress: Progress | None) -> None:
+    """Add all instructions. A weight whose last instruction is recorded is reported; what `progress` raises ends the
+    recording. Raises BackendError for a weight format without kernels, and for sizes that do not fit together."""
+    recorder = _Recorder(program, native, kept)
+    prepared = _Prepared(program, progress)
     for op in program.instructions:
         try:
             recorder.add(op)
         except ValueError as error:
             raise BackendError(f"the CPU kernels cannot run this model: {type(op).__name__}: {error}") from None
+        prepared.see(op)
     native.finish(recorder.value(program.logits))
-    return native
+    if kept is not None:
+        kept.finish(native, recorder.offered)
 
 
 def _kv_shape(program: Program, kv: KVConfig) -> _native.KvShape:
@@ -79,12 +86,12 @@ def _kv_shape(program: Program, kv: KVConfig) -> _native.KvShape:
 class _Recorder:
     """Weights are known by the identity of their tensor, so that tied ones are added once."""
 
-    def __init__(self, program: Program, native: _native.Program, total: int, progress: Progress | None) -> None:
-        self._native = native
+    def __init__(self, program: Program, native: _native.Program, kept: KeptWeights | None) -> None:
+        self._native, self._kept = native, kept
+        self.offered: dict[str, int] = {}
         self._matrices: dict[int, int] = {}
         self._vectors: dict[int, int] = {}
         self._ropes: dict[int, Rope | None] = {}
-        self._done, self._total, self._progress = 0, total, progress
         storages = assign_storages(program)
         values = sorted(
             (value for op in program.instructions for value in values_written(op)), key=lambda v: storages[v.id]
@@ -102,7 +109,6 @@ class _Recorder:
             case Linear():
                 weights, biases = [matrix(w) for w in op.weights], [vector(b) for b in op.biases]
                 native.linear(value(op.x), weights, biases, [value(out) for out in op.out])
-                self._forget_repacked(op.weights)
             case RmsNorm():
                 sizes = vector(op.weight), op.eps, op.offset, op.groups
                 native.rms_norm(value(op.x), value(op.residual), *sizes, value(op.out), value(op.total))
@@ -116,12 +122,10 @@ class _Recorder:
             case GatedMlp():
                 weights, biases = [matrix(w) for w in (op.gate, op.up, op.down)], [vector(b) for b in op.biases]
                 native.gated_mlp(value(op.x), weights, biases, _ACTIVATIONS[op.activation], value(op.out))
-                self._forget_repacked((op.gate, op.up, op.down))
             case Moe():
                 weights = [matrix(w) for w in (op.router, op.gate, op.up, op.down)]
                 activation = _ACTIVATIONS[op.activation]
                 native.moe(value(op.x), weights, op.top_k, op.normalise, activation, value(op.out))
-                self._forget_repacked((op.gate, op.up, op.down))
             case Add():
                 native.add(value(op.a), value(op.b), value(op.out))
             case Scale():
@@ -152,8 +156,11 @@ class _Recorder:
                 )
             rows = int(np.prod(weight.shape[:-1], dtype=np.int64))
             raw = _usable_bytes(weight.tensor.raw())
-            self._matrices[key] = self._native.add_matrix(raw, weight.format, rows, weight.shape[-1])
-            self._report(weight)
+            matrix = self._native.add_matrix(raw, weight.format, rows, weight.shape[-1], is_mapped(raw))
+            self._matrices[key] = matrix
+            if self._kept is not None:
+                self._kept.offer(self._native, matrix, weight)
+                self.offered[weight.name] = matrix
         return self._matrices[key]
 
     def _vector(self, weight: Weight | None) -> int:
@@ -163,18 +170,24 @@ class _Recorder:
         if key not in self._vectors:
             values: F32Array = np.ascontiguousarray(weight.tensor.numpy(), dtype=np.float32).reshape(-1)
             self._vectors[key] = self._native.add_vector(values)
-            self._report(weight)
         return self._vectors[key]
 
-    def _forget_repacked(self, weights: Iterable[Weight]) -> None:
-        """Their bytes are not read again, but for embeddings: both copies at once need not be in memory."""
-        for weight in weights:
-            if self._native.packed(self._matrix(weight)):
-                forget(weight.tensor.raw())
 
-    def _report(self, weight: Weight) -> None:
-        self._done += weight.tensor.nbytes
-        if self._progress is not None:
+class _Prepared:
+    """Reports the bytes of weights whose last instruction is recorded: a tied embedding is repacked with the last."""
+
+    def __init__(self, program: Program, progress: Progress | None) -> None:
+        self._left = Counter(id(w.tensor) for op in program.instructions for w in weights_read(op))
+        self._done, self._total = 0, sum(weight.tensor.nbytes for weight in program_weights(program))
+        self._progress = progress
+
+    def see(self, op: Instruction) -> None:
+        done = 0
+        for weight in weights_read(op):
+            self._left[id(weight.tensor)] -= 1
+            done += 0 if self._left[id(weight.tensor)] else weight.tensor.nbytes
+        self._done += done
+        if done and self._progress is not None:
             self._progress(self._done, self._total)
 
 
