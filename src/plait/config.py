@@ -20,6 +20,7 @@ DEVICES = ("auto", "cpu", "cuda", "reference")
 KV_TYPES = ("f16", "f32", "bf16")
 MOST = 2**31 - 1
 MOST_THREADS = 1024
+MOST_CPUS = 8192
 _LEAST = {
     "n_ctx": 0,
     "n_batch": 1,
@@ -28,6 +29,7 @@ _LEAST = {
     "kv_memory": 0,
     "max_queue_requests": 0,
     "max_queue_tokens": 0,
+    "cpu_strict": 0,
 }
 PROFILES = ("latency", "balanced", "throughput")
 ON_OFF = ("on", "off")
@@ -81,6 +83,17 @@ class EngineOptions:
     cpu_path: str = option(
         "auto", "--cpu-path", help="Instruction set of the CPU kernels.", choices=CPU_PATHS, env="PLAIT_CPU"
     )
+    cpu_mask: str = option("", "-C", "--cpu-mask", help="CPUs that the CPU threads run on: a hexadecimal mask, 0xff.")
+    cpu_range: str = option("", "-Cr", "--cpu-range", help="The same as a range, 0-3.")
+    cpu_strict: int = option(
+        0, "--cpu-strict", help="1 gives each CPU thread a CPU of its own; 0 lets the system move them."
+    )
+    repack_cache: str = option(
+        "",
+        "--repack-cache",
+        help="Keep repacked weights in this folder for the next start on the CPU; as large again as the model file.",
+        env="PLAIT_REPACK_CACHE",
+    )
     prefix_cache: bool = option(True, "--prefix-cache/--no-prefix-cache", help="Share the KV memory of equal prefixes.")
     max_queue_requests: int = option(
         0, "--max-queue-requests", help="At most this many requests wait, others are refused at once; 0 is no bound."
@@ -125,6 +138,15 @@ class EngineOptions:
             raise OptionError(f"--calibrate is {self.calibrate}; give 0 to {MOST_CALIBRATION_S} seconds")
         parse_slo(self.slo)
         parse_hours(self.hours)
+        if self.cpu_strict > 1:
+            raise OptionError(f"--cpu-strict is {self.cpu_strict}; give 0 or 1")
+        self.cpus()
+
+    def cpus(self) -> tuple[int, ...]:
+        """The CPUs that the threads may run on, ascending; empty where none were named."""
+        if self.cpu_mask and self.cpu_range:
+            raise OptionError("--cpu-mask and --cpu-range name the same thing; give one of them")
+        return _mask(self.cpu_mask) if self.cpu_mask else _range(self.cpu_range) if self.cpu_range else ()
 
     @property
     def fixed(self) -> frozenset[str]:
@@ -170,6 +192,24 @@ def parse_hours(text: str) -> tuple[tuple[int, int, str], ...]:
             )
         found.append((60 * int(match[1]) + int(match[2]), 60 * int(match[3]) + int(match[4]), match[5]))
     return tuple(found)
+
+
+def _mask(text: str) -> tuple[int, ...]:
+    digits = text.lower().removeprefix("0x")
+    if not digits or len(digits) > MOST_CPUS // 4 or not set(digits) <= set("0123456789abcdef") or not int(digits, 16):
+        raise OptionError(f"--cpu-mask is '{text}'; give a hexadecimal number with a bit for each CPU, as 0xff")
+    mask = int(digits, 16)
+    return tuple(cpu for cpu in range(mask.bit_length()) if mask >> cpu & 1)
+
+
+def _range(text: str) -> tuple[int, ...]:
+    parts = text.split("-")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
+        raise OptionError(f"--cpu-range is '{text}'; give the first CPU and the last, as 0-3")
+    first, last = map(int, parts)
+    if not first <= last < MOST_CPUS:
+        raise OptionError(f"--cpu-range is '{text}'; it must go upwards, to less than {MOST_CPUS}")
+    return tuple(range(first, last + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +258,10 @@ NOT_HERE: dict[tuple[str, ...], str] = {
     ("-ub", "--ubatch-size"): "a step is one batch; bound it with -b",
     ("-ctv", "--cache-type-v"): "K and V have one type; choose it with -ctk",
     ("-tb", "--threads-batch"): "prefill and decode share their steps; choose threads with -t",
+    ("-Cb", "--cpu-mask-batch", "-Crb", "--cpu-range-batch", "--cpu-strict-batch"): (
+        "prefill and decode share their steps; choose CPUs with -C or -Cr"
+    ),
+    ("--prio", "--poll"): "threads run at the process's priority (see nice), and wait as long as pays",
     ("--mirostat",): "it is not in the sampler chain yet",
     ("--grammar", "--grammar-file", "-j", "--json-schema"): "structured output is not there yet",
     ("--lora", "--lora-scaled"): "adapters are not there yet",

@@ -1,6 +1,8 @@
 """Options are declared once, checked once, and only config reads the environment."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from plait.config import EngineOptions, flag_of, from_environment, option_fields
 from plait.errors import OptionError
@@ -19,6 +21,15 @@ from plait.errors import OptionError
         ("n_batch", "many"),
         ("kv_type", "q9"),
         ("device", "tpu"),
+        ("cpu_mask", "0x"),
+        ("cpu_mask", "xyz"),
+        ("cpu_mask", "0"),
+        ("cpu_mask", "f" * 3000),
+        ("cpu_range", "3"),
+        ("cpu_range", "3-1"),
+        ("cpu_range", "0-99999"),
+        ("cpu_range", "-1-2"),
+        ("cpu_strict", 2),
     ],
 )
 def test_an_unusable_option_is_refused_by_its_flag(name: str, value: object) -> None:
@@ -44,3 +55,18 @@ def test_every_option_has_help_and_a_flag() -> None:
     for name, _, _, info in option_fields(EngineOptions):
         assert info.help.endswith("."), name
         assert info.flags
+
+
+@given(st.sets(st.integers(0, 200), min_size=1))
+def test_a_mask_has_a_bit_for_each_cpu(cpus: set[int]) -> None:
+    mask = sum(1 << cpu for cpu in cpus)
+    for text in (f"{mask:x}", f"0x{mask:X}", f"0X{mask:064x}"):
+        assert EngineOptions(cpu_mask=text).cpus() == tuple(sorted(cpus))
+
+
+def test_a_range_holds_both_ends() -> None:
+    assert EngineOptions(cpu_range="2-5").cpus() == (2, 3, 4, 5)
+    assert EngineOptions(cpu_range="7-7").cpus() == (7,)
+    assert EngineOptions().cpus() == ()
+    with pytest.raises(OptionError, match="give one of them"):
+        EngineOptions(cpu_mask="1", cpu_range="0-0")

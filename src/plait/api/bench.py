@@ -121,7 +121,7 @@ class Bench:
         kv = bench_kv(loaded, options, cases)
         backend = make_backend(options)
         self.device = backend.name
-        self.threads = (options.threads or usable_cores()) if backend.name == "cpu" else 0
+        self.threads = (options.threads or usable_cores(within=options.cpus())) if backend.name == "cpu" else 0
         self._executable = backend.compile(loaded.program, kv, progress)
         self.kv_bytes = self._executable.kv_bytes()
         windows = tuple(group.window for group in loaded.kv.groups)

@@ -24,6 +24,7 @@ from plait.engine.build import build_engine
 from plait.engine.core import Engine
 from plait.engine.stats import EngineStats
 from plait.errors import OptionError, PromptTooLongError, RequestError
+from plait.ops.api import Progress
 from plait.tokenizer.output import OutputText
 from plait.types import ChatMessage, EngineRequest, FinishReason, SamplingParams, TokenEvent, TokenId
 
@@ -67,20 +68,26 @@ class LLM:
     """A model with an engine.
 
     `model` is a path, a hub id, a `Model`, or None for the bundled model. Options are the fields of `EngineOptions`
-    (`n_ctx`, `n_parallel`, `n_batch`, `threads` ...), or one such object as `options`. Threads may share it: their
+    (`n_ctx`, `n_parallel`, `n_batch`, `threads` ...), or one such object as `options`. `progress` is called with (bytes
+    done, bytes in all) while weights are prepared; what it raises ends that. Threads may share it: their
     requests share the engine's steps. Close it, or use it as a context manager, to free its memory and threads. It does
     not outlive a fork: a child process makes its own.
     """
 
     def __init__(
-        self, model: str | Path | Model | None = None, *, options: EngineOptions | None = None, **fields: Any
+        self,
+        model: str | Path | Model | None = None,
+        *,
+        options: EngineOptions | None = None,
+        progress: Progress | None = None,
+        **fields: Any,
     ) -> None:
         if options is not None and fields:
             raise OptionError(f"give options, or {', '.join(fields)} by itself; not both")
         self.options = options or from_environment(fields)
         self.model = model if isinstance(model, Model) else Model.load(model)
         self.tokenizer = self.model.tokenizer
-        self._engine: Engine = build_engine(self.model.loaded, self.options)
+        self._engine: Engine = build_engine(self.model.loaded, self.options, progress)
         self._running: dict[str, _Running] = {}
         self._ids = itertools.count()
         self._lock = Turns()

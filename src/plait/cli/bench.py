@@ -122,13 +122,15 @@ def _load(
 ) -> tuple[Bench, dict[str, Any]]:
     """The model, ready to be measured, and what one has to know to compare its figures with others."""
     from plait.api.bench import Bench
+    from plait.cli.loading import loading_bar
     from plait.formats.hub import resolve_model
     from plait.formats.open import open_model
     from plait.models.registry import load_model
 
     started = time.perf_counter()
     path = resolve_model(model)
-    runner = Bench(load_model(open_model(path)), options, cases, sample=sample)
+    with loading_bar() as progress:
+        runner = Bench(load_model(open_model(path)), options, cases, sample=sample, progress=progress)
     facts: dict[str, Any] = {"model": path.name, "device": runner.device, "n_threads": runner.threads}
     facts |= {"n_batch": options.n_batch, "kv_type": options.kv_type, "kv_bytes": runner.kv_bytes, "sampled": sample}
     return runner, facts | {"load_s": round(time.perf_counter() - started, 3)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -98,4 +99,5 @@ def entry() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not where it is closed or replaced
             stream.reconfigure(errors="replace")
+    logging.basicConfig(format="plait: warning: %(message)s", level=logging.WARNING)
     sys.exit(main())

@@ -46,10 +46,13 @@ def run(
     params = take_sampling(rest, n=samples, **_fixed(rest))
 
     from plait.api import LLM  # here, so that a wrong option is answered at once
+    from plait.cli.loading import loading_bar
     from plait.cli.output import make_printer
     from plait.cli.summary import Summary
 
-    with LLM(model, options=options) as llm:
+    with loading_bar() as progress:
+        llm = LLM(model, options=options, progress=progress)
+    with llm:
         if llm.options.n_ctx > llm.model.context_length:
             own = llm.model.context_length
             print(f"plait: warning: -c {options.n_ctx} is more than the model's own context of {own}", file=sys.stderr)

@@ -121,7 +121,13 @@ def _cpu_backend(options: EngineOptions) -> Backend:
         from plait.ops.cpu.backend import CpuBackend
     except ImportError as error:
         raise BackendError(f"--device cpu: the kernels are not built ({error}); run make build") from None
-    return CpuBackend(options.threads or None, None if options.cpu_path == "auto" else options.cpu_path)
+    return CpuBackend(
+        options.threads or None,
+        None if options.cpu_path == "auto" else options.cpu_path,
+        cpus=options.cpus(),
+        strict=bool(options.cpu_strict),
+        repack_cache=Path(options.repack_cache) if options.repack_cache else None,
+    )
 
 
 def kv_config(shape: KVShape, options: EngineOptions, context_length: int, kv_tokens: int = 0) -> KVConfig:

@@ -58,8 +58,8 @@ def map_file(path: Path) -> MappedFile:
 
 
 def is_mapped(part: U8Array) -> bool:
-    """Whether these are bytes of a mapped file: their memory may be given back (MADV_DONTNEED), since they come from the
-    file again when they are next read."""
+    """Whether these are bytes of a mapped file: their memory may be given back (MADV_DONTNEED), since they come from
+    the file again when they are next read."""
     owner: object = part
     while isinstance(owner, np.ndarray):
         owner = owner.base

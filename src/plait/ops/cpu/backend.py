@@ -28,8 +28,8 @@ class CpuBackend:
     """`threads` None takes the physical cores that this process may use. `path` is the SIMD path, one of `paths()`;
     None takes the fastest that this CPU can run.
 
-    `cpus` limits the threads to these CPUs, by the system's numbers; `strict` gives each thread one of its own, of `cpus`
-    or of all, physical cores first. `repack_cache` is a folder that keeps repacked weights for the next start.
+    `cpus` limits the threads to these CPUs, by the system's numbers; `strict` gives each thread one of its own, of
+    `cpus` or of all, physical cores first. `repack_cache` is a folder that keeps repacked weights for the next start.
 
     Raises BackendError for a path that this CPU cannot run, CPUs that this process may not use, and more threads than
     CPUs where each is to have its own."""
@@ -56,7 +56,8 @@ class CpuBackend:
         self._cpus, self._strict = by_core(cpus or sorted(allowed_cpus())) if strict else list(cpus), strict
         if strict and self.threads > len(self._cpus):
             raise BackendError(
-                f"{self.threads} threads cannot have one each of {len(self._cpus)} CPUs; give fewer threads, or more CPUs"
+                f"{self.threads} threads cannot have one each of {len(self._cpus)} CPUs; give fewer threads, or "
+                "more CPUs"
             )
         self._repack_cache = repack_cache
 
@@ -90,9 +91,8 @@ def _check_cpus(cpus: Sequence[int]) -> None:
     allowed = allowed_cpus()
     refused = [cpu for cpu in cpus if cpu not in allowed]
     if refused:
-        raise BackendError(
-            f"this process may not use CPU {', '.join(map(str, refused))}; it may use {', '.join(map(str, sorted(allowed)))}"
-        )
+        usable = ", ".join(map(str, sorted(allowed)))
+        raise BackendError(f"this process may not use CPU {', '.join(map(str, refused))}; it may use {usable}")
 
 
 class CpuExecutable:

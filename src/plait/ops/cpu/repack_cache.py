@@ -5,8 +5,8 @@ layout by the number that the native code gives it. What does not fit is not use
 extension; knows no kernels.
 
 The file: a magic word, the header's length and its CRC (8 bytes each); the header in JSON, with the key and for each
-tensor its offset, its bytes and their sum; the tensors' bytes, each from a whole page on. It is written beside its place and then moved
-there, so that nobody sees half of one and who reads an older one keeps it.
+tensor its offset, its bytes and their sum; the tensors' bytes, each from a whole page on. It is written beside its
+place and then moved there, so that nobody sees half of one, and who reads an older one keeps it.
 """
 
 from __future__ import annotations
@@ -86,11 +86,12 @@ class KeptWeights:
             _log.warning("the repack cache %s cannot be read: %s", self._path, error.strerror or error)
             return
         try:
-            header = _header_of(self._file)
-            if header["key"] == self._key:
-                self._places = {name: Place(*place) for name, place in header["tensors"].items()}
+            key, places = _parse_header(self._file)
         except (ValueError, OSError, KeyError, TypeError, AttributeError):
             _log.warning("%s is damaged, or no repack cache; it is written anew", self._path)
+            return
+        if key == self._key:
+            self._places = places
 
     def _write(self, native: _native.Program, packed: Mapping[str, int]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +118,7 @@ class KeptWeights:
         os.ftruncate(file, 0)
         _write_all(file, 0, memoryview(header))
         for place, piece in zip(_places(pieces, sums, start).values(), pieces.values(), strict=True):
-            _write_all(file, place.offset, memoryview(piece))
+            _write_all(file, place.offset, piece.data)
         os.fsync(file)
 
 
@@ -139,21 +140,26 @@ def open_kept(folder: Path, weights: Sequence[Weight]) -> KeptWeights | None:
 
 def _key(files: Sequence[Path], tensors: Sequence[StoredTensor]) -> str:
     stats = [file.stat() for file in files]
-    facts = [_native.PACKED_VERSION, [(str(f), s.st_size, s.st_mtime_ns, s.st_ino) for f, s in zip(files, stats, strict=True)]]
+    facts: list[object] = [_native.PACKED_VERSION]
+    facts += [(str(f), s.st_size, s.st_mtime_ns, s.st_ino) for f, s in zip(files, stats, strict=True)]
     facts += [(t.name, t.format, t.shape, bytes(t.data[:64]).hex()) for t in tensors]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def _header_of(file: int) -> dict[str, dict[str, tuple[int, int, int]]]:
-    """Raises ValueError for what is no such header."""
+def _parse_header(file: int) -> tuple[str, dict[str, Place]]:
+    """The key and the places. Raises for what is no such header, and for places that are not in the file."""
     magic, length, crc = _HEAD.unpack(os.pread(file, _HEAD.size, 0).ljust(_HEAD.size))
     if magic != _MAGIC or length > _MOST_HEADER:
         raise ValueError("no repack cache")
     text = os.pread(file, length, _HEAD.size)
     if len(text) != length or zlib.crc32(text) != crc:
         raise ValueError("a damaged header")
-    header: dict[str, dict[str, tuple[int, int, int]]] = json.loads(text)
-    return header
+    header = json.loads(text)
+    places = {str(name): Place(*map(int, place)) for name, place in header["tensors"].items()}
+    size = os.fstat(file).st_size
+    if not all(0 <= p.offset <= p.offset + p.size <= size and 0 <= p.sum < 1 << 64 for p in places.values()):
+        raise ValueError("a tensor that is not in the file")
+    return str(header["key"]), places
 
 
 def _header(key: str, pieces: Mapping[str, U8Array], sums: Mapping[str, int], start: int) -> bytes:
