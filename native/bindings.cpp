@@ -166,9 +166,11 @@ nb::class_<Program> bind_program(nb::module_& m) {
         .def("__init__", [](Program* self, const std::string& path, const KvShape& shape,
                             int threads) { new (self) Program(kernels_of(path), shape, threads); })
         .def("add_matrix", add_matrix, nb::keep_alive<1, 2>(), "bytes"_a.noconvert(), "format"_a, "rows"_a, "columns"_a,
-             "from_file"_a)
+             "from_file"_a = false)
         .def("packed", &Program::packed)
         .def("kernel_of", &Program::kernel_of)
+        .def("plan_only", &Program::plan_only)
+        .def_prop_ro("packed_total", &Program::packed_total)
         .def("packed_bytes", packed_bytes, nb::rv_policy::reference_internal)
         .def("packed_sum", &Program::packed_sum)
         .def("offer", [](Program& program, int id, int file, std::int64_t offset, std::size_t bytes,
@@ -210,10 +212,6 @@ NB_MODULE(_native, m) {
     bind_probes(m);
     m.def("usable_paths", usable_paths);
     m.attr("PACKED_VERSION") = kPackedVersion;
-    m.def("packed_size", [](const std::string& format, std::int64_t rows, int columns) {
-        const Matrix matrix{nullptr, nullptr, 0, rows, columns, format_of(format)};
-        return can_pack(matrix) ? packed_size(matrix) : std::size_t{0};
-    });
     m.def("supported_formats", supported_formats);
 }
 

@@ -34,8 +34,6 @@ std::vector<std::string> supported_formats() {
     return names;
 }
 
-Format format_of(const std::string& name) { return info_of(name).format; }
-
 Matrix make_matrix(std::span<const std::uint8_t> bytes, const std::string& format, std::int64_t rows, int columns) {
     const FormatInfo& info = info_of(format);
     if (rows < 1 || columns < 1 || columns % info.block != 0) {

@@ -12,9 +12,6 @@ namespace plait {
 
 std::vector<std::string> supported_formats();
 
-// Throws std::invalid_argument for a name that is not one of them.
-Format format_of(const std::string& name);
-
 // A matrix over bytes that outlive it. Throws std::invalid_argument for an unknown format, columns that are no whole
 // blocks, a wrong number of bytes, or floats that are not aligned.
 Matrix make_matrix(std::span<const std::uint8_t> bytes, const std::string& format, std::int64_t rows, int columns);

@@ -149,7 +149,7 @@ void Program::measure(bool on) {
 
 Logits Program::run(const StepInputs& inputs) {
     const Exclusive exclusive(running_);
-    if (logits_ < 0) throw std::invalid_argument("the program is not finished");
+    if (logits_ < 0 || plan_only_) throw std::invalid_argument("the program is not finished");
     if (inputs.tokens.size() > std::numeric_limits<std::int32_t>::max() / 2)
         throw std::invalid_argument("too many tokens");
     check_step(inputs, kv_.shape(), vocabulary_);

@@ -31,6 +31,10 @@ class Program {
 
     // `from_file`: the matrix's bytes are a mapped file's, whose pages may be given back once they are repacked.
     int add_matrix(Matrix matrix, bool from_file = false);
+    // From here on weights get their places, but nothing is repacked: a program to be asked, not to be run.
+    void plan_only() { plan_only_ = true; }
+    // Bytes of all repacked weights.
+    std::size_t packed_total() const { return packed_.taken(); }
     // Where the matrix, should it be repacked, may be had in that form. Before the instruction that multiplies with it.
     void offer(int id, const Kept& kept);
     // Whether it was had from there.
@@ -115,6 +119,7 @@ class Program {
     std::unique_ptr<Team> team_;
     Binding binding_;
     std::vector<Matrix> matrices_;
+    bool plan_only_ = false;
     std::vector<Origin> origins_;  // of the matrices
     HugePages packed_;
     std::vector<std::vector<float>> vectors_;

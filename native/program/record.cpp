@@ -46,6 +46,10 @@ void Program::pack(int id) {
     Origin& origin = origins_[static_cast<std::size_t>(id)];
     const std::size_t bytes = packed_size(m);
     std::uint8_t* out = packed_.take(bytes);
+    if (plan_only_) {
+        m.packed = out;
+        return;
+    }
     ensure_team();
     origin.taken = origin.kept.bytes == bytes && read_kept(origin.kept, *team_, out);
     if (!origin.taken) plait::pack(m, origin.from_file, *team_, out);

@@ -107,6 +107,10 @@ def test_zero_tokens_is_an_empty_continuation() -> None:
         (["run", "-p", "x", "-fa"], "-fa"),
         (["run", "-p", "x", "--lora", "a.gguf"], "--lora"),
         (["run", "-p", "x", "--kv-memory", "2000000000"], "--kv-memory"),
+        (["run", "-p", "x", "--cpu-mask", "g"], "--cpu-mask"),
+        (["run", "-p", "x", "-Cr", "8000-8001"], "may not use CPU 8000, 8001; it may use"),
+        (["run", "-p", "x", "-t", "1024", "--cpu-strict", "1"], "1024 threads"),
+        (["run", "-p", "x", "-Cb", "3"], "-Cb"),
         (["run", "x"], "x"),
         (["inspect", "missing.gguf"], "missing.gguf"),
         (["frobnicate"], "frobnicate"),
@@ -130,6 +134,12 @@ def test_inspect_shows_what_the_bundled_model_holds() -> None:
         assert word in done.stdout
     report = json.loads(plait("inspect", "--json").stdout)
     assert report["model"]["runs"] == "yes"
+    assert {t["kernel"] for t in report["tensors"] if len(t["shape"]) == 2} == {"int8, repacked"}
+    assert {t["kernel"] for t in report["tensors"] if len(t["shape"]) == 1} == {None}
+    memory = report["model"]["memory"]
+    assert memory["kv_of_one_sequence"] == 8192 * report["model"]["kv_bytes_per_token"]["f16"]
+    assert memory["weights_and_one_sequence"] == memory["weights_repacked"] + memory["kv_of_one_sequence"]
+    assert 0.99 < memory["weights_repacked"] / report["model"]["bytes"] < 1.01
     assert report["model"]["parameters"] == sum(_product(t["shape"]) for t in report["tensors"])
 
 
@@ -138,6 +148,18 @@ def _product(shape: list[int]) -> int:
     for d in shape:
         n *= d
     return n
+
+
+def test_kept_repacked_weights_give_the_same_text_and_a_bad_file_is_a_warning(tmp_path: Path) -> None:
+    args = ["run", *FAST, "-p", "Once", "--repack-cache", str(tmp_path / "cache")]
+    first, second = plait(*args), plait(*args)
+    assert first.stdout == second.stdout == plait("run", *FAST, "-p", "Once").stdout
+    (kept,) = (tmp_path / "cache").iterdir()
+    kept.write_text("no such thing")
+    third = plait(*args)
+    assert (third.returncode, third.stdout) == (0, first.stdout)
+    assert "warning" in third.stderr
+    assert "Traceback" not in third.stderr
 
 
 def test_help_names_every_option() -> None:

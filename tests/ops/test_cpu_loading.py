@@ -14,10 +14,15 @@ import numpy as np
 import pytest
 
 from plait.errors import BackendError
+from plait.formats.hub import resolve_model
+from plait.formats.open import open_model
 from plait.formats.quant import quantize
+from plait.models.registry import load_model
 from plait.ops.api import KVConfig, Program, Weight
 from plait.ops.cpu import CpuBackend, CpuExecutable
 from plait.ops.cpu.cores import by_core, usable_cores
+from plait.ops.cpu.plan import plan_weights
+from plait.ops.cpu.record import new_program, record
 from plait.ops.program import program_weights
 from support.programs import everything, rows_program
 from support.steps import Chunk, Driver
@@ -138,6 +143,40 @@ def test_threads_default_to_the_cores_of_the_named_cpus(tmp_path: Path) -> None:
         (tmp_path / f"cpu{cpu}" / "topology" / "thread_siblings_list").write_text(f"{cpu % 2},{cpu % 2 + 2}\n")
     assert usable_cores(tmp_path, tmp_path / "none", within=[0, 2, 3]) == 2
     assert by_core([0, 2, 3, 1], tmp_path) == [0, 3, 2, 1], "one of each core, then the others"
+
+
+# --- what would be done -------------------------------------------------------------------------------------------
+
+
+def test_the_plan_is_what_loading_does() -> None:
+    model = load_model(open_model(resolve_model(None)))
+    plan = plan_weights(model.program)
+    native = new_program(model.program, ONE_GROUP, CpuBackend.paths()[0], 1)
+    matrices = record(model.program, native)
+    assert {name: native.kernel_of(i) for name, i in matrices.items()} == plan.kernels
+    assert plan.kernels["blk.0.ffn_up.weight"] == "int8, repacked"
+    assert (
+        plan.repacked_bytes
+        == native.packed_total
+        > 0.99 * sum(weight.tensor.nbytes for weight in program_weights(model.program) if weight.name in matrices)
+    )
+    assert plan.mapped_bytes == 0
+
+
+def test_a_plan_of_floats_keeps_them_in_the_file() -> None:
+    program, table, square = tied()
+    plan = plan_weights(program)
+    assert (plan.repacked_bytes, plan.mapped_bytes) == (0, table.tensor.nbytes + square.tensor.nbytes)
+    assert set(plan.kernels) == {"table", "square"}
+
+
+def test_a_plan_cannot_be_run() -> None:
+    program, _, _ = tied()
+    native = new_program(program, ONE_GROUP, "scalar", 1)
+    native.plan_only()
+    record(program, native)
+    with pytest.raises(ValueError, match="not finished"):
+        run_once(CpuExecutable(native), ONE_GROUP)
 
 
 # --- memory -------------------------------------------------------------------------------------------------------

@@ -4,37 +4,43 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from plait.cli.options import command
-from plait.errors import PlaitError, UnsupportedModelError
+from plait.errors import BackendError, PlaitError, UnsupportedModelError
 from plait.formats.hub import resolve_model
 from plait.formats.open import open_model
 from plait.formats.tensor import LazyTensor, ModelSource
-from plait.models.registry import load_model
+from plait.models.registry import LoadedModel, load_model
 from plait.ops.api import KV_TYPE_BYTES, KVShape
 from plait.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from plait.ops.cpu.plan import WeightPlan
 
 LONG = 8  # arrays longer than this are shown by their length
 
 
 def inspect(model: str | None, as_json: bool) -> None:
-    """Show a model's metadata, tensors, types and sizes, tokenizer, chat template, and KV memory per token.
+    """Show a model's metadata, tensors, types and sizes, tokenizer, chat template, memory, and CPU kernels.
 
     MODEL is a .gguf file, a directory or a hub id; without it the bundled model is shown.
     """
     source = open_model(resolve_model(model))
+    loaded, why_not = _load(source)
+    plan = None if loaded is None else _plan(loaded)
+    kernels = {} if plan is None else plan.kernels
     report = {
         "path": str(source.path),
         "container": source.container,
-        "model": _model(source),
+        "model": _model(source, loaded, why_not) | ({} if loaded is None else {"memory": _memory(loaded, plan)}),
         "metadata": {key: _short(value) for key, value in source.metadata.items()},
         "tokenizer": _tokenizer(source),
         "types": _types(source),
         "tensors": [
-            {"name": t.name, "type": t.format, "shape": list(t.shape), "bytes": t.nbytes}
+            {"name": t.name, "type": t.format, "shape": list(t.shape), "bytes": t.nbytes, "kernel": kernels.get(t.name)}
             for t in source.tensors.values()
         ],
     }
@@ -44,17 +50,48 @@ def inspect(model: str | None, as_json: bool) -> None:
         _print(report)
 
 
-def _model(source: ModelSource) -> dict[str, Any]:
+def _load(source: ModelSource) -> tuple[LoadedModel | None, str]:
+    """The model, or why Plait does not run it."""
+    if not source.tensors:
+        return None, "the file has no tensors"
+    try:
+        return load_model(source), ""
+    except UnsupportedModelError as error:
+        return None, error.reason
+
+
+def _plan(loaded: LoadedModel) -> WeightPlan | None:
+    """What the CPU library does with the weights; None where it is not built, or cannot run them."""
+    try:
+        from plait.ops.cpu.plan import plan_weights
+
+        return plan_weights(loaded.program)
+    except (ImportError, BackendError):
+        return None
+
+
+def _memory(loaded: LoadedModel, plan: WeightPlan | None) -> dict[str, int]:
+    """Bytes on the CPU: weights, KV memory of one sequence at full context (f16), both; what the process itself and a
+    step's rows take comes on top."""
+    kv = kv_bytes_per_token(loaded.kv)["f16"] * loaded.context_length
+    if plan is None:
+        return {"kv_of_one_sequence": kv}
+    weights = plan.repacked_bytes + plan.mapped_bytes
+    return {
+        "weights_repacked": plan.repacked_bytes,
+        "weights_in_file": plan.mapped_bytes,
+        "kv_of_one_sequence": kv,
+        "weights_and_one_sequence": weights + kv,
+    }
+
+
+def _model(source: ModelSource, loaded: LoadedModel | None, why_not: str) -> dict[str, Any]:
     """What Plait makes of it; an unsupported model says so here and is shown all the same."""
     parameters = sum(_count(t) for t in source.tensors.values())
     size = sum(t.nbytes for t in source.tensors.values())
     facts: dict[str, Any] = {"parameters": parameters, "bytes": size, "bits_per_weight": 8 * size / max(parameters, 1)}
-    if not source.tensors:
-        return facts | {"runs": "no: the file has no tensors"}
-    try:
-        loaded = load_model(source)
-    except UnsupportedModelError as error:
-        return facts | {"runs": f"no: {error.reason}"}
+    if loaded is None:
+        return facts | {"runs": f"no: {why_not}"}
     return facts | {
         "runs": "yes",
         "architecture": loaded.architecture,
@@ -139,16 +176,18 @@ def _print(report: dict[str, Any]) -> None:
     for name, facts in report["types"].items():
         show(f"  {name:8} {facts['tensors']:5} tensors  {_size(facts['bytes']):>10}")
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "type", "shape", "size"):
+    for column in ("name", "type", "shape", "size", "kernel"):
         table.add_column(column, justify="right" if column == "size" else "left", no_wrap=True)
     for t in report["tensors"]:
-        table.add_row(t["name"], t["type"], " x ".join(map(str, t["shape"])), _size(t["bytes"]))
+        table.add_row(t["name"], t["type"], " x ".join(map(str, t["shape"])), _size(t["bytes"]), t["kernel"])
     show(table)
 
 
 def _fact(key: str, value: object) -> str:
     if key == "bytes" and isinstance(value, int):
         return _size(value)
+    if key == "memory" and isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {_size(size)}" for name, size in value.items())
     if key == "chat_template":
         return "none" if value is None else _one_line(value)
     if isinstance(value, dict):

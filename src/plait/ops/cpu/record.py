@@ -56,9 +56,12 @@ def new_program(program: Program, kv: KVConfig, path: str, threads: int) -> _nat
     return _native.Program(path, _kv_shape(program, kv), threads)
 
 
-def record(program: Program, native: _native.Program, kept: KeptWeights | None, progress: Progress | None) -> None:
-    """Add all instructions. A weight whose last instruction is recorded is reported; what `progress` raises ends the
-    recording. Raises BackendError for a weight format without kernels, and for sizes that do not fit together."""
+def record(
+    program: Program, native: _native.Program, kept: KeptWeights | None = None, progress: Progress | None = None
+) -> dict[str, int]:
+    """Add all instructions; returns the native numbers of the matrices, by the weights' names. A weight whose last
+    instruction is recorded is reported; what `progress` raises ends the recording. Raises BackendError for a weight
+    format without kernels, and for sizes that do not fit together."""
     recorder = _Recorder(program, native, kept)
     prepared = _Prepared(program, progress)
     for op in program.instructions:
@@ -69,7 +72,8 @@ def record(program: Program, native: _native.Program, kept: KeptWeights | None, 
         prepared.see(op)
     native.finish(recorder.value(program.logits))
     if kept is not None:
-        kept.finish(native, recorder.offered)
+        kept.finish(native, recorder.matrices)
+    return recorder.matrices
 
 
 def _kv_shape(program: Program, kv: KVConfig) -> _native.KvShape:
@@ -88,7 +92,7 @@ class _Recorder:
 
     def __init__(self, program: Program, native: _native.Program, kept: KeptWeights | None) -> None:
         self._native, self._kept = native, kept
-        self.offered: dict[str, int] = {}
+        self.matrices: dict[str, int] = {}  # by the weight's name
         self._matrices: dict[int, int] = {}
         self._vectors: dict[int, int] = {}
         self._ropes: dict[int, Rope | None] = {}
@@ -157,10 +161,9 @@ class _Recorder:
             rows = int(np.prod(weight.shape[:-1], dtype=np.int64))
             raw = _usable_bytes(weight.tensor.raw())
             matrix = self._native.add_matrix(raw, weight.format, rows, weight.shape[-1], is_mapped(raw))
-            self._matrices[key] = matrix
+            self._matrices[key] = self.matrices[weight.name] = matrix
             if self._kept is not None:
                 self._kept.offer(self._native, matrix, weight)
-                self.offered[weight.name] = matrix
         return self._matrices[key]
 
     def _vector(self, weight: Weight | None) -> int:
