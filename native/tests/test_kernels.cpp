@@ -164,7 +164,8 @@ struct Repacked {
         weight = make_matrix(bytes(static_cast<std::size_t>(blocks * format.block_bytes)), format.name, outputs, inputs);
         CHECK(can_pack(weight));
         tiles.resize(static_cast<std::size_t>(packed_tiles(weight)) * packed_tile_bytes(weight.format, inputs));
-        pack_tiles(weight, 0, packed_tiles(weight), tiles.data());
+        Team team(1);
+        pack(weight, false, team, tiles.data());
         weight.packed = tiles.data();
     }
 
