@@ -30,6 +30,7 @@ _LEAST = {
     "max_queue_requests": 0,
     "max_queue_tokens": 0,
     "cpu_strict": 0,
+    "draft_max": 0,
 }
 PROFILES = ("latency", "balanced", "throughput")
 ON_OFF = ("on", "off")
@@ -113,6 +114,11 @@ class EngineOptions:
     )
     calibrate: float = option(
         0.0, "--calibrate", help="Seconds at load to learn how long steps take; 0 learns from the first requests."
+    )
+    draft_max: int = option(
+        0,
+        "--draft-max",
+        help="Guess up to this many tokens ahead from what followed before in the context; changes no token; 0 is off.",
     )
     page_size: int = 16
     in_flight: int = 1
@@ -266,6 +272,11 @@ NOT_HERE: dict[tuple[str, ...], str] = {
     ("--grammar", "--grammar-file", "-j", "--json-schema"): "structured output is not there yet",
     ("--lora", "--lora-scaled"): "adapters are not there yet",
     ("--mmproj", "--image"): "multimodal input is not there yet",
+    (
+        "--draft-min",
+        "--draft-n-min",
+        "--draft-p-min",
+    ): "guesses adapt to how often they are right; see --draft-max",
     ("-md", "--model-draft"): "draft models are not there yet",
     ("-cnv", "--conversation", "-sys", "--system-prompt"): "use --chat for one turn with the model's template",
     ("--no-mmap", "--mlock"): "weights are always mapped from the file",

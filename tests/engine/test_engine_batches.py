@@ -78,12 +78,13 @@ def engine_of(
     in_flight: int = 0,
     reuse: bool = True,
     backend: str = "reference",
+    n_draft: int = 0,
     wrap: Callable[[Executable], Executable] = lambda executable: executable,
 ) -> Engine:
     groups = model.kv.groups
     kv = KVConfig(4, (pages,) * len(groups), "f32")
     cache = KVCache(CacheConfig(4, kv.num_pages, tuple(group.window for group in groups)))
-    limits = Limits(n_batch=n_batch, n_parallel=n_parallel, context_length=CONTEXT)
+    limits = Limits(n_batch=n_batch, n_parallel=n_parallel, context_length=CONTEXT, n_draft=n_draft)
     executable = wrap(make_backend(backend).compile(model.program, kv))
     return Engine(Scheduler(cache, limits, reuse=reuse), Runner(executable, len(groups)), in_flight=in_flight)
 
@@ -319,3 +320,17 @@ def test_an_interrupt_in_the_midst_of_a_step_loses_nothing(
     assert caught > 1
     assert engine.close() == []
     assert collect(events) == wanted
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu-2"])
+@pytest.mark.parametrize("in_flight", [0, 1])
+@pytest.mark.parametrize(("n_parallel", "pages"), [(1, 400), (3, 400), (4, 20)])
+def test_guesses_change_no_token(model: LoadedModel, n_parallel: int, pages: int, in_flight: int, backend: str) -> None:
+    requests = some_requests(31, 6) + [
+        greedy(f"g{i}", tuple(10 + (i * k) % 7 for k in range(8)), max_tokens)
+        for i, max_tokens in enumerate((None, 20))
+    ]
+    engine = engine_of(model, n_parallel=n_parallel, pages=pages, in_flight=in_flight, backend=backend, n_draft=6)
+    assert serve(engine, requests) == each_alone(model, requests, backend)
+    counters = engine._scheduler.counters
+    assert 0 < counters.accepted_tokens < counters.drafted_tokens

@@ -22,9 +22,12 @@ POISON = 9
 
 
 def draw(path: Sequence[int], seed: int, sample_index: int) -> int | None:
-    """The next token, None where the row fails. The position is part of the key, as in the real sampler."""
+    """The next token, None where the row fails. The position is part of the key, as in the real sampler. With every
+    fifth seed the text repeats itself for most of the time."""
     if tuple(path[-2:]) == (DUD, DUD):
         return None
+    if seed % 5 == 0 and len(path) % 7 and len(path) > 3:
+        return path[-3]
     mixed = seed * 7919 + sample_index * 104729 + len(path) * 31
     for token in path:
         mixed = (mixed * 33 + token + 1) % 1_000_003

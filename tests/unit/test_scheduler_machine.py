@@ -57,6 +57,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         in_flight=st.sampled_from((0, 1)),
         reuse=st.booleans(),
         n_prefill=st.sampled_from((None, 1, 4)),
+        n_draft=st.sampled_from((0, 1, 3, 8)),
     )
     def begin(
         self,
@@ -67,8 +68,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         in_flight: int,
         reuse: bool,
         n_prefill: int | None,
+        n_draft: int,
     ) -> None:
-        limits = Limits(n_batch=n_batch, n_parallel=n_parallel, context_length=context_length, n_prefill=n_prefill)
+        limits = Limits(
+            n_batch=n_batch,
+            n_parallel=n_parallel,
+            context_length=context_length,
+            n_prefill=n_prefill,
+            n_draft=n_draft,
+        )
         self.cache = KVCache(config)
         self.now = 1000.0
         self.scheduler = Scheduler(self.cache, limits, reuse=reuse, clock=lambda: self.now)

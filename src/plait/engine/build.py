@@ -56,7 +56,9 @@ def assemble_engine(
     controller = make_controller(options)
     setting = controller.setting if controller else Setting(options.n_batch, options.n_batch, options.n_parallel)
     context = options.n_ctx or context_length
-    limits = Limits(n_batch=setting.n_batch, n_parallel=setting.n_parallel, context_length=context)
+    limits = Limits(
+        n_batch=setting.n_batch, n_parallel=setting.n_parallel, context_length=context, n_draft=options.draft_max
+    )
     if controller and options.calibrate:
         calibrate(executable, config, context, controller.fit, options.calibrate)
     queue = QueueBounds(max_requests=options.max_queue_requests, max_tokens=options.max_queue_tokens)

@@ -6,6 +6,7 @@ Knows requests, the queue's order and how much memory there is; knows no plan an
 from __future__ import annotations
 
 from bisect import insort
+from collections import OrderedDict
 from itertools import islice
 from operator import attrgetter
 
@@ -21,6 +22,8 @@ from plait.types import Priority
 ORDER = attrgetter("order")
 RETRY_STEPS = 16
 """Steps after which a request that found no room looks again, though nobody has left meanwhile."""
+MOST_SEEN = 10_000
+"""First pages that are remembered, to tell that prompts do share prefixes."""
 MOST_PASSED = 256
 """Waiting samples in one step that are passed over because another computes their prompt."""
 
@@ -34,6 +37,7 @@ class Admission:
         self.waiting = WaitingQueue()
         self.running: list[Sample] = []
         self.lengths = OutputLengths()
+        self._seen: OrderedDict[int, None] = OrderedDict()
         self._refused: tuple[Sample, int, int] | None = None  # who found no room, at which step, after how many left
 
     def enqueue(self, sample: Sample, *, returning: bool = False) -> None:
@@ -91,7 +95,22 @@ class Admission:
         self.sequences.leave_base(sample)
         if sample.cached_tokens is None:
             sample.cached_tokens = sample.planned
+            self._count(sample)
         return True
+
+    def _count(self, sample: Sample) -> None:
+        """A sample is begun. Its first page was seen before, or will be known the next time."""
+        counters, length = self.counters, sample.request.prompt_length
+        counters.prompt_tokens += length
+        counters.cached_tokens += min(sample.planned, length)
+        head = hash(self.sequences.head(sample))
+        if head in self._seen:
+            counters.seen_tokens += length
+            self._seen.move_to_end(head)
+        else:
+            self._seen[head] = None
+            if len(self._seen) > MOST_SEEN:
+                self._seen.popitem(last=False)
 
     def _has_room(self, sample: Sample, prompts: list[Sample]) -> bool:
         """Whether all of the sample's tokens fit beside what the running ones still have to put in, with head-room for

@@ -9,6 +9,7 @@ from plait.scheduler.plan import FromStep, PlannedSampling, PlannedSequence, Ste
 from plait.scheduler.policy import OUTPUT_WEIGHT
 from plait.scheduler.request import Phase, Sample
 from plait.scheduler.sequences import Slots, Tables
+from plait.types import TokenId
 
 
 @dataclass(slots=True)
@@ -53,9 +54,28 @@ class Draft:
         self.outputs += 1
         sample.planned = first + 1
         sample.in_flight += 1
-        row = (sample.sequence, (token,), first, tables, slots, ((0, sampling),))
+        row = (sample.sequence, (token,), first, tables, slots, ((0, sampling),), 0)
         self.sequences.append(tuple.__new__(PlannedSequence, row))
         self.budget -= 1
+
+    def add_guess(self, sample: Sample, slots: Slots, tables: Tables, guess: tuple[TokenId, ...]) -> None:
+        """Plan the row of a sample that decodes, whose tokens are all known, and a row for each guessed token. Nothing
+        more of the sample can be planned until the step is in."""
+        assert sample.sequence is not None
+        first, request = sample.planned, sample.request
+        known = [*sample.tokens, *guess]
+        outputs = tuple(
+            (row, request.sampling(sample, known[: first + 1 + row], first + 1 + row)) for row in range(len(guess) + 1)
+        )
+        tokens = tuple(known[first:])
+        self.sequences.append(PlannedSequence(sample.sequence, tokens, first, tables, slots, outputs, len(guess)))
+        sample.drawing.append(FromStep(self.step, self.outputs))
+        sample.planned += len(tokens)
+        sample.guessed = len(guess)
+        sample.in_flight += 1
+        request.account.tokens += OUTPUT_WEIGHT
+        self.outputs += len(outputs)
+        self.budget -= len(tokens)
 
     def _draws(self, sample: Sample) -> list[PlannedSampling]:
         request, position = sample.request, sample.total

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from plait.errors import OptionError
+from plait.scheduler.lookup import rows_each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +15,9 @@ class Limits:
     most while sequences decode, None for no bound but the budget: so a long prompt does not hold up streams. Read anew
     at every step, so that they may be changed between two; `context_length` is fixed when the scheduler is made.
 
+    `n_draft`: tokens that a sequence may guess ahead, 0 for none. `n_speculate`: tokens in a step up to which guesses
+    may fill it; beyond, a row more is no longer nearly free.
+
     Raises `OptionError` for a limit below 1.
     """
 
@@ -21,11 +25,15 @@ class Limits:
     n_parallel: int
     context_length: int
     n_prefill: int | None = None
+    n_draft: int = 0
+    n_speculate: int = 16
 
     def __post_init__(self) -> None:
         for name in ("n_batch", "n_parallel", "context_length"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} is {getattr(self, name)}; give at least 1")
+        if min(self.n_draft, self.n_speculate) < 0:
+            raise OptionError(f"n_draft is {self.n_draft}, n_speculate {self.n_speculate}; give at least 0")
         if self.n_prefill is not None and self.n_prefill < 1:
             raise OptionError(f"n_prefill is {self.n_prefill}; give at least 1, or None for no bound")
 
@@ -37,6 +45,10 @@ class Limits:
     def prompt_budget(self, left: int, decoding: bool) -> int:
         """Prompt tokens that a step may take of the `left` ones of its budget."""
         return left if self.n_prefill is None or not decoding else min(left, self.n_prefill)
+
+    def guesses(self, running: int) -> int:
+        """Tokens that each of the `running` sequences may guess in a step."""
+        return min(self.n_draft, rows_each(min(self.n_speculate, self.n_batch), running)) if self.n_draft else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,8 @@ class PlannedSequence(NamedTuple):
 
     `tables[g]` is the page table of KV group g up to and including these tokens, entries (page, first, count);
     `slots[g]` the slot of each row in group g. `outputs` are the rows (by index in `tokens`) that want logits, each
-    with how to sample it, or None for logits that are only looked at."""
+    with how to sample it, or None for logits that are only looked at. The last `drafts` tokens are guesses: each row
+    draws, and the scheduler takes the draws as far as the guesses were right."""
 
     sequence: SequenceId
     tokens: tuple[TokenId | FromStep, ...]
@@ -49,6 +50,7 @@ class PlannedSequence(NamedTuple):
     tables: tuple[tuple[tuple[int, int, int], ...], ...]
     slots: tuple[tuple[int, ...], ...]
     outputs: tuple[tuple[int, PlannedSampling | None], ...] = ()
+    drafts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

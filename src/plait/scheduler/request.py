@@ -7,12 +7,14 @@ WAITING, through LEAVING while a step with it is in flight. Any state may go to 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 from plait.scheduler.fairness import Account
+from plait.scheduler.lookup import Lookup
 from plait.scheduler.plan import FromStep, PlannedSampling
 from plait.scheduler.policy import MAX_PREEMPTIONS, Rank
-from plait.types import EngineRequest, SamplerStage, SamplingParams, TokenId
+from plait.types import EngineRequest, FinishReason, SamplerStage, SamplingParams, TokenId
 
 
 class Phase(Enum):
@@ -32,12 +34,12 @@ class Sample:
     begun). `urgency` is its class, as it had risen when it was let in, or that of one that waits for its pages.
     `preempted` counts how often it gave way; the first `computed` of its tokens had been computed when it did. `rank`
     is its place in the queue. `awaited` is the running sample whose pages it waits for, as long as that one has fewer
-    than `awaited_tokens`.
+    than `awaited_tokens`. `guess` are tokens that may follow, from `lookup`; `guessed` of the planned tokens are such.
     """
 
     __slots__ = (
-        "awaited", "awaited_tokens", "cached_tokens", "computed", "drawing", "in_flight", "index", "phase", "planned",
-        "preempted", "rank", "request", "sequence", "tokens", "urgency",
+        "awaited", "awaited_tokens", "cached_tokens", "computed", "drawing", "guess", "guessed", "in_flight", "index",
+        "lookup", "phase", "planned", "preempted", "rank", "request", "sequence", "tokens", "urgency",
     )  # fmt: skip
 
     def __init__(self, request: Request, index: int) -> None:
@@ -56,6 +58,25 @@ class Sample:
         self.rank: Rank = (0, 0, 0, 0, 0)
         self.awaited: Sample | None = None
         self.awaited_tokens = 0
+        self.lookup: Lookup | None = None
+        self.guess: tuple[TokenId, ...] = ()
+        self.guessed = 0
+
+    def take(self, tokens: Sequence[TokenId]) -> tuple[int, FinishReason | None]:
+        """Append drawn tokens as far as the sample goes; how many, and why it ends if it does."""
+        for count, token in enumerate(tokens):
+            if token in self.request.stop_ids:
+                return count, FinishReason.STOP
+            self.tokens.append(token)
+            if len(self.tokens) >= self.request.limit:
+                return count + 1, FinishReason.LENGTH
+        return len(tokens), None
+
+    def make_guess(self, most: int) -> None:
+        """Guess at most `most` tokens; one fewer than may still be drawn."""
+        if self.lookup is None:
+            self.lookup = Lookup()
+        self.guess = self.lookup.guess(self.tokens, min(most, self.request.limit - len(self.tokens) - 1))
 
     @property
     def order(self) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from plait.scheduler.door import Timeouts, check_bounds, check_request
 from plait.scheduler.draft import Draft
 from plait.scheduler.fairness import FairShare
 from plait.scheduler.limits import Limits, QueueBounds
+from plait.scheduler.lookup import verified
 from plait.scheduler.plan import PlannedSequence, RowResult, StepPlan, StepResult
 from plait.scheduler.request import Phase, Request, Sample
 from plait.scheduler.sequences import Sequences
@@ -183,6 +184,7 @@ class Scheduler:
         first. This and `_take_one` are what a step costs, so they call little."""
         prompts: list[Sample] = []
         extend_one = self._sequences.extend_one
+        guesses = self.limits.guesses(len(self._admission.running))
         for sample in self._admission.running.copy():
             planned, request = sample.planned, sample.request
             total = len(sample.tokens) + len(sample.drawing)
@@ -190,12 +192,23 @@ class Scheduler:
             if planned < prompt_length or planned + 1 < total < request.limit:
                 prompts.append(sample)
             elif planned + 1 == total < request.limit and draft.budget and sample.sequence is not None:
+                if guesses and sample.guess and (sample.drawing or self._place_guess(sample, guesses, draft)):
+                    continue  # while its last token is not known, it waits for it rather than go on without a guess
                 place = extend_one(sample.sequence)
                 if place is None:
                     self._place(sample, 1, draft)
                 else:
                     draft.add_one(sample, *place)
         return prompts
+
+    def _place_guess(self, sample: Sample, most: int, draft: Draft) -> bool:
+        """Plan the sample's row and its guess, unless it takes somebody else's pages."""
+        guess = sample.guess[: min(most, draft.budget - 1)]
+        reserved = self._sequences.reserve(sample, 1 + len(guess)) if guess else None
+        if reserved is None:
+            return False
+        draft.add_guess(sample, *reserved, guess)
+        return True
 
     def _prefill(self, prompts: list[Sample], budget: int, draft: Draft) -> None:
         """Share the budget among the prompts: the most urgent first, then the oldest."""
@@ -224,6 +237,7 @@ class Scheduler:
         assert result.step == plan.step, "this is another step's result"
         rows, at = result.rows, 0
         failures = dict(result.failures)
+        guesses = self.limits.guesses(len(self._admission.running))
         by_id = self._sequences.by_id
         events: list[TokenEvent] = []
         for planned in plan.sequences:
@@ -232,6 +246,8 @@ class Scheduler:
             at += len(drawn)
             if planned.sequence in failures:
                 events += self._fail(sample, planned, failures[planned.sequence])
+            elif planned.drafts:
+                events += self._take_guess(sample, planned, drawn)
             elif len(planned.tokens) == 1 == len(drawn) and sample.is_streaming(planned.first_position):
                 events.append(self._take_one(sample, planned, drawn[0]))
             else:
@@ -241,7 +257,26 @@ class Scheduler:
             sample.in_flight -= 1  # until here its pages are held, also if it ended just now
             if sample.phase is not Phase.RUNNING:
                 self._admission.settle(sample)
+            elif guesses and sample.planned >= sample.request.prompt_length:
+                sample.make_guess(guesses)
+            elif sample.guess:
+                sample.guess = ()
         return events
+
+    def _take_guess(self, sample: Sample, planned: PlannedSequence, drawn: Sequence[RowResult]) -> list[TokenEvent]:
+        """The tokens of a row and of its guesses, as far as these were right."""
+        if sample.phase is Phase.ENDED:
+            return []
+        assert sample.lookup is not None
+        row = verified(planned.tokens[1:], drawn)
+        right = len(row.tokens) - (row.error is None)
+        self._sequences.commit_guess(sample, planned.tokens[: 1 + right])
+        del sample.drawing[0]
+        sample.lookup.judge(planned.drafts, right, len(sample.tokens) + len(row.tokens))
+        self.counters.drafted_tokens += planned.drafts
+        self.counters.accepted_tokens += right
+        sample.request.account.tokens += policy.OUTPUT_WEIGHT * right
+        return [self._accept(sample, row)]
 
     def _take_one(self, sample: Sample, planned: PlannedSequence, row: RowResult) -> TokenEvent:
         """The token that a sample with the request to itself has drawn from one row."""
@@ -289,23 +324,12 @@ class Scheduler:
 
     def _accept(self, sample: Sample, row: RowResult) -> TokenEvent:
         """Append the drawn tokens, as far as the sample goes."""
-        if row.error is not None:
-            return self._end(sample, error=row.error)
-        request, count = sample.request, 0
-        reason = None
-        for token in row.tokens:
-            if token in request.stop_ids:
-                reason = FinishReason.STOP
-                break
-            sample.tokens.append(token)
-            count += 1
-            if len(sample.tokens) >= request.limit:
-                reason = FinishReason.LENGTH
-                break
+        count, reason = sample.take(row.tokens)
         tokens, logprobs = row.tokens[:count], row.logprobs[:count]
-        if reason is not None:
-            return self._end(sample, reason, tokens=tokens, logprobs=logprobs)
-        return TokenEvent(request_id=request.request_id, index=sample.index, tokens=tokens, logprobs=logprobs)
+        if reason is not None or row.error is not None:
+            error = row.error if reason is None else None
+            return self._end(sample, reason, error=error, tokens=tokens, logprobs=logprobs)
+        return TokenEvent(request_id=sample.request.request_id, index=sample.index, tokens=tokens, logprobs=logprobs)
 
     # --- ends -----------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import TypeAlias
 from plait.cache.edits import GroupEdits
 from plait.cache.kv import CacheStats, KVCache
 from plait.scheduler import policy
+from plait.scheduler.plan import FromStep
 from plait.scheduler.request import Phase, Request, Sample
 from plait.types import CacheMode, EngineRequest, TokenId
 
@@ -64,7 +65,7 @@ class Sequences:
         sample.sequence, sample.planned = sequence, self._cache.length(sequence)
         self.by_id[sequence] = sample
         if sample.planned < request.prompt_length and self._writes(request.engine_request):
-            self._filling.setdefault(self._head(sample), []).append(sample)
+            self._filling.setdefault(self.head(sample), []).append(sample)
 
     def close(self, sample: Sample) -> None:
         """Give back the sample's pages, but for what the radix tree keeps."""
@@ -97,6 +98,15 @@ class Sequences:
         self._cache.commit(sample.sequence, tokens, self._writes(request.engine_request))
         if first < request.prompt_length <= first + count:
             self._filled(sample)
+
+    def commit_guess(self, sample: Sample, tokens: tuple[TokenId | FromStep, ...]) -> None:
+        """These tokens of a row and its guesses are computed; the guesses after them were wrong and are forgotten."""
+        assert sample.sequence is not None
+        known = tuple([token for token in tokens if isinstance(token, int)])  # all of them: nothing is in flight
+        self._cache.commit(sample.sequence, known, self._writes(sample.request.engine_request))
+        sample.planned -= sample.guessed + 1 - len(tokens)
+        sample.guessed = 0
+        self._cache.truncate(sample.sequence, sample.planned)
 
     def take_edits(self) -> tuple[GroupEdits, ...]:
         return self._cache.take_edits()
@@ -175,7 +185,7 @@ class Sequences:
         if not self._filling or sample.index in request.heirs or not self._reads(request.engine_request):
             return None
         best, coming = None, 0
-        for other in self._filling.get(self._head(sample), ()):
+        for other in self._filling.get(self.head(sample), ()):
             common = self._common(sample, other)
             if common > coming and self._is_coming(other, common):
                 best, coming = other, common
@@ -201,13 +211,13 @@ class Sequences:
         common = min(common, len(sample.tokens) - 1, other.request.prompt_length)
         return common - common % self._page_size
 
-    def _head(self, sample: Sample) -> Head:
+    def head(self, sample: Sample) -> Head:
         """Two samples that share a page have this in common."""
         return sample.request.engine_request.salt, tuple(sample.tokens[: self._page_size])
 
     def _filled(self, sample: Sample) -> None:
         """The sample's prompt is computed, or will not be."""
-        head = self._head(sample)
+        head = self.head(sample)
         others = self._filling.get(head)
         if others is not None and sample in others:
             others.remove(sample)
@@ -220,5 +230,5 @@ class Sequences:
         """Verify the invariants; raises `AssertionError`."""
         for sequence, sample in self.by_id.items():
             assert sample.sequence == sequence
-            assert self._cache.length(sequence) == sample.planned <= sample.total
+            assert self._cache.length(sequence) == sample.planned <= sample.total + sample.guessed
         self._cache.check()
