@@ -185,8 +185,7 @@ class EngineRequest:
 
     `tenant` is whose share the request is counted against (an API key). `deadline` is in seconds of the scheduler's
     clock; `queue_timeout` in seconds from its arrival until it is begun. Prefixes are shared only under an equal
-    `salt`; the first `salt_from` tokens are shared with everybody all the same. The pages of a `session`'s last
-    sequence stay for `session_ttl` seconds.
+    `salt`; the whole pages of the first `salt_from` tokens are shared with everybody all the same.
     """
 
     request_id: str
@@ -201,8 +200,6 @@ class EngineRequest:
     queue_timeout: float | None = None
     cache: CacheMode = CacheMode.READ_WRITE
     salt_from: int = 0
-    session: str = ""
-    session_ttl: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

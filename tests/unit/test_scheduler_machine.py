@@ -33,6 +33,7 @@ FIELDS = st.fixed_dictionaries(
         "priority": st.sampled_from(Priority),
         "tenant": st.sampled_from(("a", "b")),
         "cache": st.sampled_from(CacheMode),
+        "salt_from": st.sampled_from((1, 3, 5)),
         "queue_timeout": st.sampled_from((1.0, 8.0)),
         "deadline": st.sampled_from((1002.0, 1010.0)),
     },

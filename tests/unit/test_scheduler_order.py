@@ -328,6 +328,27 @@ def test_cache_modes() -> None:
     assert [plan.prompt_tokens for plan in loop.plans if plan.prompt_tokens] == [21, 21, 21, 21, 1]
 
 
+def test_the_beginning_may_be_shared_and_the_rest_private() -> None:
+    loop = Loop(n_parallel=1)
+    system, secret = own(0, 16), own(1, 16)
+    for name, salt, salt_from in (("a", "x", 16), ("b", "y", 16), ("c", "y", 16), ("d", "z", 0), ("e", "", 0)):
+        loop.add(name, system + secret, salt=salt, salt_from=salt_from)
+    computed = {}
+    while loop.scheduler.has_work:
+        loop.step()
+        computed[loop.plans[-1].sequences[0].sequence] = sum(plan.prompt_tokens for plan in loop.plans)
+    assert [b - a for a, b in zip([0, *computed.values()], computed.values(), strict=False)] == [32, 16, 4, 32, 16]
+
+
+def test_prompts_that_come_together_wait_for_what_they_may_share() -> None:
+    loop = Loop(n_batch=8)
+    system = own(0, 24)
+    for number in range(4):
+        loop.add(f"r{number}", (*system, *own(number, 4)), salt=f"s{number}", salt_from=24)
+    loop.drain()
+    assert sum(plan.prompt_tokens for plan in loop.plans) == 24 + 4 * 4
+
+
 # --- chunks -----------------------------------------------------------------------------------------------------------
 
 

@@ -60,5 +60,5 @@ def _check_path(store: PageStore, seq: int, sequence: CacheSequence) -> None:
             entry = node.depth - 1 - table.start // store.page_size
             if entry >= 0:
                 assert table.page_at(entry) == node.pages[g], f"sequence {seq}: not the page of its path"
-        assert node.salt == sequence.salt, f"sequence {seq}: the path of another salt"
+        assert node.salt == sequence.salt.root, f"sequence {seq}: the path of another salt"
         node = node.parent

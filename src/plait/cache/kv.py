@@ -13,6 +13,7 @@ from plait.cache.check import check_sequences
 from plait.cache.config import CacheConfig
 from plait.cache.edits import GroupEdits
 from plait.cache.memory import Reserved, SequenceMemory
+from plait.cache.radix import Salt
 from plait.cache.sequence import CacheSequence
 from plait.cache.store import PageStore
 from plait.cache.table import Entry
@@ -57,16 +58,17 @@ class KVCache:
 
     # --- the scheduler's face: position == index ----------------------------------------------------------------------
 
-    def cached_prefix(self, tokens: Sequence[int], salt: str = "") -> int:
+    def cached_prefix(self, tokens: Sequence[int], salt: str = "", salt_from: int = 0) -> int:
         """How many leading tokens `open` would take from the tree now: whole pages, at most len(tokens) - 1, and only
         as far as every group has what it needs."""
-        return len(self._store.tree.match(tokens, salt)) * self._page_size
+        return len(self._store.tree.match(tokens, Salt.of(salt, salt_from, self._page_size))) * self._page_size
 
-    def open(self, seq: int, tokens: Sequence[int] = (), salt: str = "", reuse: bool = True) -> int:
+    def open(self, seq: int, tokens: Sequence[int] = (), salt: str = "", reuse: bool = True, salt_from: int = 0) -> int:
         """A new sequence. Holds the longest resident prefix of `tokens` (none where `reuse` is False) and returns its
-        length: those tokens are committed, the next to reserve is the one after. ValueError if `seq` exists."""
+        length: those tokens are committed, the next to reserve is the one after. Its path is private to `salt`, but for
+        whole pages of its first `salt_from` tokens. ValueError if `seq` exists."""
         self._refuse_existing(seq)
-        sequence = self._sequences[seq] = self._store.attach(tokens, salt, reuse)
+        sequence = self._sequences[seq] = self._store.attach(tokens, Salt.of(salt, salt_from, self._page_size), reuse)
         return sequence.committed
 
     def reserve(self, seq: int, count: int) -> tuple[tuple[int, ...], ...] | None:

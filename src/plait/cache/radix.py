@@ -6,25 +6,53 @@ Knows tokens, nodes and the page pools; knows no sequences. A salt (tenant, adap
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import lcm
+from typing import TypeAlias
 
 from plait.cache.config import CacheConfig
 from plait.cache.pages import PagePool
 
+PageKey: TypeAlias = tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Salt:
+    """Whose a path is: `root` keeps whole paths apart, `inner` those from page number `page` (at least 1) on; what is
+    before that page is shared with all paths of the root."""
+
+    root: str = ""
+    inner: str = ""
+    page: int = 0
+
+    @staticmethod
+    def of(salt: str, salt_from: int, page_size: int) -> Salt:
+        """Private from the page on that holds token `salt_from`."""
+        page = salt_from // page_size
+        return Salt("", salt, page) if page and salt else Salt(salt)
+
+    def key(self, number: int, tokens: tuple[int, ...]) -> PageKey:
+        """What page `number` of a path is found by."""
+        return (self.inner, *tokens) if self.inner and number == self.page else tokens
+
 
 class RadixNode:
-    """`page_size` tokens, `key`, after the path of `parent`. `pages[g]` is the page in group g, 0 where a window
-    group's page was evicted. A node that left the tree has no parent."""
+    """`page_size` tokens, found by `key`, after the path of `parent`. `pages[g]` is the page in group g, 0 where a
+    window group's page was evicted. A node that left the tree has no parent."""
 
     __slots__ = ("children", "depth", "key", "pages", "parent", "salt")
 
-    def __init__(self, key: tuple[int, ...], parent: RadixNode | None, pages: list[int], salt: str) -> None:
+    def __init__(self, key: PageKey, parent: RadixNode | None, pages: list[int], salt: str) -> None:
         self.key = key
         self.parent = parent
         self.depth: int = parent.depth + 1 if parent else 0
         self.pages = pages
         self.salt = salt
-        self.children: dict[tuple[int, ...], RadixNode] = {}
+        self.children: dict[PageKey, RadixNode] = {}
+
+    @property
+    def tokens(self) -> list[int]:
+        return [token for token in self.key if not isinstance(token, str)]
 
 
 class RadixTree:
@@ -60,15 +88,18 @@ class RadixTree:
         needed = length // self._page_size * self._page_size - max(window - 1, 1)
         return max(0, needed // self._align * self._align)
 
-    def match(self, tokens: Sequence[int], salt: str) -> list[RadixNode]:
+    def match(self, tokens: Sequence[int], salt: Salt) -> list[RadixNode]:
         """The nodes of the longest usable path over whole pages and at most len(tokens) - 1 tokens."""
-        node = self._roots.get(salt)
+        node = self._roots.get(salt.root)
         path: list[RadixNode] = []
         if node is None:
             return path
         size = self._page_size
         for start in range(0, (len(tokens) - 1) // size * size, size):
-            node = node.children.get(tuple(tokens[start : start + size]))
+            key: PageKey = tuple(tokens[start : start + size])
+            if salt.inner and start == salt.page * size:
+                key = (salt.inner, *key)
+            node = node.children.get(key)
             if node is None:
                 break
             path.append(node)
@@ -87,12 +118,12 @@ class RadixTree:
                 usable = depth
         return path[:usable]
 
-    def child(self, parent: RadixNode | None, key: tuple[int, ...], salt: str) -> RadixNode | None:
+    def child(self, parent: RadixNode | None, key: PageKey, salt: str) -> RadixNode | None:
         """The node of `key` after `parent`, or after the root of `salt` where parent is None."""
         above = self._roots.get(salt) if parent is None else parent
         return above.children.get(key) if above else None
 
-    def add(self, parent: RadixNode | None, key: tuple[int, ...], salt: str) -> RadixNode:
+    def add(self, parent: RadixNode | None, key: PageKey, salt: str) -> RadixNode:
         """A new node without pages; the caller gives it some at once."""
         if parent is None:
             parent = self._roots.get(salt)
@@ -161,7 +192,7 @@ class RadixTree:
                 assert child.key == key, "a node under another key"
                 assert child.parent is node, "a node that does not know its parent"
                 assert child.depth == node.depth + 1, "a node at the wrong depth"
-                assert len(key) == self._page_size, "a node that is not a page"
+                assert len(child.tokens) == self._page_size, "a node that is not a page"
                 assert child.children or any(child.pages), "a node without pages or children"
                 todo.append(child)
                 for g, page in enumerate(child.pages):

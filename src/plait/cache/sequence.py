@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from plait.cache.radix import RadixNode
+from plait.cache.radix import RadixNode, Salt
 from plait.cache.table import PageTable, Span
 
 
@@ -19,7 +19,7 @@ class CacheSequence:
     completes a page. `passing`: made by a sequence operation, forgotten when empty.
     """
 
-    salt: str
+    salt: Salt
     tables: list[PageTable]
     boundary: int
     length: int = 0
@@ -95,7 +95,7 @@ class CacheSequence:
             return
         node = self.node
         while node is not None and node.depth * page_size > keep:
-            self.tail = list(node.key)
+            self.tail = node.tokens
             assert node.parent is not None, "a page that a plain sequence holds has left the tree"
             node = node.parent if node.depth > 1 else None
         self.node = node

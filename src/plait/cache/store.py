@@ -12,9 +12,11 @@ from plait.cache.config import CacheConfig
 from plait.cache.edits import GroupEdits
 from plait.cache.pages import PagePool
 from plait.cache.pending import PendingEdits
-from plait.cache.radix import RadixTree
+from plait.cache.radix import RadixTree, Salt
 from plait.cache.sequence import CacheSequence
 from plait.cache.table import Entry, PageTable
+
+NO_SALT = Salt()
 
 
 class PageStore:
@@ -38,7 +40,7 @@ class PageStore:
         self.tree = RadixTree(config, self.pools)
         self.pending = [PendingEdits(config.page_size) for _ in self.groups]
 
-    def new_sequence(self, salt: str = "") -> CacheSequence:
+    def new_sequence(self, salt: Salt = NO_SALT) -> CacheSequence:
         return CacheSequence(salt, [PageTable() for _ in self.groups], self.page_size)
 
     def drain(self) -> tuple[GroupEdits, ...]:
@@ -165,7 +167,7 @@ class PageStore:
 
     # --- computed pages -----------------------------------------------------------------------------------------------
 
-    def attach(self, tokens: Sequence[int], salt: str, reuse: bool) -> CacheSequence:
+    def attach(self, tokens: Sequence[int], salt: Salt, reuse: bool) -> CacheSequence:
         """A new sequence that holds the longest usable path of the tree."""
         sequence = self.new_sequence(salt)
         path = self.tree.match(tokens, salt) if reuse else []
@@ -200,15 +202,15 @@ class PageStore:
     def _publish(self, sequence: CacheSequence) -> None:
         """Whole pages of committed tokens enter the tree. Where it knows the path already, the sequence takes the
         tree's page and drops its own; a gap in the tree is filled with the sequence's."""
-        size, node, at = self.page_size, sequence.node, 0
+        size, node, at, salt = self.page_size, sequence.node, 0, sequence.salt
         while len(sequence.tail) - at >= size:
             if node is not None and node.parent is None:
                 sequence.cacheable = False  # the path was evicted above us: it cannot be continued
                 break
             number = node.depth if node else 0
-            key = tuple(sequence.tail[at : at + size])
+            key = salt.key(number, tuple(sequence.tail[at : at + size]))
             at += size
-            node = self.tree.child(node, key, sequence.salt) or self.tree.add(node, key, sequence.salt)
+            node = self.tree.child(node, key, salt.root) or self.tree.add(node, key, salt.root)
             for g, table in enumerate(sequence.tables):
                 entry = number - table.start // size
                 if entry < 0:

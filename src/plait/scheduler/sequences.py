@@ -51,7 +51,7 @@ class Sequences:
     def cached(self, sample: Sample) -> int:
         """Tokens of a waiting sample that are in memory now."""
         request = sample.request.engine_request
-        return self._cache.cached_prefix(sample.tokens, request.salt) if self._reads(request) else 0
+        return self._cache.cached_prefix(sample.tokens, request.salt, request.salt_from) if self._reads(request) else 0
 
     def open(self, sample: Sample) -> None:
         """Give the sample a sequence, with what there is of its tokens: a fork of its prompt, or what is cached. At
@@ -61,7 +61,7 @@ class Sequences:
             self._cache.fork(request.base, sequence)
         else:
             asked = request.engine_request
-            self._cache.open(sequence, sample.tokens, asked.salt, self._reads(asked))
+            self._cache.open(sequence, sample.tokens, asked.salt, self._reads(asked), asked.salt_from)
         sample.sequence, sample.planned = sequence, self._cache.length(sequence)
         self.by_id[sequence] = sample
         if sample.planned < request.prompt_length and self._writes(request.engine_request):
@@ -209,11 +209,16 @@ class Sequences:
         """Tokens of whole pages that the two can share once `other` has computed its prompt."""
         common = policy.common_prefix(sample.tokens, other.tokens)
         common = min(common, len(sample.tokens) - 1, other.request.prompt_length)
+        mine, theirs = sample.request.engine_request, other.request.engine_request
+        if (mine.salt, mine.salt_from) != (theirs.salt, theirs.salt_from):
+            common = min(common, *(request.salt_from for request in (mine, theirs) if request.salt), common)
         return common - common % self._page_size
 
     def head(self, sample: Sample) -> Head:
         """Two samples that share a page have this in common."""
-        return sample.request.engine_request.salt, tuple(sample.tokens[: self._page_size])
+        request = sample.request.engine_request
+        salt = "" if request.salt_from >= self._page_size else request.salt
+        return salt, tuple(sample.tokens[: self._page_size])
 
     def _filled(self, sample: Sample) -> None:
         """The sample's prompt is computed, or will not be."""
