@@ -1,45 +1,15 @@
-// Attention of some rows of one sequence with the query heads of one KV head.
+// Attention of a piece: some rows with the query heads of one KV head, over a range of key blocks.
 //
-// Partials over blocks of 64 keys by index in the sequence, merged in ascending order. A masked key takes part in
-// no arithmetic that reaches the result, so what its slot holds (even NaN) does not matter. A block's K and V
-// are brought to float32 once for all rows and heads of the task.
+// Partials (maximum, sum, output) over blocks of 64 keys by index in the sequence, merged in ascending order. A masked
+// key takes part in no arithmetic that reaches the result, so what its slot holds (even NaN) does not matter. Which
+// rows share a piece, and where the keys are divided, changes no bit.
 #pragma once
 
-#include "kernels/dots.h"
+#include "kernels/attention_values.h"
 #include "kernels/rowwise.h"
 
 namespace plait::PLAIT_PATH {
 namespace {
-
-// What a task keeps in its scratch. A query is a (row, head) pair.
-struct Attending {
-    int heads;           // query heads of the KV head
-    float *q, *out;      // (queries, head_dim), (queries, v_head_dim): the running weighted sum
-    float *top, *total;  // (queries,): the running maximum and sum
-    float* scores;       // (queries, kKeyBlock)
-    float *k, *v;        // (kKeyBlock, head_dim), (kKeyBlock, v_head_dim)
-    float* partial;      // (v_head_dim,)
-    const float *key[kKeyBlock], *value[kKeyBlock];
-};
-
-inline Attending attending(const AttentionArgs& a) {
-    Attending t;
-    t.heads = a.n_heads / a.n_kv_heads;
-    const std::size_t queries = static_cast<std::size_t>(t.heads * (a.last_row - a.first_row));
-    const std::size_t dim = static_cast<std::size_t>(a.head_dim), v_dim = static_cast<std::size_t>(a.v_head_dim);
-    t.q = a.scratch;
-    t.out = t.q + queries * dim;
-    t.scores = t.out + queries * v_dim;
-    t.top = t.scores + queries * kKeyBlock;
-    t.total = t.top + queries;
-    t.k = t.total + queries;
-    t.v = t.k + kKeyBlock * dim;
-    t.partial = t.v + kKeyBlock * v_dim;
-    return t;
-}
-
-// Which of a block's keys a row attends to.
-enum class Seen { None, All, Some };
 
 struct Block {
     int first, count;
@@ -47,7 +17,7 @@ struct Block {
 };
 
 inline Block block_at(const AttentionArgs& a, int first) {
-    const int left = a.keys - first, count = left < kKeyBlock ? left : kKeyBlock;
+    const int left = a.last_key - first, count = left < kKeyBlock ? left : kKeyBlock;
     std::int32_t lowest = a.key_positions[first], highest = lowest;
     for (int j = 1; j < count; ++j) {
         const std::int32_t p = a.key_positions[first + j];
@@ -61,145 +31,272 @@ inline bool visible(const AttentionArgs& a, std::int64_t row, std::int64_t key) 
     return key <= row && (a.window == 0 || row - key < a.window);
 }
 
-inline Seen seen_of(const AttentionArgs& a, const Block& b, std::int64_t row) {
-    if (b.lowest > row || (a.window != 0 && row - b.highest >= a.window)) return Seen::None;
-    return visible(a, row, b.lowest) && visible(a, row, b.highest) ? Seen::All : Seen::Some;
+// The keys of the block that a row sees, as bits.
+inline std::uint64_t seen_of(const AttentionArgs& a, const Block& b, std::int64_t row) {
+    if (b.lowest > row || (a.window != 0 && row - b.highest >= a.window)) return 0;
+    const std::uint64_t all = kAllKeys >> (kKeyBlock - b.count);
+    if (visible(a, row, b.lowest) && visible(a, row, b.highest)) return all;
+    std::uint64_t seen = 0;
+    for (int j = 0; j < b.count; ++j) {
+        seen |= std::uint64_t{visible(a, row, a.key_positions[b.first + j])} << j;
+    }
+    return seen;
 }
 
-inline const float* key_floats(const AttentionArgs& a, const std::uint8_t* base, int key, int dim, float* scratch) {
-    const std::size_t row = static_cast<std::size_t>(a.key_rows[key]) +
-                            static_cast<std::size_t>(a.kv_head) * static_cast<std::size_t>(a.page_size);
-    const std::size_t at = row * static_cast<std::size_t>(dim);
-    if (a.kv_type == KvType::F32) return reinterpret_cast<const float*>(base) + at;
-    load_kv(a.kv_type, base + 2 * at, scratch, dim);
-    return scratch;
-}
-
-// The visible keys of the block by index, ascending. Returns how many.
-inline int visible_keys(const AttentionArgs& a, const Block& b, Seen seen, std::int64_t row, int* index) {
+// Queries that see something of a block.
+struct Queries {
     int n = 0;
-    for (int j = 0; j < b.count; ++j) {
-        index[n] = j;
-        n += seen == Seen::All || visible(a, row, a.key_positions[b.first + j]) ? 1 : 0;
-    }
-    return n;
-}
+    const float* q[kQueriesPerPiece];
+    float *top[kQueriesPerPiece], *total[kQueriesPerPiece];  // where they are kept
+    Weighted weighted[kQueriesPerPiece];
+    alignas(64) float block_top[kQueriesPerPiece] = {}, block_total[kQueriesPerPiece];
+    alignas(64) float scores[kQueriesPerPiece * kKeyBlock];
+};
 
-// out[d] = sum over the visible keys, in order, of p * value[d], for `VECTORS` vectors from d.
-template <int VECTORS>
-inline void weigh_values(const float* p, const float* const* value, const int* index, int n, int d, float* out) {
-    V sum[VECTORS] = {};
-    for (int i = 0; i < n; ++i) {
-        const V weight = broadcast(p[index[i]]);
-        const float* at = value[index[i]] + d;
-        for (int c = 0; c < VECTORS; ++c) sum[c] += weight * load(at + c * kWidth);
-    }
-    for (int c = 0; c < VECTORS; ++c) store(out + d + c * kWidth, sum[c]);
-}
+// Where a block's K and V lie, for all queries of the piece.
+struct BlockKeys {
+    KeyGroups keys;
+    const std::uint8_t* values[kKeyBlock];
+    bool keys_converted, values_converted;
+};
 
-inline void weigh_values(const float* p, const float* const* value, const int* index, int n, int dim, float* out) {
-    int d = 0;
-    for (; d + 4 * kWidth <= dim; d += 4 * kWidth) weigh_values<4>(p, value, index, n, d, out);
-    for (; d + kWidth <= dim; d += kWidth) weigh_values<1>(p, value, index, n, d, out);
-    for (; d < dim; ++d) {
-        float sum = 0.0f;
-        for (int i = 0; i < n; ++i) sum += p[index[i]] * value[index[i]][d];
-        out[d] = sum;
-    }
-}
-
-// Merges (top, total, partial) into query q's running state, which the first partial starts.
-inline void merge(const Attending& t, std::size_t q, float top, float total, const float* partial, int dim) {
-    float* out = t.out + q * static_cast<std::size_t>(dim);
-    if (t.total[q] == 0.0f) {
-        t.top[q] = top;
-        t.total[q] = total;
-        for (int d = 0; d < dim; ++d) out[d] = partial[d];
-        return;
-    }
-    const float peak = t.top[q] < top ? top : t.top[q];
-    const float old = exponential(t.top[q] - peak), fresh = exponential(top - peak);
-    t.top[q] = peak;
-    t.total[q] = t.total[q] * old + total * fresh;
-    for (int d = 0; d < dim; ++d) out[d] = out[d] * old + partial[d] * fresh;
-}
-
-// The partial of query q over the block's visible keys, merged.
-inline void attend_block(const AttentionArgs& a, const Attending& t, std::size_t q, const int* index, int n) {
-    float* s = t.scores + q * kKeyBlock;
-    for (int j = 0; j < kKeyBlock; ++j) s[j] = s[j] * a.scale;
-    if (a.softcap != 0.0f) softcap(s, a.softcap, s, kKeyBlock);
-    float top = s[index[0]];
-    for (int i = 1; i < n; ++i) top = s[index[i]] > top ? s[index[i]] : top;
-    // A masked key adds zero to its lane: the sum is the same whether it is masked or not there at all.
-    alignas(64) float p[kKeyBlock], weights[kKeyBlock] = {};
-    for (int j = 0; j < kKeyBlock; ++j) p[j] = exponential(s[j] - top);
-    for (int i = 0; i < n; ++i) weights[index[i]] = p[index[i]];
-    const float total = sum_of(kKeyBlock, [&weights](int j) { return weights[j]; });
-    weigh_values(p, t.value, index, n, a.v_head_dim, t.partial);
-    merge(t, q, top, total, t.partial, a.v_head_dim);
-}
-
-inline void score_block(const AttentionArgs& a, const Attending& t, const Block& b, int queries) {
-    for (int i = 0; i < queries; i += 4) {
-        const float* rows[4];
-        const int count = queries - i < 4 ? queries - i : 4;
-        for (int r = 0; r < count; ++r) rows[r] = t.q + (i + r) * a.head_dim;
-        dot_rows(count, rows, t.key, b.count, a.head_dim, t.scores + i * kKeyBlock, kKeyBlock);
-    }
-}
-
-inline void attend_rows(const AttentionArgs& a, Attending& t, const Block& b) {
-    bool any = false;
-    for (int r = a.first_row; r < a.last_row; ++r) any = any || seen_of(a, b, a.row_positions[r]) != Seen::None;
-    if (!any) return;
-    for (int j = 0; j < b.count; ++j) {
-        t.key[j] = key_floats(a, a.k, b.first + j, a.head_dim, t.k + j * a.head_dim);
-        t.value[j] = key_floats(a, a.v, b.first + j, a.v_head_dim, t.v + j * a.v_head_dim);
-    }
-    score_block(a, t, b, t.heads * (a.last_row - a.first_row));
-    for (int r = a.first_row; r < a.last_row; ++r) {
-        const Seen seen = seen_of(a, b, a.row_positions[r]);
-        int index[kKeyBlock + 1];
-        const int n = seen == Seen::None ? 0 : visible_keys(a, b, seen, a.row_positions[r], index);
-        if (n == 0) continue;
-        for (int h = 0; h < t.heads; ++h) {
-            attend_block(a, t, static_cast<std::size_t>((r - a.first_row) * t.heads + h), index, n);
+inline void hide(float* scores, std::uint64_t seen) {
+    constexpr std::int32_t bit[kKeyGroup] = {1,     2,     4,      8,      0x10,   0x20,   0x40,   0x80,
+                                             0x100, 0x200, 0x400, 0x800, 0x1000, 0x2000, 0x4000, 0x8000};
+    for (int g = 0; g < kKeyBlock; g += kKeyGroup) {
+        const std::int32_t bits = static_cast<std::int32_t>(seen >> g & 0xffff);
+        for (int l = 0; l < kKeyGroup; ++l) {
+            scores[g + l] = (bits & bit[l]) != 0 ? scores[g + l] : -__builtin_inff();
         }
     }
+}
+
+inline float block_maximum(const float* s) {
+    alignas(64) float lanes[kLanes];
+    for (int l = 0; l < kLanes; ++l) {
+        const float a = s[l] > s[l + 16] ? s[l] : s[l + 16], b = s[l + 32] > s[l + 48] ? s[l + 32] : s[l + 48];
+        lanes[l] = a > b ? a : b;
+    }
+    for (int width = kLanes / 2; width > 0; width /= 2) {
+        for (int l = 0; l < width; ++l) lanes[l] = lanes[l] > lanes[l + width] ? lanes[l] : lanes[l + width];
+    }
+    return lanes[0];
+}
+
+// The library's order of summing (simd/vector.h).
+inline float block_sum(const float* s) {
+    alignas(64) float lanes[kLanes];
+    for (int l = 0; l < kLanes; ++l) lanes[l] = s[l] + s[l + 16] + s[l + 32] + s[l + 48];
+    return sum_lanes(lanes);
+}
+
+// Turns scores into weights. exp(-infinity) is 0: a hidden key adds nothing to its lane of the sum.
+inline void weigh(const AttentionArgs& a, float* s, std::uint64_t seen, float* top, float* total) {
+    for (int j = 0; j < kKeyBlock; ++j) s[j] = s[j] * a.scale;
+    if (a.softcap != 0.0f) softcap(s, a.softcap, s, kKeyBlock);
+    if (seen != kAllKeys) hide(s, seen);
+    const float peak = block_maximum(s);
+    for (int j = 0; j < kKeyBlock; ++j) s[j] = exponential(s[j] - peak);
+    *top = peak;
+    *total = block_sum(s);
+}
+
+// Merges the block's maxima and sums into the state; leaves the factors for the outputs.
+inline void merge_sums(Queries& t) {
+    alignas(64) float top[kQueriesPerPiece], old[kQueriesPerPiece], fresh[kQueriesPerPiece];
+    for (int i = 0; i < kQueriesPerPiece; ++i) top[i] = i < t.n ? *t.top[i] : 0.0f;
+    for (int i = 0; i < t.n; i += kKeyGroup) {
+        for (int j = i; j < i + kKeyGroup; ++j) {
+            const float peak = top[j] < t.block_top[j] ? t.block_top[j] : top[j];
+            old[j] = exponential(top[j] - peak);
+            fresh[j] = exponential(t.block_top[j] - peak);
+            top[j] = peak;
+        }
+    }
+    for (int i = 0; i < t.n; ++i) {
+        *t.top[i] = top[i];
+        *t.total[i] = *t.total[i] * old[i] + t.block_total[i] * fresh[i];
+        t.weighted[i].old = old[i];
+        t.weighted[i].fresh = fresh[i];
+    }
+}
+
+template <class Keys, class Values>
+inline void attend(const AttentionArgs& a, const BlockKeys& block, Queries& t) {
+    if (block.keys_converted) {
+        score<PlainKeys<Singles>>(t.q, t.n, block.keys, a.head_dim, t.scores);
+    } else {
+        score<Keys>(t.q, t.n, block.keys, a.head_dim, t.scores);
+    }
+    for (int i = 0; i < t.n; ++i) {
+        weigh(a, t.scores + i * kKeyBlock, t.weighted[i].seen, t.block_top + i, t.block_total + i);
+    }
+    if (a.partials == nullptr) {
+        merge_sums(t);
+    } else {
+        for (int i = 0; i < t.n; ++i) {
+            *t.top[i] = t.block_top[i];
+            *t.total[i] = t.block_total[i];
+        }
+    }
+    const bool merges = a.partials == nullptr;
+    if (block.values_converted) {
+        weigh_values<PlainValues<Singles>>(t.weighted, t.n, block.values, a.state.v_head_dim, merges);
+    } else {
+        weigh_values<Values>(t.weighted, t.n, block.values, a.state.v_head_dim, merges);
+    }
+    t.n = 0;
+}
+
+// Where many queries use them, keys and values are converted once. `queries` are those of the piece.
+template <class Keys, class Values>
+inline void find_block(const AttentionArgs& a, const Block& b, int queries, BlockKeys& block) {
+    float* const raw = a.scratch;
+    float* const k = raw + kKeyBlock * a.head_dim;
+    float* const v = k + kKeyBlock * a.head_dim;
+    block.keys = key_groups(a, b.first, b.count, reinterpret_cast<std::uint8_t*>(raw));
+    const bool many = a.kv_type != KvType::F32 && queries > 2 * kTileQueries;
+    block.keys_converted = many;
+    if (many) block.keys = convert_keys<Keys>(block.keys, a.head_dim, k);
+    const int v_dim = a.state.v_head_dim, padded = padded_value(v_dim);
+    block.values_converted = many || v_dim % kWidth != 0;
+    for (int j = 0; j < b.count; ++j) {
+        block.values[j] = value_row(a, b.first + j);
+        if (!block.values_converted) continue;
+        float* row = v + j * padded;
+        load_kv(a.kv_type, block.values[j], row, v_dim);
+        for (int d = v_dim; d < padded; ++d) row[d] = 0.0f;
+        block.values[j] = reinterpret_cast<const std::uint8_t*>(row);
+    }
+}
+
+inline std::size_t state_at(const AttentionState& s, std::int32_t row, int head) {
+    return static_cast<std::size_t>(row) * static_cast<std::size_t>(s.n_heads) + static_cast<std::size_t>(head);
+}
+
+inline float* out_at(const AttentionState& s, std::int32_t row, int head) {
+    return s.out + state_at(s, row, head) * static_cast<std::size_t>(s.v_head_dim);
+}
+
+// Adds the query of the piece's row number `i` and head number `h` of its KV head.
+inline void add_query(const AttentionArgs& a, Queries& t, int block, int i, int h, std::uint64_t seen) {
+    const int heads = a.state.n_heads / a.n_kv_heads, head = a.kv_head * heads + h, n = t.n++;
+    const std::int32_t row = a.rows[i];
+    t.q[n] = a.q + state_at(a.state, row, head) * static_cast<std::size_t>(a.head_dim);
+    float* out = out_at(a.state, row, head);
+    t.top[n] = a.state.top + state_at(a.state, row, head);
+    t.total[n] = a.state.total + state_at(a.state, row, head);
+    if (a.partials != nullptr) {
+        const std::size_t number = static_cast<std::size_t>((block * a.n_rows + i) * heads + h);
+        t.top[n] = a.partials + number * partial_floats(a.state.v_head_dim);
+        t.total[n] = t.top[n] + 1;
+        out = t.top[n] + 2;
+    }
+    t.weighted[n] = {t.scores + n * kKeyBlock, seen, out, 0.0f, 0.0f};
+}
+
+inline void mark_unseen(const AttentionArgs& a, int block, int i) {
+    const int heads = a.state.n_heads / a.n_kv_heads;
+    for (int h = 0; h < heads; ++h) {
+        const std::size_t number = static_cast<std::size_t>((block * a.n_rows + i) * heads + h);
+        a.partials[number * partial_floats(a.state.v_head_dim) + 1] = 0.0f;
+    }
+}
+
+template <class Keys, class Values>
+inline void attend_block(const AttentionArgs& a, Queries& t, int number) {
+    const Block b = block_at(a, a.first_key + number * kKeyBlock);
+    const int heads = a.state.n_heads / a.n_kv_heads;
+    BlockKeys block;
+    bool found = false;
+    for (int i = 0; i < a.n_rows; ++i) {
+        const std::uint64_t seen = seen_of(a, b, a.row_positions[a.rows[i]]);
+        if (seen == 0) {
+            if (a.partials != nullptr) mark_unseen(a, number, i);
+            continue;
+        }
+        if (!found) find_block<Keys, Values>(a, b, heads * (a.n_rows - i), block);
+        found = true;
+        for (int h = 0; h < heads; ++h) {
+            add_query(a, t, number, i, h, seen);
+            if (t.n == kQueriesPerPiece) attend<Keys, Values>(a, block, t);
+        }
+    }
+    if (t.n > 0) attend<Keys, Values>(a, block, t);
 }
 
 // The sink is a logit without a value, merged last; no key at all gives zeros.
-inline void finish_query(const AttentionArgs& a, const Attending& t, std::size_t q, int head, float* out) {
-    if (a.sinks != nullptr) {
-        for (int d = 0; d < a.v_head_dim; ++d) t.partial[d] = 0.0f;
-        merge(t, q, a.sinks[head], 1.0f, t.partial, a.v_head_dim);
+inline void finish_query(const AttentionState& s, std::int32_t row, int head) {
+    float top = s.top[state_at(s, row, head)], total = s.total[state_at(s, row, head)];
+    float* out = out_at(s, row, head);
+    if (s.sinks != nullptr) {
+        const float sink = s.sinks[head], peak = top < sink ? sink : top, old = exponential(top - peak);
+        total = total * old + exponential(sink - peak);
+        for (int d = 0; d < s.v_head_dim; ++d) out[d] = out[d] * old;
     }
-    const float total = t.total[q];
-    const float* sum = t.out + q * static_cast<std::size_t>(a.v_head_dim);
-    for (int d = 0; d < a.v_head_dim; ++d) out[d] = total == 0.0f ? 0.0f : sum[d] / total;
+    for (int d = 0; d < s.v_head_dim; ++d) out[d] = total == 0.0f ? 0.0f : out[d] / total;
+}
+
+template <class Visit>
+inline void each_query(const AttentionState& s, int n_kv_heads, int kv_head, const std::int32_t* rows, int n, Visit visit) {
+    const int heads = s.n_heads / n_kv_heads;
+    for (int i = 0; i < n; ++i) {
+        for (int h = 0; h < heads; ++h) visit(i, h, rows[i], kv_head * heads + h);
+    }
+}
+
+inline void start_queries(const AttentionArgs& a) {
+    const AttentionState& s = a.state;
+    each_query(s, a.n_kv_heads, a.kv_head, a.rows, a.n_rows, [&s](int, int, std::int32_t row, int head) {
+        s.top[state_at(s, row, head)] = -__builtin_inff();
+        s.total[state_at(s, row, head)] = 0.0f;
+        float* out = out_at(s, row, head);
+        for (int d = 0; d < s.v_head_dim; ++d) out[d] = 0.0f;
+    });
+}
+
+template <class Keys, class Values>
+inline void attend_piece(const AttentionArgs& a) {
+    Queries t;
+    const int blocks = (a.last_key - a.first_key + kKeyBlock - 1) / kKeyBlock;
+    for (int i = 0; i < blocks; ++i) attend_block<Keys, Values>(a, t, i);
 }
 
 inline void attention(const AttentionArgs& a) {
-    Attending t = attending(a);
-    const std::size_t width = static_cast<std::size_t>(a.n_heads) * static_cast<std::size_t>(a.head_dim);
-    const std::size_t out_width = static_cast<std::size_t>(a.n_heads) * static_cast<std::size_t>(a.v_head_dim);
-    const int rows = a.last_row - a.first_row, first_head = a.kv_head * t.heads;
-    const std::size_t q_bytes = static_cast<std::size_t>(t.heads * a.head_dim) * sizeof(float);
-    for (int r = 0; r < rows; ++r) {
-        const float* q = a.q + static_cast<std::size_t>(a.first_row + r) * width + first_head * a.head_dim;
-        __builtin_memcpy(t.q + r * t.heads * a.head_dim, q, q_bytes);
+    if (a.starts) start_queries(a);
+    switch (a.kv_type) {
+        case KvType::F32: attend_piece<PlainKeys<Singles>, PlainValues<Singles>>(a); break;
+        case KvType::F16: attend_piece<PlainKeys<Halves>, PlainValues<Halves>>(a); break;
+        case KvType::BF16: attend_piece<PlainKeys<Brains>, PlainValues<Brains>>(a); break;
+        case KvType::Q8_0: attend_piece<ScaledKeys, ScaledValues>(a); break;
     }
-    for (int i = 0; i < rows * t.heads; ++i) t.total[i] = 0.0f;
-    // Scores past the last key are computed upon, then dropped: let them be numbers.
-    for (int i = 0; i < rows * t.heads * kKeyBlock; ++i) t.scores[i] = 0.0f;
-    for (int first = 0; first < a.keys; first += kKeyBlock) attend_rows(a, t, block_at(a, first));
-    for (int r = 0; r < rows; ++r) {
-        float* out = a.out + static_cast<std::size_t>(a.first_row + r) * out_width + first_head * a.v_head_dim;
-        for (int h = 0; h < t.heads; ++h) {
-            finish_query(a, t, static_cast<std::size_t>(r * t.heads + h), first_head + h, out + h * a.v_head_dim);
+    if (!a.finishes) return;
+    each_query(a.state, a.n_kv_heads, a.kv_head, a.rows, a.n_rows,
+               [&a](int, int, std::int32_t row, int head) { finish_query(a.state, row, head); });
+}
+
+// One partial into the state of a query, as merge_sums and value_tile do it.
+inline void merge_partial(const AttentionState& s, std::int32_t row, int head, const float* partial) {
+    if (partial[1] == 0.0f) return;
+    float& top = s.top[state_at(s, row, head)];
+    float& total = s.total[state_at(s, row, head)];
+    const float peak = top < partial[0] ? partial[0] : top;
+    const float old = exponential(top - peak), fresh = exponential(partial[0] - peak);
+    top = peak;
+    total = total * old + partial[1] * fresh;
+    float* out = out_at(s, row, head);
+    for (int d = 0; d < s.v_head_dim; ++d) out[d] = out[d] * old + partial[2 + d] * fresh;
+}
+
+inline void merge_attention(const MergeArgs& a) {
+    const int heads = a.state.n_heads / a.n_kv_heads;
+    each_query(a.state, a.n_kv_heads, a.kv_head, a.rows, a.n_rows, [&](int i, int h, std::int32_t row, int head) {
+        for (int b = 0; b < a.blocks; ++b) {
+            const std::size_t number = static_cast<std::size_t>((b * a.partial_rows + a.partial_row + i) * heads + h);
+            merge_partial(a.state, row, head, a.partials + number * partial_floats(a.state.v_head_dim));
         }
-    }
+        if (a.finishes) finish_query(a.state, row, head);
+    });
 }
 
 }  // namespace

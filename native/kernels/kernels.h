@@ -8,16 +8,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/attention_args.h"
 #include "kernels/layout.h"
 
 namespace plait {
 
-enum class KvType : int { F32, F16, BF16 };
 enum class Activation : int { Silu, Gelu, GeluTanh };
 enum class RopeLayout : int { Interleaved, Half };
 
-// Keys in one attention partial, by index in the sequence.
-constexpr int kKeyBlock = 64;
 // Columns that `linear` and `gated` work on at a time; ranges given to them are best multiples of it.
 constexpr int kColumnTile = 16;
 
@@ -109,25 +107,6 @@ struct RotateArgs {
     RopeLayout layout;
 };
 
-// Rows first_row..last_row-1, of one sequence, against that sequence's keys, for the query heads of one KV head.
-// Key i lies at (key_row[i] + kv_head * page_size) * head_dim of `k` (v_head_dim of `v`), in elements.
-// `window` 0 is none. `sinks` may be null. `scratch` holds attention_scratch(...) floats.
-struct AttentionArgs {
-    const float* q;
-    float* out;
-    int n_heads, n_kv_heads, head_dim, v_head_dim;
-    int kv_head, first_row, last_row;
-    const std::int32_t *row_positions, *key_rows, *key_positions;
-    int keys;
-    const std::uint8_t *k, *v;
-    KvType kv_type;
-    int page_size;
-    float scale, softcap;
-    int window;
-    const float* sinks;
-    float* scratch;
-};
-
 // One row of n logits. Column c of `maxima` becomes the largest of x[c], x[c + columns], ...; -inf if there is none.
 // `columns` is a multiple of 16.
 struct ScanArgs {
@@ -140,24 +119,12 @@ struct ScanResult {
     bool nan;   // whether one is not
 };
 
-// Query vectors that share one read of K and V: rows of the task times query heads of the KV head.
-static constexpr int rows_per_attention_task(int heads_per_kv_head) {
-    return heads_per_kv_head >= 64 ? 1 : 64 / heads_per_kv_head;
-}
-
 static constexpr std::size_t linear_scratch(int columns) {
     return static_cast<std::size_t>(kColumnTile) * (static_cast<std::size_t>(columns) + 16);
 }
 
 static constexpr std::size_t gated_scratch(int columns, int rows) {
     return linear_scratch(columns) + static_cast<std::size_t>(kColumnTile) * static_cast<std::size_t>(rows);
-}
-
-static constexpr std::size_t attention_scratch(int heads_per_kv_head, int head_dim, int v_head_dim) {
-    const int queries = heads_per_kv_head * rows_per_attention_task(heads_per_kv_head);
-    const std::size_t per_key = static_cast<std::size_t>(kKeyBlock) * static_cast<std::size_t>(head_dim + v_head_dim);
-    const std::size_t per_query = static_cast<std::size_t>(head_dim + v_head_dim + kKeyBlock + 2);
-    return per_key + static_cast<std::size_t>(queries) * per_query + static_cast<std::size_t>(v_head_dim) + 64;
 }
 
 struct Kernels {
@@ -171,6 +138,8 @@ struct Kernels {
     void (*layer_norm)(const LayerNormArgs&);
     void (*rotate)(const RotateArgs&);
     void (*attention)(const AttentionArgs&);
+    void (*merge_attention)(const MergeArgs&);
+    // Rows of K or V by themselves; n numbers, for Q8_0 whole blocks.
     void (*store)(KvType type, const float* in, std::uint8_t* out, int n);
     void (*load)(KvType type, const std::uint8_t* in, float* out, int n);
     void (*add)(const float* a, const float* b, float* out, std::size_t n);

@@ -1,4 +1,4 @@
-// Kernels that work on one row at a time: norms, rotary embedding, softmax, elementwise arithmetic, KV conversion.
+// Kernels that work on one row at a time: norms, rotary embedding, softmax, elementwise arithmetic.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -86,22 +86,6 @@ inline void rotate(const RotateArgs& a) {
             out[i * step + second] = x * a.sin[i] + y * a.cos[i];
         }
         for (int i = 2 * a.pairs; i < a.head_dim; ++i) out[i] = in[i];
-    }
-}
-
-inline void store_kv(KvType type, const float* in, std::uint8_t* out, int n) {
-    switch (type) {
-        case KvType::F32: __builtin_memcpy(out, in, static_cast<std::size_t>(n) * sizeof(float)); return;
-        case KvType::F16: return f32_row_to_f16(in, out, n);
-        case KvType::BF16: return f32_row_to_bf16(in, out, n);
-    }
-}
-
-inline void load_kv(KvType type, const std::uint8_t* in, float* out, int n) {
-    switch (type) {
-        case KvType::F32: __builtin_memcpy(out, in, static_cast<std::size_t>(n) * sizeof(float)); return;
-        case KvType::F16: return f16_row_to_f32(in, out, n);
-        case KvType::BF16: return bf16_row_to_f32(in, out, n);
     }
 }
 

@@ -22,6 +22,7 @@ constexpr Kernels make_table(const char* name) {
         .layer_norm = layer_norm,
         .rotate = rotate,
         .attention = attention,
+        .merge_attention = merge_attention,
         .store = store_kv,
         .load = load_kv,
         .add = add,

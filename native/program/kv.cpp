@@ -17,6 +17,10 @@ void check_shape(const KvShape& s) {
     if (!positive || s.n_heads % s.n_kv_heads != 0) {
         throw std::invalid_argument("KV memory needs positive sizes, and heads that divide among the KV heads");
     }
+    if (s.type == KvType::Q8_0 && (s.head_dim % kKvBlock != 0 || s.v_head_dim % kKvBlock != 0)) {
+        throw std::invalid_argument("q8_0 keeps K and V in blocks of 32 numbers; heads of " + std::to_string(s.head_dim) +
+                                    " and " + std::to_string(s.v_head_dim) + " are no multiples of it");
+    }
     for (const KvGroup& group : s.groups) {
         const std::int64_t limit = std::numeric_limits<std::int32_t>::max();
         if (group.num_pages < 1 || group.num_pages > limit / s.page_size / s.n_kv_heads) {
@@ -26,6 +30,9 @@ void check_shape(const KvShape& s) {
     }
 }
 
+// A row by itself.
+KvPlace alone(std::uint8_t* row) { return {row, 1, 0}; }
+
 }  // namespace
 
 KvMemory::KvMemory(KvShape shape, const Kernels& kernels) : shape_(std::move(shape)), kernels_(kernels) {
@@ -34,13 +41,13 @@ KvMemory::KvMemory(KvShape shape, const Kernels& kernels) : shape_(std::move(sha
         const std::size_t slots = size(shape_.groups[g].num_pages) * size(shape_.page_size);
         positions_.emplace_back(slots);
         stored_.emplace_back(slots);
-        const std::size_t per_dim = slots * size(shape_.n_kv_heads) * shape_.element_bytes();
+        const std::size_t rows = slots * size(shape_.n_kv_heads);
         for (const int number : shape_.groups[g].layers) {
             if (number < 0) throw std::invalid_argument("a layer's number is negative");
             if (layers_.size() <= size(number)) layers_.resize(size(number) + 1);
             if (layers_[size(number)])
                 throw std::invalid_argument("layer " + std::to_string(number) + " is in two KV groups");
-            layers_[size(number)].emplace(per_dim * size(shape_.head_dim), per_dim * size(shape_.v_head_dim), g);
+            layers_[size(number)].emplace(rows * shape_.k_bytes(), rows * shape_.v_bytes(), g);
         }
     }
     shifts_.resize(shape_.groups.size());
@@ -65,19 +72,22 @@ std::size_t KvMemory::key_row(std::int64_t slot) const {
     return size(page * shape_.page_size * shape_.n_kv_heads + offset);
 }
 
-std::uint8_t* KvMemory::k_at(const KvLayer& layer, std::int64_t slot, int head) const {
-    const std::size_t row = key_row(slot) + size(head) * size(shape_.page_size);
-    return layer.k.data() + row * size(shape_.head_dim) * shape_.element_bytes();
+KvPlace KvMemory::k_at(const KvLayer& layer, std::int64_t slot, int head) const {
+    const std::size_t stride = size(shape_.page_size), offset = size(slot % shape_.page_size);
+    const std::size_t row = key_row(slot) - offset + size(head) * stride;
+    return {layer.k.data() + row * shape_.k_bytes(), stride, offset};
 }
 
 std::uint8_t* KvMemory::v_at(const KvLayer& layer, std::int64_t slot, int head) const {
     const std::size_t row = key_row(slot) + size(head) * size(shape_.page_size);
-    return layer.v.data() + row * size(shape_.v_head_dim) * shape_.element_bytes();
+    return layer.v.data() + row * shape_.v_bytes();
 }
 
-void KvMemory::store_k(KvLayer& layer, int slot, const float* row) const {
+void KvMemory::store_k(KvLayer& layer, int slot, const float* row, float* scratch) const {
+    const KvPlace stored = alone(reinterpret_cast<std::uint8_t*>(scratch));
     for (int h = 0; h < shape_.n_kv_heads; ++h) {
-        kernels_.store(shape_.type, row + h * shape_.head_dim, k_at(layer, slot, h), shape_.head_dim);
+        kernels_.store(shape_.type, row + h * shape_.head_dim, stored.panel, shape_.head_dim);
+        move_row(shape_.type, shape_.head_dim, stored, k_at(layer, slot, h));
     }
 }
 
@@ -102,13 +112,11 @@ void KvMemory::check_stores(const StepInputs& step) {
 }
 
 void KvMemory::copy(const KvLayer& layer, const CopyEdit& edit) const {
-    const std::size_t k_bytes = size(shape_.head_dim) * shape_.element_bytes();
-    const std::size_t v_bytes = size(shape_.v_head_dim) * shape_.element_bytes();
     for (int i = 0; i < edit.count; ++i) {
         const std::int64_t from = std::int64_t{edit.source} + i, to = std::int64_t{edit.target} + i;
         for (int h = 0; h < shape_.n_kv_heads; ++h) {
-            std::memcpy(k_at(layer, to, h), k_at(layer, from, h), k_bytes);
-            std::memcpy(v_at(layer, to, h), v_at(layer, from, h), v_bytes);
+            move_row(shape_.type, shape_.head_dim, k_at(layer, from, h), k_at(layer, to, h));
+            std::memcpy(v_at(layer, to, h), v_at(layer, from, h), shape_.v_bytes());
         }
     }
 }
@@ -116,8 +124,8 @@ void KvMemory::copy(const KvLayer& layer, const CopyEdit& edit) const {
 // K carries the rope's scale already, from when it was stored: turning it further must not scale it again.
 void KvMemory::reposition(const KvLayer& layer, const GroupInputs& inputs, const RopeTable& rope) const {
     const std::vector<std::int64_t>& shifts = shifts_[layer.group];
-    std::vector<float> cos(rope.inv_freq.size()), sin(rope.inv_freq.size()), row(size(shape_.head_dim)),
-        turned(row.size());
+    std::vector<float> cos(rope.inv_freq.size()), sin(cos.size()), row(size(shape_.head_dim)), turned(row.size());
+    std::vector<std::uint8_t> stored(shape_.k_bytes());
     for (std::size_t i = 0; i < shifts.size(); ++i) {
         // Shifts come in runs of equal ones.
         for (std::size_t p = 0; (i == 0 || shifts[i] != shifts[i - 1]) && p < cos.size(); ++p) {
@@ -126,11 +134,13 @@ void KvMemory::reposition(const KvLayer& layer, const GroupInputs& inputs, const
             sin[p] = static_cast<float>(std::sin(angle));
         }
         for (int h = 0; h < shape_.n_kv_heads; ++h) {
-            std::uint8_t* at = k_at(layer, inputs.repositions[i].slot, h);
-            kernels_.load(shape_.type, at, row.data(), shape_.head_dim);
+            const KvPlace at = k_at(layer, inputs.repositions[i].slot, h);
+            move_row(shape_.type, shape_.head_dim, at, alone(stored.data()));
+            kernels_.load(shape_.type, stored.data(), row.data(), shape_.head_dim);
             kernels_.rotate({row.data(), cos.data(), sin.data(), turned.data(), 1, shape_.head_dim, rope.pairs(),
                              layer.rope->layout});
-            kernels_.store(shape_.type, turned.data(), at, shape_.head_dim);
+            kernels_.store(shape_.type, turned.data(), stored.data(), shape_.head_dim);
+            move_row(shape_.type, shape_.head_dim, alone(stored.data()), at);
         }
     }
 }
@@ -210,42 +220,51 @@ void KvMemory::list_keys(Worker& worker, Step& step) const {
     });
 }
 
-template <class Visit>
-void KvMemory::visit(std::size_t group, Ints slots, Visit visit) const {
-    const std::size_t k_bytes = size(shape_.head_dim) * shape_.element_bytes();
-    const std::size_t v_bytes = size(shape_.v_head_dim) * shape_.element_bytes();
-    for (const std::int32_t slot : slots) {
-        visit(reinterpret_cast<std::uint8_t*>(positions_[group].data() + slot), sizeof(std::int32_t));
-    }
+template <class Position, class Key, class Value>
+void KvMemory::visit(std::size_t group, Ints slots, Position position, Key key, Value value) const {
+    for (const std::int32_t slot : slots) position(positions_[group].data() + slot);
     for (const int number : shape_.groups[group].layers) {
         const KvLayer& layer = *layers_[size(number)];
         for (const std::int32_t slot : slots) {
-            for (int h = 0; h < shape_.n_kv_heads; ++h) visit(k_at(layer, slot, h), k_bytes);
+            for (int h = 0; h < shape_.n_kv_heads; ++h) key(k_at(layer, slot, h));
         }
         for (const std::int32_t slot : slots) {
-            for (int h = 0; h < shape_.n_kv_heads; ++h) visit(v_at(layer, slot, h), v_bytes);
+            for (int h = 0; h < shape_.n_kv_heads; ++h) value(v_at(layer, slot, h));
         }
     }
 }
 
 std::size_t KvMemory::slot_bytes(std::size_t group) const {
-    const std::size_t dims = size(shape_.head_dim + shape_.v_head_dim);
-    const std::size_t layer = size(shape_.n_kv_heads) * dims * shape_.element_bytes();
+    const std::size_t layer = size(shape_.n_kv_heads) * (shape_.k_bytes() + shape_.v_bytes());
     return sizeof(std::int32_t) + shape_.groups[group].layers.size() * layer;
 }
 
 void KvMemory::read(std::size_t group, Ints slots, std::uint8_t* out) const {
-    visit(group, slots, [&out](std::uint8_t* at, std::size_t n) {
+    const auto take = [&out](const void* at, std::size_t n) {
         std::memcpy(out, at, n);
         out += n;
-    });
+    };
+    const auto key = [&](KvPlace at) {
+        move_row(shape_.type, shape_.head_dim, at, alone(out));
+        out += shape_.k_bytes();
+    };
+    visit(
+        group, slots, [&](const std::int32_t* at) { take(at, sizeof *at); }, key,
+        [&](const std::uint8_t* at) { take(at, shape_.v_bytes()); });
 }
 
 void KvMemory::write(std::size_t group, Ints slots, const std::uint8_t* in) {
-    visit(group, slots, [&in](std::uint8_t* at, std::size_t n) {
+    const auto put = [&in](void* at, std::size_t n) {
         std::memcpy(at, in, n);
         in += n;
-    });
+    };
+    const auto key = [&](KvPlace at) {
+        move_row(shape_.type, shape_.head_dim, alone(const_cast<std::uint8_t*>(in)), at);
+        in += shape_.k_bytes();
+    };
+    visit(
+        group, slots, [&](std::int32_t* at) { put(at, sizeof *at); }, key,
+        [&](std::uint8_t* at) { put(at, shape_.v_bytes()); });
 }
 
 }  // namespace plait

@@ -1,4 +1,4 @@
-// The paged KV memory of all layers: K and V as (page, KV head, slot in page, dim), a position for every slot.
+// The paged KV memory of all layers: K and V as kernels/kv_layout.h lays them out, a position for every slot.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,8 @@ struct KvShape {
     KvType type;
     std::vector<KvGroup> groups;
 
-    std::size_t element_bytes() const { return type == KvType::F32 ? 4 : 2; }
+    std::size_t k_bytes() const { return kv_row_bytes(type, head_dim); }
+    std::size_t v_bytes() const { return kv_row_bytes(type, v_head_dim); }
 };
 
 // How a layer rotates its K.
@@ -56,10 +57,11 @@ class KvMemory {
     void reserve_keys(Step& step) const;
     void list_keys(Worker& worker, Step& step) const;
 
-    void store_k(KvLayer& layer, int slot, const float* row) const;
+    // `scratch` holds head_dim floats.
+    void store_k(KvLayer& layer, int slot, const float* row, float* scratch) const;
     void store_v(KvLayer& layer, int slot, const float* row) const;
 
-    // Positions, then for each layer of the group K and V, each (slots, heads, dim).
+    // Positions, then for each layer of the group K and V, each (slots, heads, dim): rows, whatever the pages hold.
     std::size_t slot_bytes(std::size_t group) const;
     void read(std::size_t group, Ints slots, std::uint8_t* out) const;
     void write(std::size_t group, Ints slots, const std::uint8_t* in);
@@ -70,11 +72,11 @@ class KvMemory {
   private:
     // Where head 0 of a slot's row begins, in rows; the next head is page_size rows on.
     std::size_t key_row(std::int64_t slot) const;
-    std::uint8_t* k_at(const KvLayer& layer, std::int64_t slot, int head) const;
+    KvPlace k_at(const KvLayer& layer, std::int64_t slot, int head) const;
     std::uint8_t* v_at(const KvLayer& layer, std::int64_t slot, int head) const;
-    // Calls visit(at, bytes) for everything that `slots` hold, in the order of `read`.
-    template <class Visit>
-    void visit(std::size_t group, Ints slots, Visit visit) const;
+    // Calls position(at), key(place) and value(at) for everything that `slots` hold, in the order of `read`.
+    template <class Position, class Key, class Value>
+    void visit(std::size_t group, Ints slots, Position position, Key key, Value value) const;
     void copy(const KvLayer& layer, const CopyEdit& edit) const;
     void reposition(const KvLayer& layer, const GroupInputs& inputs, const RopeTable& rope) const;
     void edit_positions(std::size_t group, const GroupInputs& inputs);

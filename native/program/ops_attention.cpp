@@ -8,7 +8,8 @@ namespace {
 class RopeAndStore final : public Op {
   public:
     explicit RopeAndStore(const RopeAndStoreSpec& s) : s_(s) {}
-    std::size_t scratch(const Counts&) const override { return static_cast<std::size_t>(s_.k.width); }
+    // A row of k, and a head of it as it is stored.
+    std::size_t scratch(const Counts&) const override { return 2 * static_cast<std::size_t>(s_.k.width); }
     // Rows of q and stored rows are independent pieces of one phase.
     void run(Worker& worker, const Context& c) override {
         const GroupInputs& inputs = c.step.inputs->groups[s_.layer->group];
@@ -45,54 +46,107 @@ class RopeAndStore final : public Op {
 
     void store(const Context& c, int row, int slot, float* scratch) const {
         rotate(c, s_.k.row(row), row, s_.k.width, scratch);
-        c.kv.store_k(*s_.layer, slot, scratch);
+        c.kv.store_k(*s_.layer, slot, scratch, scratch + s_.k.width);
         c.kv.store_v(*s_.layer, slot, s_.v.row(row));
     }
 
     RopeAndStoreSpec s_;
 };
 
+// The step's plan says what the pieces are (program/attend.h).
 class Attention final : public Op {
   public:
     Attention(const AttentionSpec& s, const KvShape& shape) : s_(s), shape_(shape) {}
-    std::size_t scratch(const Counts&) const override {
-        return attention_scratch(shape_.n_heads / shape_.n_kv_heads, shape_.head_dim, shape_.v_head_dim);
-    }
+    std::size_t scratch(const Counts&) const override { return attention_scratch(shape_.head_dim, shape_.v_head_dim); }
     void run(Worker& worker, const Context& c) override {
-        const GroupKeys& keys = c.step.keys[s_.layer->group];
+        const AttentionPlan& plan = c.step.plans[s_.layer->group];
         const int heads = shape_.n_kv_heads;
-        worker.each(static_cast<int>(c.step.ranges.size()) * heads, [&](int task) {
-            const RowRange& range = c.step.ranges[static_cast<std::size_t>(task / heads)];
-            const std::size_t sequence = static_cast<std::size_t>(range.sequence);
-            const std::int64_t first = keys.start[sequence];
-            c.kernels.attention({
-                .q = s_.q.row(0),
-                .out = s_.out.row(0),
-                .n_heads = shape_.n_heads,
-                .n_kv_heads = heads,
-                .head_dim = shape_.head_dim,
-                .v_head_dim = shape_.v_head_dim,
-                .kv_head = task % heads,
-                .first_row = range.first,
-                .last_row = range.last,
-                .row_positions = c.step.inputs->positions.data(),
-                .key_rows = keys.rows.data() + first,
-                .key_positions = keys.positions.data() + first,
-                .keys = static_cast<int>(keys.start[sequence + 1] - first),
-                .k = s_.layer->k.data(),
-                .v = s_.layer->v.data(),
-                .kv_type = shape_.type,
-                .page_size = shape_.page_size,
-                .scale = s_.scale,
-                .softcap = s_.softcap,
-                .window = shape_.groups[s_.layer->group].window,
-                .sinks = s_.sinks,
-                .scratch = c.scratch_of(worker),
-            });
+        worker.each(static_cast<int>(plan.pieces.size()) * heads, [&](int task) {
+            const int number = plan.order[static_cast<std::size_t>(task / heads)];
+            attend(worker, c, plan.pieces[static_cast<std::size_t>(number)], task % heads);
+        });
+        worker.each(static_cast<int>(plan.rests.size()) * heads, [&](int task) {
+            finish(worker, c, plan.rests[static_cast<std::size_t>(task / heads)], task % heads);
         });
     }
 
   private:
+    AttentionState state(const Context& c) const {
+        return {c.step.top.data(), c.step.total.data(), s_.out.row(0), shape_.n_heads, shape_.v_head_dim, s_.sinks};
+    }
+
+    float* partials(const Context& c, const AttentionPiece& piece, int kv_head) const {
+        const std::size_t queries = static_cast<std::size_t>(piece.n_rows * (shape_.n_heads / shape_.n_kv_heads));
+        const std::size_t floats = static_cast<std::size_t>(piece.blocks()) * queries * partial_floats(shape_.v_head_dim);
+        return c.step.partials.data() + piece.partials + static_cast<std::size_t>(kv_head) * floats;
+    }
+
+    AttentionArgs args(const Worker& worker, const Context& c, int sequence, int kv_head) const {
+        const GroupKeys& keys = c.step.keys[s_.layer->group];
+        const std::int64_t first = keys.start[static_cast<std::size_t>(sequence)];
+        AttentionArgs a{};
+        a.state = state(c);
+        a.q = s_.q.row(0);
+        a.n_kv_heads = shape_.n_kv_heads;
+        a.head_dim = shape_.head_dim;
+        a.kv_head = kv_head;
+        a.row_positions = c.step.inputs->positions.data();
+        a.key_rows = keys.rows.data() + first;
+        a.key_positions = keys.positions.data() + first;
+        a.k = s_.layer->k.data();
+        a.v = s_.layer->v.data();
+        a.kv_type = shape_.type;
+        a.page_size = shape_.page_size;
+        a.scale = s_.scale;
+        a.softcap = s_.softcap;
+        a.window = shape_.groups[s_.layer->group].window;
+        a.scratch = c.scratch_of(worker);
+        return a;
+    }
+
+    void attend(const Worker& worker, const Context& c, const AttentionPiece& piece, int kv_head) const {
+        AttentionArgs a = args(worker, c, piece.sequence, kv_head);
+        a.rows = c.step.plans[s_.layer->group].rows.data() + piece.first_row;
+        a.n_rows = piece.n_rows;
+        a.first_key = piece.first_key;
+        a.last_key = piece.last_key;
+        a.partials = piece.partials < 0 ? nullptr : partials(c, piece, kv_head);
+        a.starts = a.partials == nullptr;
+        a.finishes = piece.finishes;
+        c.kernels.attention(a);
+    }
+
+    void finish(const Worker& worker, const Context& c, const AttentionRest& rest, int kv_head) const {
+        merge(c, rest, rest.shared_begin, rest.shared_end, rest.shared_row, kv_head);
+        AttentionArgs a = args(worker, c, rest.sequence, kv_head);
+        a.rows = c.step.plans[s_.layer->group].rows.data() + rest.first_row;
+        a.n_rows = rest.n_rows;
+        a.first_key = rest.first_key;
+        a.last_key = rest.last_key;
+        c.kernels.attention(a);
+        merge(c, rest, rest.own_begin, rest.own_end, 0, kv_head);
+        c.kernels.merge_attention(merging(c, rest, kv_head));
+    }
+
+    // Without partials it only divides by the sum.
+    MergeArgs merging(const Context& c, const AttentionRest& rest, int kv_head) const {
+        const std::int32_t* rows = c.step.plans[s_.layer->group].rows.data() + rest.first_row;
+        return {state(c), shape_.n_kv_heads, kv_head, rows, rest.n_rows, nullptr, 0, 0, 0, true};
+    }
+
+    void merge(const Context& c, const AttentionRest& rest, int first, int last, int row, int kv_head) const {
+        for (int i = first; i < last; ++i) {
+            const AttentionPiece& piece = c.step.plans[s_.layer->group].pieces[static_cast<std::size_t>(i)];
+            MergeArgs a = merging(c, rest, kv_head);
+            a.partials = partials(c, piece, kv_head);
+            a.blocks = piece.blocks();
+            a.partial_rows = piece.n_rows;
+            a.partial_row = row;
+            a.finishes = false;
+            c.kernels.merge_attention(a);
+        }
+    }
+
     AttentionSpec s_;
     KvShape shape_;
 };

@@ -65,18 +65,6 @@ void Program::ensure_team() {
     team_ = std::make_unique<Team>(threads_, binding_);
 }
 
-void Program::split_rows(const StepInputs& inputs) {
-    const int most = rows_per_attention_task(kv_.shape().n_heads / kv_.shape().n_kv_heads);
-    step_.ranges.clear();
-    for (int r = 0; r < step_.counts.tokens; ++r) {
-        const int sequence = inputs.row_seq[static_cast<std::size_t>(r)];
-        if (step_.ranges.empty() || step_.ranges.back().sequence != sequence || r - step_.ranges.back().first == most) {
-            step_.ranges.push_back({sequence, r, r});
-        }
-        step_.ranges.back().last = r + 1;
-    }
-}
-
 void Program::reserve(const StepInputs& inputs) {
     step_.inputs = &inputs;
     step_.counts = {static_cast<int>(inputs.tokens.size()), static_cast<int>(inputs.out_rows.size())};
@@ -96,7 +84,7 @@ void Program::reserve(const StepInputs& inputs) {
         table.sin.reserve(inputs.tokens.size() * table.inv_freq.size());
     }
     kv_.reserve_keys(step_);
-    split_rows(inputs);
+    plan_attention(step_, kv_.shape(), threads_);
 }
 
 void Program::run_rope_tables(Worker& worker) {

@@ -107,7 +107,6 @@ class Program {
     // Whether the instruction that is about to be recorded finds value x as panels, because its maker makes them, too.
     bool claim_panels(int x);
     void reserve(const StepInputs& inputs);
-    void split_rows(const StepInputs& inputs);
     void run_rope_tables(Worker& worker);
     void execute(Worker& worker);
     void execute_measured(Worker& worker);

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "program/attend.h"
 #include "program/memory.h"
 
 namespace plait {
@@ -43,11 +44,6 @@ struct Counts {
     int of(Rows rows) const { return rows == Rows::Tokens ? tokens : outputs; }
 };
 
-// Rows first..last-1, of one sequence: attention's unit of work.
-struct RowRange {
-    int sequence, first, last;
-};
-
 // Every key of every sequence of the step in one group, in order: where it lies (see AttentionArgs) and its position.
 struct GroupKeys {
     std::vector<std::int64_t> start;  // (sequences + 1,)
@@ -65,8 +61,10 @@ struct RopeTable {
 struct Step {
     const StepInputs* inputs = nullptr;
     Counts counts;
-    std::vector<RowRange> ranges;
-    std::vector<GroupKeys> keys;  // per group
+    std::vector<GroupKeys> keys;       // per group
+    std::vector<AttentionPlan> plans;  // per group
+    Growing<float> top, total;         // attention's state, (tokens, heads)
+    Growing<float> partials;
 };
 
 struct KvShape;

@@ -66,6 +66,21 @@ inline std::uint16_t f32_to_bf16(float x) {
     return static_cast<std::uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
 }
 
+// kWidth of them.
+inline V load_brains(const std::uint8_t* p) {
+#if defined(__AVX512F__)
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return reinterpret_cast<V>(_mm512_slli_epi32(wide, 16));
+#elif defined(__AVX2__)
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return reinterpret_cast<V>(_mm256_slli_epi32(wide, 16));
+#else
+    V v;
+    for (int i = 0; i < kWidth; ++i) v[i] = bf16_to_f32(read_u16(p + 2 * i));
+    return v;
+#endif
+}
+
 inline void f16_row_to_f32(const std::uint8_t* __restrict in, float* __restrict out, int n) {
     int i = 0;
 #if defined(__AVX512F__)

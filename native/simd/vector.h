@@ -47,7 +47,8 @@ inline V4 load4(const float* p) {
 
 inline void store(float* p, V v) { __builtin_memcpy(p, &v, sizeof v); }
 
-inline V broadcast(float x) { return V{} + x; }
+// Subtracting zero changes no bit, so that nothing is left of it; an addition would turn -0 to 0, and so stay.
+inline V broadcast(float x) { return x - V{}; }
 
 // Lanes 0..15 to 0..3: (l, l + 8), then (l, l + 4).
 inline V4 fold(const float* lanes) {
