@@ -115,7 +115,11 @@ KvShape kv_shape(int n_heads, int n_kv_heads, int head_dim, int v_head_dim, int 
 
 void bind_enums(nb::module_& m) {
     nb::enum_<Rows>(m, "Rows").value("TOKENS", Rows::Tokens).value("OUTPUTS", Rows::Outputs);
-    nb::enum_<KvType>(m, "KvType").value("F32", KvType::F32).value("F16", KvType::F16).value("BF16", KvType::BF16);
+    nb::enum_<KvType>(m, "KvType")
+        .value("F32", KvType::F32)
+        .value("F16", KvType::F16)
+        .value("BF16", KvType::BF16)
+        .value("Q8_0", KvType::Q8_0);
     nb::enum_<RopeLayout>(m, "RopeLayout")
         .value("INTERLEAVED", RopeLayout::Interleaved)
         .value("HALF", RopeLayout::Half);

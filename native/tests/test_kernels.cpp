@@ -75,16 +75,17 @@ TEST(products_have_the_same_bits_on_every_path_for_any_number_of_rows) {
     }
 }
 
-TEST(halves_are_stored_with_the_same_bits_on_every_path) {
+TEST(keys_and_values_are_stored_with_the_same_bits_on_every_path) {
     Floats values = random_floats(4096, 5);
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = std::ldexp(values[i], static_cast<int>(i % 60) - 40);
     for (const float special :
          {0.0f, -0.0f, 65504.0f, 65519.9f, 65520.0f, 1e9f, 6.1e-5f, 5.9e-8f, 2.9e-8f, INFINITY, -INFINITY, NAN}) {
         values.push_back(special);
     }
-    const int n = static_cast<int>(values.size());
-    for (const KvType type : {KvType::F16, KvType::BF16}) {
-        std::vector<std::uint8_t> want(2 * values.size());
+    for (const KvType type : {KvType::F16, KvType::BF16, KvType::Q8_0}) {
+        if (type == KvType::Q8_0) values.resize(values.size() / kKvBlock * kKvBlock);
+        const int n = static_cast<int>(values.size());
+        std::vector<std::uint8_t> want(kv_row_bytes(type, static_cast<int>(values.size())));
         scalar_kernels().store(type, values.data(), want.data(), n);
         Floats back(values.size());
         scalar_kernels().load(type, want.data(), back.data(), n);

@@ -17,7 +17,7 @@ from plait.errors import OptionError
 from plait.types import SamplingParams
 
 DEVICES = ("auto", "cpu", "cuda", "reference")
-KV_TYPES = ("f16", "f32", "bf16")
+KV_TYPES = ("f16", "f32", "bf16", "q8_0")
 MOST = 2**31 - 1
 MOST_THREADS = 1024
 MOST_CPUS = 8192

@@ -41,7 +41,7 @@ def test_an_unknown_format_is_refused_by_name() -> None:
 
 
 def test_what_cannot_be_compiled() -> None:
-    with pytest.raises(BackendError, match="f32, f16, bf16, not q4_0"):
+    with pytest.raises(BackendError, match="f32, f16, bf16, q8_0, not q4_0"):
         CpuBackend(1).compile(PROGRAM, replace(CONFIG, kv_type="q4_0"))
     with pytest.raises(ValueError, match="1 numbers for 2 KV groups"):
         CpuBackend(1).compile(PROGRAM, replace(CONFIG, num_pages=(10,)))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from plait.errors import BackendError
 from plait.ops.api import Activation, KVConfig, Program, Value, Weight
 from plait.ops.cpu import CpuBackend
 from plait.ops.recorder import Ops
@@ -21,6 +23,7 @@ ONE_GROUP = KVConfig(4, (60,), "f32")
 PROGRAMS = {
     "tiny": everything(),
     "one KV head, odd sizes": everything(d=37, heads=3, kv_heads=1, dim=9, v_dim=13, ff=19),
+    "heads of 24 and 80": everything(d=48, heads=5, kv_heads=1, dim=24, v_dim=80, ff=20),
     "whole vectors": everything(d=64, heads=8, kv_heads=8, dim=64, v_dim=32, ff=96),
 }
 EXACT = ReferenceBackend(np.float32, np.float64)
@@ -64,6 +67,28 @@ def test_prompts_longer_than_a_block_of_keys(path: str) -> None:
         got, want = ours.step(chunks), theirs.step(chunks)
         for name in chunks:
             close(got[name], want[name])
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("kv_type", "tolerance"), [("f16", 4e-3), ("bf16", 3e-2), ("q8_0", 2e-2)])
+def test_kv_types(path: str, kv_type: str, tolerance: float) -> None:
+    """Rounded alike, but for ties that float32 and float64 round apart: near the reference, and not what f32 gives."""
+    program, config = PROGRAMS["whole vectors"], KVConfig(16, (20, 20), kv_type)
+    ours, theirs = drivers(program, config, path, 1)
+    exact, _ = drivers(program, replace(config, kv_type="f32"), path, 1)
+    rng = np.random.default_rng(2)
+    for n in (100, 1, 30):
+        chunks = {"a": Chunk.every(rng.integers(0, VOCAB, n).tolist())}
+        got, want, unrounded = (driver.step(chunks)["a"] for driver in (ours, theirs, exact))
+        scale = np.abs(want).max()
+        assert np.abs(got - want).max() < tolerance / 4 * scale
+        assert np.abs(got - want).mean() < np.abs(got - unrounded).mean() / 4
+
+
+def test_heads_that_q8_0_cannot_hold_are_refused_by_name() -> None:
+    for backend in (CpuBackend(1), EXACT):
+        with pytest.raises(BackendError, match="q8_0 keeps K and V in blocks of 32 numbers; a head has 8"):
+            backend.compile(PROGRAMS["tiny"], replace(CONFIG, kv_type="q8_0"))
 
 
 def run_rows(build: Callable[[Ops, Value], Value], table: Weight, rows: int, path: str | None = None) -> None:

@@ -111,7 +111,7 @@ def test_kv_bytes_counts_keys_values_and_positions() -> None:
 
 
 def test_what_cannot_be_compiled() -> None:
-    with pytest.raises(BackendError, match="f32, f16, bf16, not q4_0"):
+    with pytest.raises(BackendError, match="f32, f16, bf16, q8_0, not q4_0"):
         ReferenceBackend().compile(attention_layers(), replace(CONFIG, kv_type="q4_0"))
     with pytest.raises(ValueError, match="1 numbers for 2 KV groups"):
         ReferenceBackend().compile(attention_layers(), replace(CONFIG, num_pages=(10,)))

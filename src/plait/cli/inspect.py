@@ -14,7 +14,7 @@ from plait.formats.hub import resolve_model
 from plait.formats.open import open_model
 from plait.formats.tensor import LazyTensor, ModelSource
 from plait.models.registry import LoadedModel, load_model
-from plait.ops.api import KV_TYPE_BYTES, KVShape
+from plait.ops.api import KV_TYPES, KVShape
 from plait.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -106,8 +106,9 @@ def _model(source: ModelSource, loaded: LoadedModel | None, why_not: str) -> dic
 
 
 def kv_bytes_per_token(kv: KVShape) -> dict[str, int]:
-    """Bytes of KV memory that one token takes, for each KV type."""
-    return {kv_type: size * kv.values_per_token() for kv_type, size in KV_TYPE_BYTES.items()}
+    """Bytes of KV memory that one token takes, for each KV type that can hold the heads."""
+    fitting = (t for t, (values, _) in KV_TYPES.items() if kv.head_dim % values == kv.v_head_dim % values == 0)
+    return {kv_type: kv.n_layers * kv.layer_bytes(kv_type) for kv_type in fitting}
 
 
 def _tokenizer(source: ModelSource) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from plait.errors import BackendError, OptionError
 from plait.metrics.meter import Meter
 from plait.metrics.records import Bounds
 from plait.models.registry import LoadedModel
-from plait.ops.api import KV_TYPE_BYTES, Backend, Executable, KVConfig, KVGroup, KVShape, Progress
+from plait.ops.api import Backend, Executable, KVConfig, KVGroup, KVShape, Progress
 from plait.ops.cuda import open_cuda
 from plait.ops.reference import ReferenceBackend
 from plait.scheduler.limits import Limits, QueueBounds
@@ -163,8 +163,7 @@ def kv_config(shape: KVShape, options: EngineOptions, context_length: int, kv_to
 
 def group_page_bytes(shape: KVShape, group: KVGroup, options: EngineOptions) -> int:
     """Bytes of one page of a KV group: K and V of its layers, and the position of each token."""
-    values = len(group.layers) * shape.n_kv_heads * (shape.head_dim + shape.v_head_dim)
-    return options.page_size * (values * KV_TYPE_BYTES[options.kv_type] + POSITION_BYTES)
+    return options.page_size * (len(group.layers) * shape.layer_bytes(options.kv_type) + POSITION_BYTES)
 
 
 def physical_memory() -> int:

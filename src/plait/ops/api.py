@@ -20,6 +20,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from plait.errors import BackendError
 from plait.formats.tensor import F32Array, LazyTensor
 from plait.ops.sampling import Sampled, SampleRow
 
@@ -251,11 +252,23 @@ class KVShape:
     def n_layers(self) -> int:
         return sum(len(group.layers) for group in self.groups)
 
-    def values_per_token(self) -> int:
-        return self.n_layers * self.n_kv_heads * (self.head_dim + self.v_head_dim)
+    def layer_bytes(self, kv_type: str) -> int:
+        """Bytes of K and V of one token in one layer. Raises BackendError for heads that the type cannot hold."""
+        return self.n_kv_heads * (kv_row_bytes(kv_type, self.head_dim) + kv_row_bytes(kv_type, self.v_head_dim))
 
 
-KV_TYPE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
+KV_TYPES = {"f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q8_0": (32, 34)}
+"""For each KV type how many numbers of a head lie together, and in how many bytes. q8_0 is GGUF's block format."""
+
+
+def kv_row_bytes(kv_type: str, dim: int) -> int:
+    """Bytes of one head's K or V of one token. Raises BackendError for a `dim` that is not a multiple of the block."""
+    values, size = KV_TYPES[kv_type]
+    if dim % values:
+        raise BackendError(
+            f"{kv_type} keeps K and V in blocks of {values} numbers; a head has {dim}, no multiple of it"
+        )
+    return dim // values * size
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,29 +6,48 @@ Knows slots, groups and layers; does not know sequences, pages' owners or the mo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from plait.errors import BackendError
-from plait.ops.api import I32Array, KVConfig, KVInputs, KVShape, Rope
+from plait.formats.quant.blocks32 import dequantize_q8_0, quantize_q8_0
+from plait.ops.api import KV_TYPES, I32Array, KVConfig, KVInputs, KVShape, Rope, kv_row_bytes
 from plait.ops.check import check_slots
 from plait.ops.reference_math import Array, rotate
 
 KV_DTYPES: Mapping[str, npt.DTypeLike] = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
+Stored: TypeAlias = npt.NDArray[Any]
+
+
+def pack(x: Array, kv_type: str) -> Stored:
+    """Rows (..., dim) as they are stored: rounded to nearest even, or the bytes of Q8_0's blocks, (..., row bytes)."""
+    if kv_type != "q8_0":
+        return x.astype(KV_DTYPES[kv_type])
+    with np.errstate(invalid="ignore"):  # a block with a number that is none reads as NaN
+        blocks = quantize_q8_0(np.ascontiguousarray(x, np.float32).reshape(-1, KV_TYPES[kv_type][0]))
+    return blocks.reshape(*x.shape[:-1], kv_row_bytes(kv_type, x.shape[-1]))
+
+
+def unpack(stored: Stored, kv_type: str) -> Array:
+    """The inverse of `pack`, but for the rounding: float32."""
+    if kv_type != "q8_0":
+        return stored.astype(np.float32)
+    blocks = np.ascontiguousarray(stored).reshape(-1, KV_TYPES[kv_type][1])
+    return dequantize_q8_0(blocks).reshape(*stored.shape[:-1], -1)
 
 
 class ReferenceKV:
-    """K and V of every layer, (slots, n_kv_heads, head_dim), in the KV type; positions of every group, (slots,).
+    """K and V of every layer, (slots, n_kv_heads, head_dim), as `pack` stores them; positions of every group, (slots,).
 
-    `ropes[layer]` is how that layer rotates its K, None if it does not. Raises BackendError for a KV type that numpy
-    does not have and ValueError for sizes that do not fit the shape."""
+    `ropes[layer]` is how that layer rotates its K, None if it does not. Raises BackendError for a KV type that is
+    not stored or cannot hold the heads, and ValueError for sizes that do not fit the shape."""
 
     def __init__(self, shape: KVShape, config: KVConfig, ropes: Mapping[int, Rope | None]) -> None:
-        if config.kv_type not in KV_DTYPES:
-            raise BackendError(f"the reference backend stores K and V as {', '.join(KV_DTYPES)}, not {config.kv_type}")
+        if config.kv_type not in KV_TYPES:
+            raise BackendError(f"the reference backend stores K and V as {', '.join(KV_TYPES)}, not {config.kv_type}")
         if len(config.num_pages) != len(shape.groups):
             raise ValueError(f"num_pages has {len(config.num_pages)} numbers for {len(shape.groups)} KV groups")
         self.shape, self.config = shape, config
@@ -36,14 +55,13 @@ class ReferenceKV:
         self._group_of = {layer: g for g, group in enumerate(shape.groups) for layer in group.layers}
         slots = [num_pages * config.page_size for num_pages in config.num_pages]
         self._positions = [np.zeros(n, np.int32) for n in slots]
-        dtype = np.dtype(KV_DTYPES[config.kv_type])
-        self._k = {
-            layer: np.zeros((slots[g], shape.n_kv_heads, shape.head_dim), dtype) for layer, g in self._group_of.items()
-        }
-        self._v = {
-            layer: np.zeros((slots[g], shape.n_kv_heads, shape.v_head_dim), dtype)
-            for layer, g in self._group_of.items()
-        }
+        self._k, self._v = (
+            {
+                layer: pack(np.zeros((slots[g], shape.n_kv_heads, dim), np.float32), config.kv_type)
+                for layer, g in self._group_of.items()
+            }
+            for dim in (shape.head_dim, shape.v_head_dim)
+        )
 
     def group_of(self, layer: int) -> int:
         return self._group_of[layer]
@@ -53,9 +71,9 @@ class ReferenceKV:
         return sum(array.nbytes for array in arrays)
 
     def store(self, layer: int, slots: I32Array, k: Array, v: Array, positions: I32Array) -> None:
-        """Writes k (W, n_kv_heads, head_dim), v and positions (W,), rounded to the KV type (to nearest even)."""
-        self._k[layer][slots] = k.astype(self._k[layer].dtype)
-        self._v[layer][slots] = v.astype(self._v[layer].dtype)
+        """Writes k (W, n_kv_heads, head_dim), v and positions (W,), rounded to the KV type."""
+        self._k[layer][slots] = pack(k, self.config.kv_type)
+        self._v[layer][slots] = pack(v, self.config.kv_type)
         self._positions[self._group_of[layer]][slots] = positions
 
     def positions(self, group: int, slots: I32Array) -> I32Array:
@@ -63,7 +81,9 @@ class ReferenceKV:
 
     def gather(self, layer: int, slots: I32Array, dtype: npt.DTypeLike) -> tuple[Array, Array]:
         """K and V of these slots, in `dtype`."""
-        return self._k[layer][slots].astype(dtype), self._v[layer][slots].astype(dtype)
+        kv_type = self.config.kv_type
+        k, v = (unpack(stored[layer][slots], kv_type) for stored in (self._k, self._v))
+        return k.astype(dtype), v.astype(dtype)
 
     def edit(self, group: int, inputs: KVInputs) -> None:
         """Does the group's copies in order, then its repositions in order."""
@@ -82,8 +102,8 @@ class ReferenceKV:
             if rope is not None:
                 # K carries the rope's scale already, from when it was stored.
                 unscaled = Rope(rope.layout, rope.inv_freq)
-                k = self._k[layer][slot : slot + 1].astype(np.float32)
-                self._k[layer][slot] = rotate(k, delta, unscaled)[0].astype(self._k[layer].dtype)
+                k = unpack(self._k[layer][slot : slot + 1], self.config.kv_type)
+                self._k[layer][slot] = pack(rotate(k, delta, unscaled)[0], self.config.kv_type)
 
     def read(self, group: int, slots: I32Array) -> bytes:
         """Positions, then for each layer of the group K and V; each array's slots in the order asked for."""

@@ -16,6 +16,7 @@ class KvType(Enum):
     F32 = 0
     F16 = 1
     BF16 = 2
+    Q8_0 = 3
 
 class RopeLayout(Enum):
     INTERLEAVED = 0

@@ -48,7 +48,12 @@ _ACTIVATIONS = {
     Activation.GELU: _native.Activation.GELU,
     Activation.GELU_TANH: _native.Activation.GELU_TANH,
 }
-_KV_TYPES = {"f32": _native.KvType.F32, "f16": _native.KvType.F16, "bf16": _native.KvType.BF16}
+_KV_TYPES = {
+    "f32": _native.KvType.F32,
+    "f16": _native.KvType.F16,
+    "bf16": _native.KvType.BF16,
+    "q8_0": _native.KvType.Q8_0,
+}
 
 
 def new_program(program: Program, kv: KVConfig, path: str, threads: int) -> _native.Program:
@@ -80,6 +85,7 @@ def _kv_shape(program: Program, kv: KVConfig) -> _native.KvShape:
     if kv.kv_type not in _KV_TYPES:
         raise BackendError(f"the CPU kernels store K and V as {', '.join(_KV_TYPES)}, not {kv.kv_type}")
     shape = program.kv
+    shape.layer_bytes(kv.kv_type)  # refuses heads that the type cannot hold
     if len(kv.num_pages) != len(shape.groups):
         raise ValueError(f"num_pages has {len(kv.num_pages)} numbers for {len(shape.groups)} KV groups")
     groups = [(g.layers, g.window or 0, n) for g, n in zip(shape.groups, kv.num_pages, strict=True)]
