@@ -16,6 +16,7 @@ import numpy as np
 from plait.formats.quant import BLOCK_FORMATS
 from plait.formats.tensor import F32Array, U8Array
 from plait.ops.api import (
+    KV_TYPES,
     Activation,
     KVConfig,
     KVGroup,
@@ -117,12 +118,15 @@ def model(fmt: str, shape: Shape) -> Program:
     return ops.finish(ops.linear(ops.take_rows(h), table))
 
 
-def step(sequences: int, first: int, count: int) -> StepInputs:
-    """`count` tokens from position `first` of each of `sequences`, with logits for the last one."""
-    per = 1 + (first + count) // PAGE
+def step(sequences: int, first: int, count: int, shared: int = 0) -> StepInputs:
+    """`count` tokens from position `first` of each of `sequences`, with logits for the last one. Whole pages of the
+    first `shared` tokens are the same for all."""
+    common = shared // PAGE
+    per = 1 + (first + count) // PAGE - common
     entries, starts, slots = [], [0], []
     for s in range(sequences):
-        pages = range(1 + s * per, 1 + (s + 1) * per)
+        own = 1 + common + s * per
+        pages = [*range(1, 1 + common), *range(own, own + per)]
         table = [(page, 0, min(PAGE, first + count - i * PAGE)) for i, page in enumerate(pages)]
         entries += [e for e in table if e[2] > 0]
         starts.append(len(entries))
@@ -155,25 +159,29 @@ def main() -> None:
     parser.add_argument("--path")
     parser.add_argument("--format", default="Q8_0")
     parser.add_argument("--shape", default="small", choices=SHAPES)
+    parser.add_argument("--kv-type", default="f16", choices=KV_TYPES)
     parser.add_argument("--parts", action="store_true", help="how long each kind of instruction takes")
     parser.add_argument("--only", help="rows whose name contains this")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each row of the table")
     args = parser.parse_args()
     backend = CpuBackend(args.threads, args.path)
-    executable = backend.compile(model(args.format, SHAPES[args.shape]), KVConfig(PAGE, (PAGES,), "f16"))
+    executable = backend.compile(model(args.format, SHAPES[args.shape]), KVConfig(PAGE, (PAGES,), args.kv_type))
     print(f"{args.shape}, {args.format}, {backend.path}, {backend.threads} threads; tokens/s of the best step")
-    for name, sequences, first, count in (
-        ("decode, 1 sequence, 256 keys", 1, 255, 1),
-        ("decode, 4 sequences, 256 keys", 4, 255, 1),
-        ("decode, 8 sequences, 256 keys", 8, 255, 1),
-        ("decode, 16 sequences, 256 keys", 16, 255, 1),
-        ("decode, 32 sequences, 256 keys", 32, 255, 1),
-        ("prefill, 256 tokens", 1, 0, 256),
+    for name, sequences, first, count, shared in (
+        ("decode, 1 sequence, 256 keys", 1, 255, 1, 0),
+        ("decode, 4 sequences, 256 keys", 4, 255, 1, 0),
+        ("decode, 8 sequences, 256 keys", 8, 255, 1, 0),
+        ("decode, 16 sequences, 256 keys", 16, 255, 1, 0),
+        ("decode, 32 sequences, 256 keys", 32, 255, 1, 0),
+        ("prefill, 256 tokens", 1, 0, 256, 0),
+        ("decode, 1 sequence, 16000 keys", 1, 15999, 1, 0),
+        ("decode, 32, 1000 keys in common", 32, 1055, 1, 1000),
     ):
         if args.only is not None and args.only not in name:
             continue
         executable.measure(args.parts)
-        print(f"  {name:32} {rate(executable, step(sequences, first, count), sequences * count, args.seconds):9.0f}")
+        inputs = step(sequences, first, count, shared)
+        print(f"  {name:32} {rate(executable, inputs, sequences * count, args.seconds):9.0f}")
         parts = executable.measured() if args.parts else {}
         for kind, seconds in sorted(parts.items(), key=lambda part: -part[1]):
             print(f"      {kind:28} {seconds / sum(parts.values()):8.1%}")

@@ -95,7 +95,7 @@ struct ScaledKeys {
         block += kKvBlockBytes * stride;
     }
     V next() {
-        const V v = load_signed(at) * scale;
+        const V v = to_float(load_signed(at)) * scale;
         at += stride;
         return v;
     }
@@ -110,7 +110,7 @@ struct PlainValues {
 struct ScaledValues {
     static V read(const std::uint8_t* row, int d) {
         const std::uint8_t* block = row + d / kKvBlock * kKvBlockBytes;
-        return load_signed(block + 2 + d % kKvBlock) * broadcast(f16_to_f32(read_u16(block)));
+        return to_float(load_signed(block + 2 + d % kKvBlock)) * broadcast(f16_to_f32(read_u16(block)));
     }
 };
 

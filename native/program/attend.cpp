@@ -165,9 +165,9 @@ class Planner {
     }
 
     int parts(const AttentionPiece& piece) const {
-        if (threads_ == 1 || partials_of(piece) > kMostPartials) return 1;
-        const int wanted = static_cast<int>(cost(piece.n_rows, piece.blocks()) / dearest_ + 0.5);
-        return std::clamp(wanted, 1, std::max(1, piece.blocks() / kFewestBlocks));
+        const int most = piece.blocks() / kFewestBlocks;
+        if (threads_ == 1 || most < 2 || partials_of(piece) > kMostPartials) return 1;
+        return std::clamp(static_cast<int>(cost(piece.n_rows, piece.blocks()) / dearest_ + 0.5), 1, most);
     }
 
     // Adds the piece in parts. The first one of those that begin at key 0 needs no partials.
