@@ -11,6 +11,8 @@ namespace {
 
 // Pieces for each worker, where keys are divided at all; and the fewest blocks of such a piece.
 constexpr int kPiecesPerThread = 4, kFewestBlocks = 8;
+// Reads of a block that sharing must save, or it is not worth a second phase.
+constexpr std::size_t kFewestSaved = 4;
 // Floats of partials that a range of keys may need; a larger one is not divided.
 constexpr std::int64_t kMostPartials = std::int64_t{1} << 24;
 
@@ -102,7 +104,8 @@ class Planner {
                 if (together == 0 || members * together < (members - 1) * common) break;
                 common = together;
             }
-            for (; last - first > 1 && first < last;) first = attend_shared(first, last, common);
+            const std::size_t saved = (last - first - 1) * at(blocks_of(common));
+            while (saved >= kFewestSaved && first < last) first = attend_shared(first, last, common);
             first = last;
         }
     }
