@@ -48,12 +48,15 @@ MACHINES = {
 LOADS = (("chat", True), ("documents", False), ("mixed", True))
 
 
-def policies(adaptive_only: bool) -> Iterator[tuple[str, dict[str, object]]]:
+def policies(adaptive_only: bool, machine: Machine) -> Iterator[tuple[str, dict[str, object]]]:
+    """The adaptive one begins with what a calibration could have told: the step times, a fifth too high."""
     if not adaptive_only:
         for places in PLACES:
             for budget in BUDGETS:
                 yield f"np {places}, b {budget}", {"n_parallel": places, "n_batch": budget}
-    yield ADAPTIVE, {"adaptive": "balanced"}
+    times = machine.times
+    prior = StepTime(*(1.2 * term for term in (times.step, times.decode_row, times.prompt_token, times.key_read)))
+    yield ADAPTIVE, {"adaptive": "balanced", "prior": prior}
 
 
 def seeds_of(text: str) -> list[int]:
@@ -123,16 +126,20 @@ def main() -> None:
     parser.add_argument("--speed", type=float, default=1.0, help="replay the file so many times as fast")
     parser.add_argument("--most", type=int, help="only so many requests of the file")
     parser.add_argument("--adaptive-only", action="store_true")
-    parser.add_argument("--json")
+    parser.add_argument("--json", help="write the results there; with --merge, of these files together")
+    parser.add_argument("--merge", nargs="+", default=[], help="results of earlier runs, instead of new ones")
     parser.add_argument("--svg")
     options = parser.parse_args()
     machine = MACHINES[options.machine]
     found: dict[str, dict[str, Outcome]] = {}
     start = time.process_time()
-    for number, (name, trace) in enumerate(traces(options, machine)):
+    for file in options.merge:
+        of_file = json.loads(Path(file).read_text())["outcomes"]
+        found |= {name: {p: Outcome(**o) for p, o in outcomes.items()} for name, outcomes in of_file.items()}
+    for number, (name, trace) in enumerate(() if options.merge else traces(options, machine)):
         print(f"{name}: {len(trace)} requests, {trace[-1].at_s:.0f} s", flush=True)
         found[name] = {}
-        for policy, fields in policies(options.adaptive_only):
+        for policy, fields in policies(options.adaptive_only, machine):
             found[name][policy] = replay(trace, machine, fields, number)
             print(line(policy, found[name][policy]), flush=True)
     if not found:

@@ -135,7 +135,7 @@ def test_places_follow_the_queue_up_to_the_bound() -> None:
 def test_places_fall_when_it_is_quiet_and_not_before() -> None:
     assert decide(load(streams=3, running=3, peak_running=10), Setting(256, 256, 40), GOALS).after.n_parallel == 15
     assert decide(load(streams=3, running=3, peak_running=30), Setting(256, 256, 40), GOALS).after.n_parallel == 40
-    assert decide(load(streams=0, running=0, peak_running=0), Setting(256, 256, 8), GOALS).after.n_parallel == 4
+    assert decide(load(streams=0, running=0, peak_running=0), Setting(256, 256, 20), GOALS).after.n_parallel == 8
 
 
 def test_places_fall_when_streams_alone_break_the_bound() -> None:

@@ -28,7 +28,7 @@ PROFILES: dict[str, Profile] = {
         ttft_s=0.2, itl_s=0.03, n_parallel=4, least_parallel=2, most_parallel=4, n_batch=512, most_batch=1024
     ),
     "balanced": Profile(
-        ttft_s=0.5, itl_s=0.05, n_parallel=8, least_parallel=4, most_parallel=128, n_batch=1024, most_batch=2048
+        ttft_s=0.5, itl_s=0.05, n_parallel=8, least_parallel=8, most_parallel=128, n_batch=1024, most_batch=2048
     ),
     "throughput": Profile(
         ttft_s=5.0, itl_s=0.5, n_parallel=16, least_parallel=8, most_parallel=256, n_batch=2048, most_batch=4096
