@@ -42,9 +42,7 @@ def test_gains_are_over_the_best_and_over_the_default(replay: ModuleType) -> Non
 
 def test_the_chart_is_svg_with_a_mark_for_each_policy(replay: ModuleType) -> None:
     shares = {"x & y": {"np 1": 0.5, DEFAULT: 0.7, ADAPTIVE: 1.0}}
-    root = ElementTree.fromstring(
-        draw("t <1>", {"x & y": {"np 1": 0.5, DEFAULT: 0.7, ADAPTIVE: 1.0}}, DEFAULT, ADAPTIVE)
-    )
+    root = ElementTree.fromstring(replay.draw("t <1>", shares, DEFAULT, ADAPTIVE))
     circles = [c for c in root.iter("{http://www.w3.org/2000/svg}circle") if c.get("cy") != "44"]
     assert [c.get("fill") for c in circles] == ["#b0b0b0", "#1b6ca8", "#d1495b"]
     assert replay.seeds_of("100-102") == [100, 101, 102]
