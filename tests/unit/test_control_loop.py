@@ -39,7 +39,7 @@ def test_a_long_prompt_does_not_stall_the_streams() -> None:
 
 def test_places_rise_with_a_crowd_and_fall_after_it() -> None:
     simulation = Simulation(CONFIG)
-    simulation.run([*streams(2, output=400), *streams(60, 0.3, 100), *streams(3, 2.0, 9000)])
+    simulation.run([*streams(2, output=400), *streams(60, 0.3, 100), *streams(3, 2.0, 6000)])
     limits = [decision.after.n_parallel for decision in simulation.controller.decisions]  # type: ignore[union-attr]
     assert max(limits) > 40
     assert limits[-1] < 10
@@ -51,9 +51,9 @@ def test_places_rise_with_a_crowd_and_fall_after_it() -> None:
 
 def test_a_constant_load_settles() -> None:
     simulation = Simulation(CONFIG)
-    simulation.run(streams(12, output=6000))
-    late = [d for d in simulation.controller.decisions if d.snapshot.at_s > 3]  # type: ignore[union-attr]
-    assert simulation.clock.now > 8
+    simulation.run(streams(12, output=2500))
+    late = [d for d in simulation.controller.decisions if d.snapshot.at_s > 1]  # type: ignore[union-attr]
+    assert simulation.clock.now > 3
     rises = [d for d in late if d.after.n_batch > d.before.n_batch]
     assert len(rises) <= 1  # the sequences grow, so budgets fall
     assert len(late) <= 12
