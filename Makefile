@@ -16,11 +16,12 @@ EXTRAS = dev$(if $(PARITY),$(comma)parity)
 
 NATIVE := CMakeLists.txt pyproject.toml $(shell find native -type f 2>/dev/null)
 
-.PHONY: run test test-all test-gpu lint build clean help
+.PHONY: run test test-all test-gpu sanitize lint build clean help
 
 help:
 	@echo "make run        a story in four sequences from the bundled model (PROMPT=... for your own)"
 	@echo "make test       the tests        make test-all   the heavy ones too"
+	@echo "make sanitize   the C++ tests under the address, undefined-behaviour and thread sanitizers"
 	@echo "make lint       ruff, mypy --strict, import contract"
 	@echo "make build      rebuild the C++ extension in place"
 	@echo "make clean      remove the environment and all build results"
@@ -36,6 +37,17 @@ test-all: $(VENV)/.dev$(PARITY)
 
 test-gpu:
 	@PYTHON=$(PYTHON) tests/gpu/run.sh
+
+# One scalar path and the two x86 families of code; threads are the team's and the program's matter, so one path does.
+SANITIZE := cmake -S . -G Ninja -Wno-dev -DPLAIT_NATIVE_TESTS=ON --log-level=WARNING
+sanitize: $(VENV)/.tools
+	@export PATH="$(CURDIR)/$(BIN):$$PATH"; set -e; \
+	$(SANITIZE) -B build/sanitize-address -DPLAIT_SANITIZE=address,undefined "-DPLAIT_PATHS=avx2;avx512_vnni"; \
+	cmake --build build/sanitize-address --parallel 2; \
+	build/sanitize-address/native/tests/native_tests; \
+	$(SANITIZE) -B build/sanitize-thread -DPLAIT_SANITIZE=thread -DPLAIT_PATHS=none; \
+	cmake --build build/sanitize-thread --target native_threads --parallel 2; \
+	build/sanitize-thread/native/tests/native_threads
 
 lint: $(VENV)/.dev$(PARITY)
 	$(BIN)/ruff check .

@@ -12,6 +12,6 @@ namespace plait {
 std::vector<std::string> usable_paths();
 
 // The kernels of a path. Throws std::invalid_argument when this machine cannot run it, naming those it can.
-const Kernels& kernels_of(const std::string& path);
+const Kernels& kernels_of(const std::string& name);
 
 }  // namespace plait

@@ -50,7 +50,7 @@ inline void dot_block(const float* const* x, const float* const* w, int k, float
 }
 
 // Columns in a register tile of that many rows: 16 accumulators where there are 32 registers, else 8.
-constexpr int tile_columns(int rows) { return kWidth == 16 || rows <= 2 ? 4 : 2; }
+constexpr int tile_columns(int rows) { return kManyRegisters || rows <= 2 ? 4 : 2; }
 
 template <int ROWS>
 inline void dot_rows(const float* const* x, const float* const* w, int columns, int k, float* out, std::size_t stride) {

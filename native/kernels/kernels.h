@@ -159,11 +159,13 @@ struct Kernels {
     void (*mask_logits)(const float* x, const std::uint32_t* words, int n, float* out);
 };
 
+// Defined where PLAIT_HAS_... says that the path is built (CMakeLists.txt).
 const Kernels& scalar_kernels();
-#if defined(PLAIT_X86)
 const Kernels& avx2_kernels();
+const Kernels& avx_vnni_kernels();
 const Kernels& avx512_kernels();
 const Kernels& avx512_vnni_kernels();
-#endif
+const Kernels& neon_kernels();
+const Kernels& neon_dotprod_kernels();
 
 }  // namespace plait

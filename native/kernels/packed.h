@@ -54,8 +54,9 @@ inline void quantise(const QuantiseArgs& a) {
     }
 }
 
-// Vectors of columns in a register tile: one broadcast of activations serves them all, where registers suffice.
-constexpr int kTileVectors = kWidth == 16 ? 2 : 1;
+// Vectors of columns in a register tile of that many rows: one broadcast of activations serves them all, where registers
+// suffice. Vectors of 4 need four for one row, or sums wait for each other; from five rows on that many spill.
+constexpr int tile_vectors(int rows) { return !kManyRegisters ? 1 : kWidth == 16 || rows > 4 ? 2 : 4; }
 constexpr int kNear = 2048, kFar = 8192;  // bytes
 // Bytes of weights per row, in 32 inputs, that come while the rows are multiplied: with more, memory is what holds up.
 constexpr int kBytesInTime = 150;
@@ -88,11 +89,7 @@ template <class P, int ROWS, int VECTORS>
         const int quad = part * quads + i;
         for (int v = 0; v < VECTORS; ++v) {
             const typename P::Weights w(P::read(at, column + v * kWidth, quad));
-            for (int r = 0; r < ROWS; ++r) {
-                std::int32_t four;
-                __builtin_memcpy(&four, x[r].q + 4 * quad, sizeof four);
-                sum[r][v] = dot(sum[r][v], w, spread(four));
-            }
+            for (int r = 0; r < ROWS; ++r) sum[r][v] = dot_quad(sum[r][v], w, x[r].q, quad);
         }
     }
 }
@@ -147,9 +144,10 @@ template <class P, int ROWS, int VECTORS>
 // out[r * kPackedColumns + c] = the product of panel row r with column c of the tile, for one pass of columns.
 template <class P, int ROWS>
 inline void tile_pass(const PanelBlock* x, const std::uint8_t* tile, int blocks, int pass, Ahead ahead, float* out) {
-    const int column = pass * kTileVectors * kWidth;
+    constexpr int VECTORS = tile_vectors(ROWS);
+    const int column = pass * VECTORS * kWidth;
     const std::uint8_t* head = tile;
-    V total[ROWS][kTileVectors] = {};
+    V total[ROWS][VECTORS] = {};
     for (int b = 0; b < blocks; ++b, x += ROWS, tile += P::bytes.weights + P::bytes.scales) {
         if (P::bytes.head != 0 && b % 8 == 0) {
             head = tile;
@@ -159,13 +157,13 @@ inline void tile_pass(const PanelBlock* x, const std::uint8_t* tile, int blocks,
         add_block<P>(x, head, tile, column, total);
     }
     for (int r = 0; r < ROWS; ++r) {
-        for (int v = 0; v < kTileVectors; ++v) store(out + r * kPackedColumns + column + v * kWidth, total[r][v]);
+        for (int v = 0; v < VECTORS; ++v) store(out + r * kPackedColumns + column + v * kWidth, total[r][v]);
     }
 }
 
 template <class P, int ROWS>
 inline void tile_rows(const PanelBlock* x, const std::uint8_t* tile, int blocks, Ahead ahead, float* out) {
-    for (int pass = 0; pass < kPackedColumns / (kTileVectors * kWidth); ++pass) {
+    for (int pass = 0; pass < kPackedColumns / (tile_vectors(ROWS) * kWidth); ++pass) {
         tile_pass<P, ROWS>(x, tile, blocks, pass, pass == 0 ? ahead : Ahead{}, out);
     }
 }

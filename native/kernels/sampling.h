@@ -79,6 +79,16 @@ inline int gather_logits(const float* x, int n, float bound, std::int32_t* ids, 
             values[count++] = x[at];
         }
     }
+#elif defined(PLAIT_NEON)
+    const float32x4_t limit = vdupq_n_f32(bound);
+    for (; i + 4 <= n; i += 4) {
+        if (vmaxvq_u32(vcgeq_f32(vld1q_f32(x + i), limit)) == 0) continue;
+        for (int at = i; at < i + 4; ++at) {
+            ids[count] = at;
+            values[count] = x[at];
+            count += x[at] >= bound;
+        }
+    }
 #endif
     for (; i < n; ++i) {
         if (!(x[i] >= bound)) continue;

@@ -31,6 +31,8 @@ inline V load_halves(const std::uint8_t* p) {
     return reinterpret_cast<V>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 #elif defined(__F16C__)
     return reinterpret_cast<V>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(PLAIT_NEON)
+    return reinterpret_cast<V>(vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p))));
 #else
     V v;
     for (int i = 0; i < kWidth; ++i) v[i] = f16_to_f32(read_u16(p + 2 * i));
@@ -38,12 +40,22 @@ inline V load_halves(const std::uint8_t* p) {
 #endif
 }
 
+#if defined(PLAIT_NEON)
+inline uint8x8_t load_4_bytes(const std::uint8_t* p) {
+    std::uint32_t four;
+    __builtin_memcpy(&four, p, sizeof four);
+    return vreinterpret_u8_u32(vdup_n_u32(four));
+}
+#endif
+
 // kWidth unsigned or signed bytes.
 inline I load_unsigned(const std::uint8_t* p) {
 #if defined(__AVX512F__)
     return reinterpret_cast<I>(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #elif defined(__AVX2__)
     return reinterpret_cast<I>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#elif defined(PLAIT_NEON)
+    return reinterpret_cast<I>(vmovl_u16(vget_low_u16(vmovl_u8(load_4_bytes(p)))));
 #else
     I v;
     for (int i = 0; i < kWidth; ++i) v[i] = p[i];
@@ -56,6 +68,8 @@ inline I load_signed(const std::uint8_t* p) {
     return reinterpret_cast<I>(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #elif defined(__AVX2__)
     return reinterpret_cast<I>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#elif defined(PLAIT_NEON)
+    return reinterpret_cast<I>(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(load_4_bytes(p))))));
 #else
     I v;
     for (int i = 0; i < kWidth; ++i) v[i] = static_cast<std::int8_t>(p[i]);
@@ -76,6 +90,8 @@ inline U look_up(const std::uint8_t (&table)[16], U indices) {
 #elif defined(__AVX2__)
     const __m256i entries = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
     return reinterpret_cast<U>(_mm256_shuffle_epi8(entries, reinterpret_cast<__m256i>(indices)));
+#elif defined(PLAIT_NEON)
+    return reinterpret_cast<U>(vqtbl1q_u8(vld1q_u8(table), reinterpret_cast<uint8x16_t>(indices)));
 #else
     std::uint8_t bytes[sizeof(U)];
     __builtin_memcpy(bytes, &indices, sizeof bytes);
@@ -85,7 +101,7 @@ inline U look_up(const std::uint8_t (&table)[16], U indices) {
 }
 
 // Weights of a whole byte, and of fewer bits: up to 63.
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 
 struct ByteWeights {
     static constexpr bool corrected = true;  // sums begin at -128 times the activations' sum
@@ -95,8 +111,13 @@ struct ByteWeights {
 using SmallWeights = ByteWeights;
 
 inline I dot(I sum, const ByteWeights& w, I x) {
+#if defined(__AVX512VNNI__)
     return reinterpret_cast<I>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(w.w),
                                                    reinterpret_cast<__m512i>(x)));
+#else
+    return reinterpret_cast<I>(_mm256_dpbusd_avx_epi32(reinterpret_cast<__m256i>(sum), reinterpret_cast<__m256i>(w.w),
+                                                       reinterpret_cast<__m256i>(x)));
+#endif
 }
 
 #elif defined(__AVX2__)
@@ -152,6 +173,44 @@ struct SmallWeights {
 
 inline I dot(I sum, const SmallWeights& w, I x) { return dot_magnitudes(sum, w.w, x); }
 
+#elif defined(PLAIT_NEON)
+
+// Products are of signed bytes: a weight of a whole byte loses its 128 here, so that sums need no correction.
+struct ByteWeights {
+    static constexpr bool corrected = false;
+    int8x16_t w;
+    explicit ByteWeights(U bytes) : w(reinterpret_cast<int8x16_t>(bytes ^ 0x80808080u)) {}
+};
+
+struct SmallWeights {
+    int8x16_t w;
+    explicit SmallWeights(U bytes) : w(reinterpret_cast<int8x16_t>(bytes)) {}
+};
+
+#if defined(__ARM_FEATURE_DOTPROD)
+// The lane of the register that holds 16 of the row's values is part of the instruction, so nothing is spread.
+template <class W>
+[[gnu::always_inline]] inline I dot_quad(I sum, const W& w, const std::int8_t* x, int quad) {
+    const int8x16_t four_quads = vld1q_s8(x + quad / 4 * 16);
+    const int32x4_t s = reinterpret_cast<int32x4_t>(sum);
+    switch (quad % 4) {
+        case 0: return reinterpret_cast<I>(vdotq_laneq_s32(s, w.w, four_quads, 0));
+        case 1: return reinterpret_cast<I>(vdotq_laneq_s32(s, w.w, four_quads, 1));
+        case 2: return reinterpret_cast<I>(vdotq_laneq_s32(s, w.w, four_quads, 2));
+        default: return reinterpret_cast<I>(vdotq_laneq_s32(s, w.w, four_quads, 3));
+    }
+}
+#define PLAIT_DOT_QUAD
+#else
+// Two products, of 128 x 127 at most, fit in 16 bits.
+template <class W>
+inline I dot(I sum, const W& w, I x) {
+    const int8x16_t v = reinterpret_cast<int8x16_t>(x);
+    const int16x8_t low = vmull_s8(vget_low_s8(w.w), vget_low_s8(v)), high = vmull_high_s8(w.w, v);
+    return reinterpret_cast<I>(vpadalq_s16(reinterpret_cast<int32x4_t>(sum), vpaddq_s16(low, high)));
+}
+#endif
+
 #else
 
 // Bytes 0 and 2 of each lane, and 1 and 3, as 16-bit numbers.
@@ -177,6 +236,16 @@ inline I dot(I sum, const ByteWeights& w, I x) {
     return add_pairs(add_pairs(sum, w.even, even), w.odd, odd);
 }
 
+#endif
+
+// sum + the products with x[4 * quad]..., the same four for every lane.
+#if !defined(PLAIT_DOT_QUAD)
+template <class W>
+[[gnu::always_inline]] inline I dot_quad(I sum, const W& w, const std::int8_t* x, int quad) {
+    std::int32_t four;
+    __builtin_memcpy(&four, x + 4 * quad, sizeof four);
+    return dot(sum, w, spread(four));
+}
 #endif
 
 }  // namespace

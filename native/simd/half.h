@@ -29,6 +29,8 @@ inline void write_u16(std::uint8_t* p, std::uint16_t u) { __builtin_memcpy(p, &u
 inline float f16_to_f32(std::uint16_t h) {
 #if defined(__F16C__)
     return _cvtsh_ss(h);
+#elif defined(PLAIT_NEON)
+    return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(h))), 0);
 #else
     const std::uint32_t magnitude = h & 0x7fffu;
     const std::uint32_t normal = (magnitude << 13) + (112u << 23);
@@ -43,6 +45,8 @@ inline float f16_to_f32(std::uint16_t h) {
 inline std::uint16_t f32_to_f16(float x) {
 #if defined(__F16C__)
     return _cvtss_sh(x, 0);
+#elif defined(PLAIT_NEON)
+    return vget_lane_u16(vreinterpret_u16_f16(vcvt_f16_f32(vdupq_n_f32(x))), 0);
 #else
     const std::uint32_t sign = bits_of(x) >> 16 & 0x8000u, magnitude = bits_of(x) & 0x7fffffffu;
     // Where half has no normal numbers, adding 0.5 leaves its 2^-24 units, rounded, in the lowest bits.
@@ -91,12 +95,18 @@ inline void f16_row_to_f32(const std::uint8_t* __restrict in, float* __restrict 
     for (; i + 8 <= n; i += 8) {
         _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + 2 * i))));
     }
+#elif defined(PLAIT_NEON)
+    for (; i + 4 <= n; i += 4) vst1q_f32(out + i, vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(in + 2 * i))));
 #endif
     for (; i < n; ++i) out[i] = f16_to_f32(read_u16(in + 2 * i));
 }
 
 inline void f32_row_to_f16(const float* __restrict in, std::uint8_t* __restrict out, int n) {
-    for (int i = 0; i < n; ++i) write_u16(out + 2 * i, f32_to_f16(in[i]));
+    int i = 0;
+#if defined(PLAIT_NEON)
+    for (; i + 4 <= n; i += 4) vst1_u8(out + 2 * i, vreinterpret_u8_f16(vcvt_f16_f32(vld1q_f32(in + i))));
+#endif
+    for (; i < n; ++i) write_u16(out + 2 * i, f32_to_f16(in[i]));
 }
 
 inline void bf16_row_to_f32(const std::uint8_t* __restrict in, float* __restrict out, int n) {

@@ -9,6 +9,8 @@
 
 #if defined(__AVX__)
 #include <immintrin.h>
+#elif defined(PLAIT_NEON)
+#include <arm_neon.h>
 #endif
 
 #if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
@@ -28,6 +30,13 @@ constexpr int kWidth = 8;
 constexpr int kWidth = 4;
 #endif
 constexpr int kLanes = 16;
+
+// Whether there are 32 vector registers, not 16: how large register tiles may be.
+#if defined(__AVX512F__) || defined(PLAIT_NEON)
+constexpr bool kManyRegisters = true;
+#else
+constexpr bool kManyRegisters = false;
+#endif
 
 typedef float V __attribute__((vector_size(kWidth * sizeof(float))));
 typedef float V4 __attribute__((vector_size(16)));

@@ -36,7 +36,7 @@ PROFILES = ("latency", "balanced", "throughput")
 ON_OFF = ("on", "off")
 LIMITS = ("n_batch", "n_parallel")
 MOST_CALIBRATION_S = 60
-CPU_PATHS = ("auto", "scalar", "avx2", "avx512", "avx512_vnni")
+CPU_PATHS = ("auto", "scalar", "avx2", "avx512", "avx_vnni", "avx512_vnni", "neon", "neon_dotprod")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,11 @@ class EngineOptions:
     )
     device: str = option("auto", "--device", help="Where to run.", choices=DEVICES, env="PLAIT_DEVICE")
     cpu_path: str = option(
-        "auto", "--cpu-path", help="Instruction set of the CPU kernels.", choices=CPU_PATHS, env="PLAIT_CPU"
+        "auto",
+        "--cpu-path",
+        help="Instruction set of the CPU kernels; auto takes the fastest that the CPU has.",
+        choices=CPU_PATHS,
+        env="PLAIT_CPU",
     )
     cpu_mask: str = option("", "-C", "--cpu-mask", help="CPUs that the CPU threads run on: a hexadecimal mask, 0xff.")
     cpu_range: str = option("", "-Cr", "--cpu-range", help="The same as a range, 0-3.")

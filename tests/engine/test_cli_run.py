@@ -130,7 +130,16 @@ def test_bad_input_is_one_line_that_says_what_and_how_to_mend_it(args: list[str]
 def test_inspect_shows_what_the_bundled_model_holds() -> None:
     done = plait("inspect")
     assert done.returncode == 0, done.stderr
-    for word in ("llama", "Q8_0", "token_embd.weight", "chat_template", "kv_bytes_per_token", "8,192"):
+    for word in (
+        "llama",
+        "Q8_0",
+        "CPU kernels here",
+        "scalar",
+        "token_embd.weight",
+        "chat_template",
+        "kv_bytes_per_token",
+        "8,192",
+    ):
         assert word in done.stdout
     report = json.loads(plait("inspect", "--json").stdout)
     assert report["model"]["runs"] == "yes"

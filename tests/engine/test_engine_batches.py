@@ -23,7 +23,7 @@ from plait.ops.sampling import Sampled, SampleRow
 from plait.scheduler.limits import Limits
 from plait.scheduler.scheduler import Scheduler
 from plait.types import EngineRequest, FinishReason, SamplingParams, TokenEvent
-from support.backends import make_backend
+from support.backends import make_backend, other_paths
 from support.tiny_llama import VARIANTS
 
 CONTEXT = 48
@@ -169,6 +169,13 @@ def test_tokens_are_those_of_each_request_alone(
     )
     assert serve(engine, requests, random.Random(seed)) == each_alone(model, requests, backend)
     assert (engine.stats.preemptions > 0) == (pages == 20)
+
+
+@pytest.mark.parametrize("path", other_paths())
+def test_tokens_are_the_same_on_every_path(model: LoadedModel, path: str) -> None:
+    requests = some_requests(3, 8)
+    engine = engine_of(model, n_batch=9, n_parallel=6, pages=20, in_flight=1, backend=f"cpu-2:{path}")
+    assert serve(engine, requests, random.Random(3)) == each_alone(model, requests, "cpu-1")
 
 
 @pytest.mark.parametrize("in_flight", [0, 1])

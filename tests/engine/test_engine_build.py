@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from plait.cache.edits import GroupEdits
-from plait.config import EngineOptions
+from plait.config import CPU_PATHS, EngineOptions
 from plait.engine import build
 from plait.engine.build import build_engine, kv_config, make_backend
 from plait.engine.halving import run_by_halves
@@ -162,3 +162,17 @@ def test_halving_finds_the_culprits_and_does_the_edits_until_they_are_done(culpr
     assert all(outcomes[i] == (RowResult((i,)),) for i in set(range(7)) - culprits)
     assert done[:1] == [True] * (len(culprits) < 7), "the first part that succeeds does the edits"
     assert not any(done[1:]), "and no other does them again"
+
+
+def test_a_path_that_the_cpu_lacks_is_refused_with_those_it_has() -> None:
+    backend = pytest.importorskip("plait.ops.cpu.backend").CpuBackend
+    for path in CPU_PATHS[1:]:
+        options = EngineOptions(device="cpu", cpu_path=path)
+        if path in backend.paths():
+            assert make_backend(options).path == path
+        else:
+            with pytest.raises(BackendError, match=rf"'{path}'; choose one of .*scalar"):
+                make_backend(options)
+    assert set(backend.paths()) < set(CPU_PATHS)
+    with pytest.raises(OptionError, match=r"--cpu-path is 'sse9'; choose one of auto, scalar, avx2"):
+        EngineOptions(cpu_path="sse9")

@@ -1,7 +1,8 @@
 """Batching never changes the answer: logits are bit-identical to the sequence run alone.
 
 Whatever else is in the batch, however prompts are chunked, wherever their pages lie, whether a prefix is shared with
-another sequence, copied, or saved and restored, for any number of threads, and for weights of any format.
+another sequence, copied, or saved and restored, for any number of threads, on any SIMD path, and for weights of any
+format.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from plait.formats.tensor import F32Array
 from plait.models.registry import load_model
 from plait.ops.api import Executable, KVConfig
-from support.backends import BACKENDS, make_backend
+from support.backends import BACKENDS, make_backend, other_paths
 from support.steps import Chunk, Driver
 from support.tensors import MemorySource, in_k_formats, quantised
 from support.tiny_llama import TinyLlama
@@ -68,6 +69,14 @@ def subject(request: pytest.FixtureRequest, backend_name: str) -> Subject:
     program = load_model(MODELS[request.param]).program
     plain = "cpu-1" if backend_name.startswith("cpu") else backend_name
     return Subject(make_backend(backend_name).compile(program, KV), make_backend(plain).compile(program, KV))
+
+
+@pytest.fixture(scope="module", params=other_paths())
+def path_subject(request: pytest.FixtureRequest) -> dict[str, Subject]:
+    """Every model on a path that does not run by default, against the default one."""
+    other, plain = make_backend(f"cpu-2:{request.param}"), make_backend("cpu-1")
+    programs = {name: load_model(source).program for name, source in MODELS.items()}
+    return {name: Subject(other.compile(p, KV), plain.compile(p, KV)) for name, p in programs.items()}
 
 
 @st.composite
@@ -129,6 +138,23 @@ def test_any_schedule_gives_the_bits_of_the_sequence_alone(
     subject: Subject, given_prompts: dict[str, Prompt], data: st.DataObject
 ) -> None:
     check_schedule(subject, given_prompts, data)
+
+
+@settings(deadline=None, max_examples=6, derandomize=True)
+@given(given_prompts=prompts(), name=st.sampled_from(sorted(MODELS)), data=st.data())
+def test_any_path_gives_the_bits_of_the_default_one(
+    path_subject: dict[str, Subject], given_prompts: dict[str, Prompt], name: str, data: st.DataObject
+) -> None:
+    check_schedule(path_subject[name], given_prompts, data)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=100)
+@given(given_prompts=prompts(), name=st.sampled_from(sorted(MODELS)), data=st.data())
+def test_very_many_schedules_on_any_path(
+    path_subject: dict[str, Subject], given_prompts: dict[str, Prompt], name: str, data: st.DataObject
+) -> None:
+    check_schedule(path_subject[name], given_prompts, data)
 
 
 @pytest.mark.slow

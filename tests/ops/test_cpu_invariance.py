@@ -95,19 +95,13 @@ def prompts(draw: st.DrawFn) -> dict[str, tuple[int, ...]]:
 
 settings_drawn = st.builds(
     Setting,
-    path=st.sampled_from(PATHS),
     threads=st.integers(1, 4),
     page_size=st.sampled_from([1, 5, 16, 64]),
     kv_type=st.sampled_from(KV_TYPES),
 )
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-@settings(max_examples=25, deadline=None)
-@given(prompts=prompts(), setting=settings_drawn, data=st.data())
-def test_any_schedule_gives_the_bits_of_the_sequence_alone(
-    program: str, prompts: dict[str, tuple[int, ...]], setting: Setting, data: st.DataObject
-) -> None:
+def check_schedule(program: str, prompts: dict[str, tuple[int, ...]], setting: Setting, data: st.DataObject) -> None:
     if not fits(program, setting.kv_type):
         setting = replace(setting, kv_type="f16")
     native = executable(program, setting)
@@ -125,6 +119,27 @@ def test_any_schedule_gives_the_bits_of_the_sequence_alone(
             want = alone(program, setting.kv_type, prompts[name])[done[name] : done[name] + len(got)]
             np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
             done[name] += len(got)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("program", PROGRAMS)
+@settings(max_examples=8, deadline=None)
+@given(prompts=prompts(), setting=settings_drawn, data=st.data())
+def test_any_schedule_gives_the_bits_of_the_sequence_alone(
+    program: str, path: str, prompts: dict[str, tuple[int, ...]], setting: Setting, data: st.DataObject
+) -> None:
+    check_schedule(program, prompts, replace(setting, path=path), data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("program", PROGRAMS)
+@settings(max_examples=80, deadline=None)
+@given(prompts=prompts(), setting=settings_drawn, data=st.data())
+def test_very_many_schedules(
+    program: str, path: str, prompts: dict[str, tuple[int, ...]], setting: Setting, data: st.DataObject
+) -> None:
+    check_schedule(program, prompts, replace(setting, path=path), data)
 
 
 @pytest.mark.parametrize("path", PATHS)

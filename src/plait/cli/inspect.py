@@ -37,6 +37,7 @@ def inspect(model: str | None, as_json: bool) -> None:
         "container": source.container,
         "model": _model(source, loaded, why_not) | ({} if loaded is None else {"memory": _memory(loaded, plan)}),
         "metadata": {key: _short(value) for key, value in source.metadata.items()},
+        "cpu_paths": _cpu_paths(),
         "tokenizer": _tokenizer(source),
         "types": _types(source),
         "tensors": [
@@ -105,6 +106,15 @@ def _model(source: ModelSource, loaded: LoadedModel | None, why_not: str) -> dic
     }
 
 
+def _cpu_paths() -> list[str]:
+    """SIMD paths of the kernels on this CPU, fastest first: the first one runs unless `--cpu-path` names another."""
+    try:
+        from plait.ops.cpu import CpuBackend
+    except ImportError:
+        return []
+    return list(CpuBackend.paths())
+
+
 def kv_bytes_per_token(kv: KVShape) -> dict[str, int]:
     """Bytes of KV memory that one token takes, for each KV type that can hold the heads."""
     fitting = (t for t, (values, _) in KV_TYPES.items() if kv.head_dim % values == kv.v_head_dim % values == 0)
@@ -170,6 +180,7 @@ def _print(report: dict[str, Any]) -> None:
         for key, value in facts.items():
             show(f"  {key:20}", end="")
             show(_fact(key, value), markup=False)
+    show(f"\n[bold]CPU kernels here[/]  {', '.join(report['cpu_paths']) or 'not built'} (fastest first; --cpu-path)")
     show("\n[bold]metadata[/]")
     for key, value in report["metadata"].items():
         show(f"  {key:44} {_one_line(value)}", markup=False)

@@ -1,0 +1,66 @@
+// Checksums of what the kernels compute from fixed inputs (cases.h), made by `native_tests --golden` on x86-64 with
+// GCC 12. Every machine and compiler must reproduce them. A new kernel or format adds lines; a line that changes means
+// that answers change.
+#pragma once
+
+#include <cstdint>
+
+namespace plait::test {
+
+struct Golden {
+    const char* name;
+    std::uint64_t checksum;
+};
+
+constexpr Golden kGolden[] = {
+    {"linear F32, 100 inputs", 0x78b032e308b5974a},
+    {"linear F32, 7 inputs", 0x404cdb2e71a0a450},
+    {"linear Q5_K", 0xedad71415c4386c4},
+    {"gated silu", 0xb48c9f14623c5dda},
+    {"gated gelu", 0x008e9efc55856836},
+    {"gated gelu_tanh", 0x88ff43f60dc21925},
+    {"quantise", 0x83663efe3e3a6dec},
+    {"rms_norm", 0xea414009d7e2ee6a},
+    {"layer_norm", 0x4cdba86b628ca9e5},
+    {"rotate", 0x8a6c7fbb791fde3f},
+    {"elementwise", 0x3f92b892c5bd5ca1},
+    {"silu", 0xf519c060440bae81},
+    {"gelu", 0xf2b40c37347eb1a0},
+    {"gelu_tanh", 0x303b06fee8e04143},
+    {"dequantise F32", 0xcc00e656ffdeba5f},
+    {"dequantise F16", 0xb9b137ecbee03ce4},
+    {"dequantise BF16", 0x25d854bf12ef06d9},
+    {"dequantise Q8_0", 0x1d99eb7079f40312},
+    {"linear_packed Q8_0", 0xe692307123c5c05a},
+    {"dequantise Q4_0", 0xa8bdcf31165536a5},
+    {"linear_packed Q4_0", 0x49d34062139672a0},
+    {"dequantise Q4_1", 0xa4dbe37dec165496},
+    {"linear_packed Q4_1", 0x81e26d7a0cabd80e},
+    {"dequantise Q5_0", 0x30ce8dbc64c70606},
+    {"linear_packed Q5_0", 0xbe0cfe509af511a9},
+    {"dequantise Q5_1", 0xcf9ef129250f8949},
+    {"linear_packed Q5_1", 0xbddb4589ffb76438},
+    {"dequantise Q2_K", 0xee93fcb9db63ef3c},
+    {"dequantise Q3_K", 0xf6f0d31264223890},
+    {"dequantise Q4_K", 0x4bebf9bb03433b5b},
+    {"linear_packed Q4_K", 0xade675a254a1afd3},
+    {"dequantise Q5_K", 0xdf5ad3dbfcf39ccc},
+    {"linear_packed Q5_K", 0x98e0710ce262a3e9},
+    {"dequantise Q6_K", 0xec0432b684c2139e},
+    {"linear_packed Q6_K", 0xbad5657b9d7d1fc0},
+    {"dequantise IQ4_NL", 0x4e6d60671f61f04d},
+    {"linear_packed IQ4_NL", 0x8f8e23b80ab59229},
+    {"dequantise IQ4_XS", 0x75a82b44660eb481},
+    {"linear_packed IQ4_XS", 0xbb3b2a22c214ce0e},
+    {"store and load F32", 0x35031b5c6c9a9875},
+    {"attention F32", 0x9c84fbbfa71f851b},
+    {"attention, odd, window, softcap, sinks F32", 0xb840aca5154a2e37},
+    {"store and load F16", 0xfedc77058a5946d7},
+    {"attention F16", 0xddeaa37acd2001e5},
+    {"attention, odd, window, softcap, sinks F16", 0xfccf68ea80c7d255},
+    {"store and load BF16", 0x686864a0e28418c9},
+    {"attention BF16", 0x4d2d61bea37c35f1},
+    {"attention, odd, window, softcap, sinks BF16", 0xfabf3072c395ec75},
+};
+
+}  // namespace plait::test
