@@ -103,8 +103,9 @@ Bytes linear_packed(const Kernels& k, const std::string& format) {
     constexpr int inputs = 512, outputs = 45;
     const Bytes data = weight_bytes(format, outputs, inputs, 8);
     Matrix weight = make_matrix(data, format, outputs, inputs);
-    Bytes tiles(size(static_cast<int>(packed_tiles(weight))) * packed_tile_bytes(weight.format, inputs)), all;
-    pack_tiles(weight, 0, packed_tiles(weight), tiles.data());
+    Bytes tiles(packed_size(weight)), all;
+    Team alone(1);
+    pack(weight, false, alone, tiles.data());
     weight.packed = tiles.data();
     const Floats x = exact_floats(13 * inputs, 9), bias = exact_floats(outputs, 10);
     for (int rows = 1; rows <= 13; ++rows) {
