@@ -8,9 +8,9 @@
 namespace plait::PLAIT_PATH {
 namespace {
 
-// Queries and vectors of a tile: 16 sums where there are 32 registers of 16 floats, else at most 8.
-constexpr int kTileQueries = kWidth == 4 ? 2 : 4;
-constexpr int kKeyVectors = kWidth == 16 ? 4 : 2;
+// Queries and vectors of a tile: 16 sums where there are 32 registers, else at most 8.
+constexpr int kTileQueries = kManyRegisters || kWidth == 8 ? 4 : 2;
+constexpr int kKeyVectors = kManyRegisters ? 4 : 2;
 constexpr int kTileKeys = kKeyVectors * kWidth;
 static_assert(kKeyBlock % kTileKeys == 0 && kKeyGroup % kWidth == 0);
 

@@ -78,6 +78,8 @@ inline V load_brains(const std::uint8_t* p) {
 #elif defined(__AVX2__)
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return reinterpret_cast<V>(_mm256_slli_epi32(wide, 16));
+#elif defined(PLAIT_NEON)
+    return reinterpret_cast<V>(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
 #else
     V v;
     for (int i = 0; i < kWidth; ++i) v[i] = bf16_to_f32(read_u16(p + 2 * i));
