@@ -96,6 +96,18 @@ class OutOfPagesError(PlaitError):
     code = "out_of_pages"
 
 
+class KVFileError(PlaitError):
+    """A file of saved KV memory that is damaged, or was made with another model or other settings. Names the file and
+    what is wrong with it."""
+
+    code = "bad_kv_file"
+
+    def __init__(self, file: object, reason: str) -> None:
+        self.file = str(file)
+        self.reason = reason
+        super().__init__(f"{self.file}: {reason}")
+
+
 class BackendError(PlaitError):
     """A kernel library that cannot be used here, or cannot run this model; says what was tried and why."""
 

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from functools import cached_property
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 
 from plait.api.batch import Batch, BatchToken
 from plait.api.model import Model
+from plait.api.saving import SequenceFiles, SlotTokens
 from plait.cache.config import CacheConfig
 from plait.cache.edits import GroupEdits
 from plait.cache.kv import KVCache
 from plait.config import from_environment
 from plait.engine.build import kv_config, make_backend
+from plait.engine.fingerprint import fingerprint
 from plait.engine.packing import kv_inputs
 from plait.errors import OptionError, RequestError
 from plait.formats.tensor import F32Array
@@ -128,7 +132,9 @@ class Context:
         kv = kv_config(program.kv, options, model.context_length, kv_tokens)
         windows = tuple(group.window for group in program.kv.groups)
         self._cache = KVCache(CacheConfig(kv.page_size, kv.num_pages, windows))
-        self._executable = make_backend(options).compile(program, kv)
+        backend = make_backend(options)
+        self._executable, self._backend, self._kv_type = backend.compile(program, kv), backend.name, kv.kv_type
+        self._tokens = SlotTokens(kv.num_pages[0] * kv.page_size)
         self.memory = Memory(self._cache, n_seq_max)
         self._logits: dict[int, F32Array] = {}
 
@@ -158,6 +164,9 @@ class Context:
             raise
         asked = [i for i in order if batch[i].logits]
         self._logits = {index: logits[row].copy() for row, index in enumerate(asked)}
+        self._tokens.copied(edits[0])
+        rows, slots = _i32([i for i, _ in stores[0]]), _i32([slot for _, slot in stores[0]])
+        self._tokens.store(slots, _i32([token.token for token in batch])[rows])
         return DecodeStatus.DONE
 
     def logits(self, index: int = -1) -> F32Array:
@@ -169,6 +178,35 @@ class Context:
         if index not in self._logits:
             raise RequestError(f"token {index} of the last batch has no logits; add it with logits=True")
         return self._logits[index]
+
+    def save_sequence(self, seq_id: int, path: str | Path) -> int:
+        """Write the KV memory of a sequence to a file, with its tokens and their positions (an edited one's too);
+        returns the file's size in bytes. A file at `path` is replaced, as a whole.
+
+        Raises `RequestError` for a sequence that is empty or that the context does not have, and where the file cannot
+        be written."""
+        self._check_sequence(seq_id)
+        return self._files.save(seq_id, Path(path))
+
+    def load_sequence(self, path: str | Path, seq_id: int) -> int:
+        """Put what `save_sequence` wrote in the place of sequence `seq_id`; returns the number of its tokens. What it
+        computes from there has the bits that the saved sequence's tokens would have had.
+
+        Raises `KVFileError` for a file that is damaged, does not fit the context, or was made with another model,
+        tokenizer, KV type or kernel library, `OutOfPagesError` where there is no room for it beside what there is, and
+        `RequestError` for a sequence that the context does not have. Then nothing has changed."""
+        self._check_sequence(seq_id)
+        return self._files.load(Path(path), seq_id)
+
+    @cached_property
+    def _files(self) -> SequenceFiles:
+        tokenizer = self.model.tokenizer.fingerprint() if self.model.tokenizer else ""
+        mark = fingerprint(self.model.loaded, self._kv_type, self._backend, tokenizer)
+        return SequenceFiles(self._cache, self._executable, self._tokens, mark, self.n_ctx)
+
+    def _check_sequence(self, seq: int) -> None:
+        if not 0 <= seq < self.n_seq_max:
+            raise RequestError(f"sequence {seq} is not one of 0..{self.n_seq_max - 1} (n_seq_max)")
 
     def check(self) -> None:
         """Verify the invariants of the memory's bookkeeping; raises `AssertionError`."""

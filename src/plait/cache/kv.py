@@ -241,6 +241,11 @@ class KVCache:
         """See `SequenceMemory.reserve_shared`."""
         return self._memory.reserve_shared(seqs, count, first_position)
 
+    def restore(self, seq: int, positions: Sequence[int]) -> tuple[tuple[int, ...], ...] | None:
+        """See `SequenceMemory.restore`. ValueError if `seq` exists."""
+        self._refuse_existing(seq)
+        return self._memory.restore(seq, positions)
+
     def seq_cp(self, src: int, dst: int, p0: int, p1: int) -> None:
         """See `SequenceMemory.copy`."""
         self._memory.copy(src, dst, p0, p1)
@@ -270,6 +275,11 @@ class KVCache:
         """The greatest position in `seq`, -1 when it is empty."""
         sequence = self._sequences.get(seq)
         return sequence.next_position - 1 if sequence else -1
+
+    def positions(self, seq: int) -> list[int]:
+        """The position of each token of `seq`, in order; none for a sequence that is empty or not there."""
+        sequence = self._sequences.get(seq)
+        return list(sequence.all_positions()) if sequence else []
 
     def clear(self) -> None:
         """Forget all sequences, and all that the radix tree knows."""

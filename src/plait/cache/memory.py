@@ -6,7 +6,7 @@ Works on token indices and table entries; an operation either happens as a whole
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from plait.cache.sequence import CacheSequence
@@ -65,6 +65,22 @@ class SequenceMemory:
                 sequence.passing = True
                 self._sequences[seq] = sequence
         return Reserved(tuple(range(first, first + count)), tuple(stores))
+
+    def restore(self, seq: int, positions: Sequence[int]) -> tuple[tuple[int, ...], ...] | None:
+        """A new sequence `seq` with tokens at these positions; their slots, for each group. Whoever calls fills them
+        before the next step, with no edits waiting. None if there is no room: then nothing has changed."""
+        sequence, count = self._store.new_sequence(), len(positions)
+        if not self._store.fits([-(-count // self._store.page_size)] * len(self._store.groups)):
+            return None
+        slots = [tuple(self._store.extend(g, (table,), count)[0]) for g, table in enumerate(sequence.tables)]
+        for pending in self._store.pending:
+            pending.fresh.clear()
+        self._append(sequence, count, 0)
+        if list(positions) != list(range(count)):
+            sequence.set_positions(list(positions))
+        sequence.passing = True
+        self._sequences[seq] = sequence
+        return tuple(slots)
 
     def _first_position(self, ids: list[int], known: list[CacheSequence], first_position: int | None) -> int:
         first = known[0].next_position if first_position is None else first_position

@@ -342,7 +342,8 @@ class Executable(Protocol):
     """A compiled program with its weights and KV memory. Not thread-safe: one step at a time."""
 
     def run(self, step: StepInputs) -> F32Array:
-        """Run one step; returns logits, float32, (L, vocabulary), fresh or valid until the next run."""
+        """Run one step; returns logits, float32, (L, vocabulary), fresh or valid until the next run. A step without
+        rows does its edits and nothing else."""
         ...
 
     def sample(self, logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:

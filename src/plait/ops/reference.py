@@ -95,6 +95,8 @@ class ReferenceExecutable:
         with np.errstate(all="ignore"):
             for group, inputs in enumerate(step.kv):
                 self._memory.edit(group, inputs)
+            if not len(step.tokens):
+                return np.empty((0, self._program.logits.width), np.float32)
             for instruction in self._program.instructions:
                 self._execute(instruction, step)
         return self._values[self._program.logits.id].astype(np.float32)

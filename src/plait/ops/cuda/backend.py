@@ -79,6 +79,8 @@ class CudaExecutable:
         with torch.no_grad():
             for group, inputs in enumerate(step.kv):
                 self._memory.edit(group, inputs)
+            if not len(step.tokens):
+                return np.empty((0, self._vocab), np.float32)
             for graph in self._graphs:
                 if graph.accepts(step):
                     return graph.run(step)
