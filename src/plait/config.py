@@ -39,6 +39,10 @@ MOST_CALIBRATION_S = 60
 CPU_PATHS = ("auto", "scalar", "avx2", "avx512", "avx_vnni", "avx512_vnni", "neon", "neon_dotprod")
 
 
+class NotGiven(int):
+    """A default that the controller may move; the same number, given, stays."""
+
+
 @dataclass(frozen=True, slots=True)
 class OptionInfo:
     """How an option looks to a person: its flags (the first long one names it), help, and the allowed words."""
@@ -70,9 +74,11 @@ class EngineOptions:
         0, "-c", "--ctx-size", help="Context of each sequence, in tokens; 0 is the model's own. It is never split."
     )
     n_batch: int = option(
-        1024, "-b", "--batch-size", help="Token budget of a step: at most this many tokens run at once."
+        NotGiven(1024), "-b", "--batch-size", help="Token budget of a step: at most this many tokens run at once."
     )
-    n_parallel: int = option(8, "-np", "--parallel", help="At most this many sequences run at once; others wait.")
+    n_parallel: int = option(
+        NotGiven(8), "-np", "--parallel", help="At most this many sequences run at once; others wait."
+    )
     threads: int = option(
         0, "-t", "--threads", help="CPU threads; 0 takes the cores this process may use.", env="PLAIT_THREADS"
     )
@@ -126,8 +132,6 @@ class EngineOptions:
     )
     page_size: int = 16
     in_flight: int = 1
-    given: frozenset[str] = frozenset()
-    """Names of the limits that were given, and so are not to be adapted. `from_environment` fills it in."""
 
     def __post_init__(self) -> None:
         for name, low in _LEAST.items():
@@ -163,11 +167,7 @@ class EngineOptions:
         """Those of `n_batch` and `n_parallel` that are not adapted."""
         if self.adaptive == "off":
             return frozenset(LIMITS)
-        return frozenset(name for name in LIMITS if name in self.given or getattr(self, name) != _default(name))
-
-
-def _default(name: str) -> Any:
-    return next(f.default for f in fields(EngineOptions) if f.name == name)
+        return frozenset(name for name in LIMITS if not isinstance(getattr(self, name), NotGiven))
 
 
 _SLO = re.compile(r"(ttft|itl)=([0-9]*\.?[0-9]+)(ms|s)")
@@ -317,7 +317,6 @@ def from_environment(values: Mapping[str, Any], environ: Mapping[str, str] | Non
             raise OptionError(f"environment variable {info.env} is '{text}'; give a whole number") from None
         except OptionError as error:
             raise OptionError(f"environment variable {info.env} is '{text}': {error}") from None
-    resolved.setdefault("given", frozenset(name for name in LIMITS if name in values))
     return EngineOptions(**resolved)
 
 

@@ -341,3 +341,7 @@ def test_guesses_change_no_token(model: LoadedModel, n_parallel: int, pages: int
     assert serve(engine, requests) == each_alone(model, requests, backend)
     counters = engine._scheduler.counters
     assert 0 < counters.accepted_tokens < counters.drafted_tokens
+    records = engine.records
+    assert sum(record.draft_tokens for record in records) == counters.drafted_tokens == engine.meter.drafted
+    assert sum(record.accepted_tokens for record in records) == counters.accepted_tokens == engine.meter.accepted
+    assert all(record.accepted_tokens <= record.draft_tokens <= record.decode_tokens for record in records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -45,7 +46,7 @@ loads = st.builds(
 goals = st.builds(
     goals_of, st.sampled_from(sorted(PROFILES)), ttft_s=st.floats(0.01, 10), itl_s=st.floats(0.001, 1)
 )  # fmt: skip
-settings = st.builds(Setting, st.integers(1, 4096), st.integers(1, 4096), st.integers(1, 256))
+settings = st.builds(Setting, st.integers(1, 4096), st.none() | st.integers(1, 4096), st.integers(1, 256))
 
 
 @given(loads, settings, goals)
@@ -54,7 +55,8 @@ def test_limits_stay_within_their_range(snapshot: LoadSnapshot, before: Setting,
     after = decision.after
     if "n_batch" in decision.changed:
         assert 1 <= after.n_batch <= max(held.most_batch, before.n_batch)
-        assert after.alone_batch >= after.n_batch or before.alone_batch < before.n_batch
+    if "n_prefill" in decision.changed:
+        assert 1 <= (after.n_prefill or 0) <= held.most_batch
     if "n_parallel" in decision.changed:
         assert held.least_parallel <= after.n_parallel <= held.most_parallel
     assert bool(decision.changed) == bool(decision.reasons)
@@ -63,10 +65,12 @@ def test_limits_stay_within_their_range(snapshot: LoadSnapshot, before: Setting,
 
 @given(loads, settings, goals)
 def test_a_budget_never_starves_streams_or_prompts(snapshot: LoadSnapshot, before: Setting, held: Goals) -> None:
-    decision = decide(snapshot, before, held)
-    if decision.after.n_batch != before.n_batch:
-        room = min(max(snapshot.streams, 1) + LEAST_CHUNK, held.most_batch)
-        assert decision.after.n_batch >= room
+    after = decide(snapshot, before, held).after
+    if after.n_prefill != before.n_prefill:
+        assert after.n_prefill is not None
+        assert after.n_prefill >= LEAST_CHUNK
+    if after.n_batch != before.n_batch:
+        assert after.n_batch >= min(max(snapshot.streams, 1), held.most_batch - LEAST_CHUNK)
 
 
 @given(loads, settings, goals)
@@ -86,7 +90,8 @@ def test_a_constant_load_settles(snapshot: LoadSnapshot, before: Setting, held: 
 @given(loads, settings)
 def test_fixed_limits_do_not_move(snapshot: LoadSnapshot, before: Setting) -> None:
     known = {name: getattr(GOALS, name) for name in Goals.__slots__}
-    assert decide(snapshot, before, Goals(**known | {"fixed_batch": True})).after.n_batch == before.n_batch
+    after = decide(snapshot, before, Goals(**known | {"fixed_batch": True})).after
+    assert (after.n_batch, after.n_prefill) == (before.n_batch, before.n_prefill)
     assert decide(snapshot, before, Goals(**known | {"fixed_parallel": True})).after.n_parallel == before.n_parallel
 
 
@@ -99,27 +104,39 @@ def test_a_decision_is_replayed_from_its_log(snapshot: LoadSnapshot, before: Set
 
 
 def test_a_step_at_the_budget_holds_the_bound() -> None:
-    after = decide(load(), Setting(1024, 1024, 8), GOALS).after
-    seconds = MODEL.seconds(8, after.n_batch - 8, 0)
-    assert 0.8 * 0.05 < seconds <= 0.05
-    assert MODEL.seconds(0, after.alone_batch, 0) <= 0.5 / 4 + 1e-9
-    assert after.alone_batch > after.n_batch
+    after = decide(load(), Setting(2048, None, 8), GOALS).after
+    assert after.n_prefill is not None
+    assert 0.8 * 0.05 < MODEL.seconds(8, after.n_prefill, 0) <= 0.05
+    assert 0.8 * 0.125 < MODEL.seconds(0, after.n_batch, 0) <= 0.5 / 4
 
 
 def test_keys_and_spread_make_budgets_smaller() -> None:
-    plain = decide(load(), Setting(1024, 1024, 8), GOALS).after.n_batch
+    plain = decide(load(), Setting(1024, 1024, 8), GOALS).after.n_prefill or 0
     keys = StepTime(0.001, 0.0002, 0.0001, 1e-7)
-    assert decide(load(model=keys, prompt_keys=1000), Setting(1024, 1024, 8), GOALS).after.n_batch < 0.6 * plain
-    assert decide(load(spread=1.4), Setting(1024, 1024, 8), GOALS).after.n_batch < 0.75 * plain
+    with_keys = decide(load(model=keys, prompt_keys=1000), Setting(1024, 1024, 8), GOALS).after.n_prefill or 0
+    assert with_keys < 0.6 * plain
+    assert (decide(load(spread=1.4), Setting(1024, 1024, 8), GOALS).after.n_prefill or 0) < 0.75 * plain
 
 
 def test_a_budget_falls_at_once_and_rises_when_it_is_worth_it() -> None:
-    allowed = decide(load(), Setting(1024, 1024, 8), GOALS).after.n_batch
+    allowed = decide(load(), Setting(1024, None, 8), GOALS).after.n_prefill or 0
     just_now = load(changed_s=99.9)
-    assert decide(just_now, Setting(1024, 1024, 8), GOALS).after.n_batch == allowed
-    assert decide(just_now, Setting(100, 2048, 8), GOALS).after.n_batch == 100
-    assert decide(load(), Setting(100, 1024, 8), GOALS).after.n_batch == allowed
-    assert decide(load(), Setting(allowed - 8, 1024, 8), GOALS).after.n_batch == allowed - 8
+    assert decide(just_now, Setting(1024, None, 8), GOALS).after.n_prefill == allowed
+    assert decide(just_now, Setting(2048, 100, 8), GOALS).after.n_prefill == 100
+    assert decide(load(), Setting(1024, 100, 8), GOALS).after.n_prefill == allowed
+    assert decide(load(), Setting(1024, allowed - 8, 8), GOALS).after.n_prefill == allowed - 8
+
+
+def test_what_a_row_costs_follows_the_model_with_some_rest() -> None:
+    held = replace(GOALS, guesses=True)
+    first = decide(load(), Setting(1024, None, 8), held)
+    assert first.after.row_share == pytest.approx(0.2)
+    assert "a row takes 200 us, a step 1000 us" in first.reasons[-1]
+    near = decide(load(model=StepTime(0.001, 0.00022, 0.0001, 0.0)), first.after, held)
+    assert near.after.row_share == first.after.row_share
+    dear = decide(load(stream_keys=1000, model=StepTime(0.001, 0.0002, 0.0001, 1e-6)), first.after, held)
+    assert dear.after.row_share == pytest.approx(1.2)
+    assert decide(load(), Setting(1024, None, 8), GOALS).after.row_share == 0
 
 
 def test_places_follow_the_queue_up_to_the_bound() -> None:
@@ -156,7 +173,7 @@ def test_no_more_places_while_pages_run_out() -> None:
 def test_a_bound_that_cannot_be_held_says_so() -> None:
     slow = StepTime(0.3, 0.01, 0.01, 0.0)
     decision = decide(load(model=slow, streams=1, running=1), Setting(512, 512, 8), GOALS)
-    assert decision.after.n_batch == 1 + LEAST_CHUNK
+    assert decision.after.n_prefill == decision.after.n_batch - 1 == LEAST_CHUNK
     assert "no room" in decision.reasons[0]
 
 

@@ -54,7 +54,7 @@ def test_a_constant_load_settles() -> None:
     simulation.run(streams(12, output=2500))
     late = [d for d in simulation.controller.decisions if d.snapshot.at_s > 1]  # type: ignore[union-attr]
     assert simulation.clock.now > 3
-    rises = [d for d in late if d.after.n_batch > d.before.n_batch]
+    rises = [d for d in late if (d.after.n_prefill or 0) > (d.before.n_prefill or 0)]
     assert len(rises) <= 1  # the sequences grow, so budgets fall
     assert len(late) <= 12
 
@@ -84,7 +84,9 @@ def test_limits_that_fall_below_who_runs_let_them_finish() -> None:
 def test_options_say_what_is_fixed() -> None:
     assert from_environment({}, {}).fixed == frozenset()
     assert from_environment({"n_parallel": 8}, {}).fixed == {"n_parallel"}
-    assert EngineOptions(n_batch=64).fixed == {"n_batch"}
+    assert EngineOptions().fixed == frozenset()
+    assert EngineOptions(n_parallel=8).fixed == {"n_parallel"}
+    assert replace(EngineOptions(n_batch=1024), n_ctx=9).fixed == {"n_batch"}
     assert from_environment({"adaptive": "off"}, {}).fixed == {"n_batch", "n_parallel"}
 
 

@@ -25,7 +25,7 @@ def test_prometheus_reads_it() -> None:
             step=0, prompt_tokens=4, decode_tokens=1, sequences=2, budget=8, seconds=0.004, waiting=0, pages_held=3
         )
     )
-    meter.limits(8, 2, ("n_batch",))
+    meter.limits({"n_batch": 8, "n_parallel": 2}, ("n_batch",))
     meter.rejected('a "quoted" reason')
     meter.snapshot(0.0)
     text = prometheus_text(meter.snapshot(1.0, waiting=6))

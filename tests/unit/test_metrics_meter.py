@@ -151,8 +151,8 @@ def test_steps_add_up() -> None:
 
 def test_limits_and_rejections_are_counted() -> None:
     meter = Meter()
-    meter.limits(512, 16, ("n_batch", "n_parallel"))
-    meter.limits(256, 16, ("n_batch",))
+    meter.limits({"n_batch": 512, "n_parallel": 16}, ("n_batch", "n_parallel"))
+    meter.limits({"n_batch": 256, "n_parallel": 16}, ("n_batch",))
     meter.rejected("prompt_too_long")
     meter.model({"step": 0.001})
     snapshot = meter.snapshot(0.0)

@@ -8,7 +8,16 @@ from plait.cache.config import CacheConfig
 from plait.cache.kv import KVCache
 from plait.errors import OptionError, StepError
 from plait.scheduler.limits import Limits
-from plait.scheduler.lookup import FIRST_LENGTH, FIRST_PAUSE, Lookup, rows_each, verified
+from plait.scheduler.lookup import (
+    FIRST_LENGTH,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    MARGIN,
+    Lookup,
+    least_odds,
+    rows_each,
+    verified,
+)
 from plait.scheduler.plan import RowResult, StepPlan
 from plait.scheduler.scheduler import Scheduler
 from plait.types import EngineRequest, SamplingParams
@@ -39,6 +48,36 @@ def test_guesses_grow_while_they_are_right_and_pause_when_they_are_useless() -> 
     lookup.judge(1, 0, 4)
     assert lookup.guess(tokens, 99) == ()
     assert lookup.guess([7] * (4 + FIRST_PAUSE), 99) == (7,)
+
+
+def test_a_guess_ends_where_a_row_is_not_worth_its_time() -> None:
+    """With a row at a sixth of a step, one sequence gains by a token of one in seven, sixteen by one of 73%."""
+    assert least_odds(1 / 6, 1) == pytest.approx(MARGIN / 7)
+    assert least_odds(1 / 6, 16) == pytest.approx(MARGIN * 16 / 22)
+    lookup, tokens = Lookup(), [7] * 20
+    assert len(lookup.guess(tokens, 99, least_odds(1 / 6, 1))) == FIRST_LENGTH
+    assert len(lookup.guess(tokens, 99, least_odds(1 / 6, 4))) == 1, "0.7 * 0.7 is less than a half"
+    for _ in range(30):
+        lookup.judge(8, 8, 20)
+    assert len(lookup.guess(tokens, 40, least_odds(1 / 6, 4))) == 40, "always right"
+    assert lookup.guess(tokens, 99, 1.0) == ()
+
+
+def test_whoever_does_not_guess_any_more_tries_once_in_a_while() -> None:
+    lookup, odds = Lookup(), 0.9
+    assert len(lookup.guess([7] * 20, 99, odds)) == 1
+    lookup.judge(1, 0, 21)
+    assert lookup.guess([7] * 21, 99, odds) == ()
+    assert lookup.guess([7] * (19 + LONGEST_PAUSE), 99, odds) == ()
+    assert len(lookup.guess([7] * (20 + LONGEST_PAUSE), 99, odds)) == 1
+
+
+def test_a_measured_row_bounds_guesses_instead_of_a_number_of_tokens() -> None:
+    limits = Limits(n_batch=64, n_parallel=8, context_length=99, n_draft=16, row_share=0.1)
+    assert [limits.guesses(running) for running in (1, 4, 8, 32, 64)] == [16, 15, 7, 1, 0]
+    assert Limits(n_batch=64, n_parallel=8, context_length=99, n_draft=16, row_share=5.0).guesses(1) == 0
+    with pytest.raises(OptionError, match="row_share"):
+        Limits(n_batch=64, n_parallel=8, context_length=99, row_share=-1.0)
 
 
 def test_draws_count_as_far_as_the_guesses_were_right() -> None:

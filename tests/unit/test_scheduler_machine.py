@@ -59,6 +59,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         reuse=st.booleans(),
         n_prefill=st.sampled_from((None, 1, 4)),
         n_draft=st.sampled_from((0, 1, 3, 8)),
+        row_share=st.sampled_from((0.0, 0.01, 0.2)),
     )
     def begin(
         self,
@@ -70,6 +71,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         reuse: bool,
         n_prefill: int | None,
         n_draft: int,
+        row_share: float,
     ) -> None:
         limits = Limits(
             n_batch=n_batch,
@@ -77,6 +79,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             context_length=context_length,
             n_prefill=n_prefill,
             n_draft=n_draft,
+            row_share=row_share,
         )
         self.cache = KVCache(config)
         self.now = 1000.0

@@ -1,7 +1,7 @@
 """The decision: a pure function of a load snapshot, the limits in force, and the goals.
 
-The token budget is the most that keeps a step within the ITL bound; the sequence limit follows the queue up and, after
-a while, the load down. Moves are damped: a limit that breaks the bound falls at once; it rises only by a real gain.
+The prompt tokens of a step beside streams are the most that keep it within the ITL bound; the sequence limit follows the
+queue up and, after a while, the load down. Moves are damped: a limit that breaks the bound falls at once; it rises only by a real gain.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ ROOM = 1.5
 """to this multiple of what was used."""
 SQUEEZE_S = 5.0
 """After pages ran out the sequence limit does not rise for so long."""
+MOST_SHARE = 100.0
+LEAST_SHARE = 0.001
+SHARE_MOVES = 0.25
+"""`row_share` is moved where it is off by more than this part of it."""
 ALONE_SHARE = 0.25
 """A step without streams may take this share of the TTFT bound: who arrives meanwhile waits for its end."""
 
@@ -33,14 +37,17 @@ ALONE_SHARE = 0.25
 def decide(snapshot: LoadSnapshot, setting: Setting, goals: Goals) -> Decision:
     """The limits for this load. Nothing changes where nothing is to be gained; see `Decision.changed`."""
     costs = _Costs(snapshot, goals)
-    n_batch, alone, why_batch = setting.n_batch, setting.alone_batch, ""
+    n_batch, n_prefill, why_batch = setting.n_batch, setting.n_prefill, ""
     n_parallel, why_parallel = setting.n_parallel, ""
+    row_share, why_share = setting.row_share, ""
     if not goals.fixed_parallel:
         n_parallel, why_parallel = _parallel(snapshot, setting, goals, costs)
     if not goals.fixed_batch:
-        n_batch, alone, why_batch = _batch(snapshot, setting, goals, costs)
-    reasons = tuple(why for why in (why_batch, why_parallel) if why)
-    return Decision(goals, snapshot, setting, Setting(n_batch, alone, n_parallel), reasons)
+        n_batch, n_prefill, why_batch = _batch(snapshot, setting, goals, costs)
+    if goals.guesses:
+        row_share, why_share = _row_share(setting, costs)
+    reasons = tuple(why for why in (why_batch, why_parallel, why_share) if why)
+    return Decision(goals, snapshot, setting, Setting(n_batch, n_prefill, n_parallel, row_share), reasons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,29 +85,32 @@ class _Costs:
         return int(max(min(left / self.row_s, most), 0)) if self.row_s > 0 else most
 
 
-def _batch(snapshot: LoadSnapshot, setting: Setting, goals: Goals, costs: _Costs) -> tuple[int, int, str]:
-    """(budget beside streams, budget without, why they moved)."""
+def _batch(snapshot: LoadSnapshot, setting: Setting, goals: Goals, costs: _Costs) -> tuple[int, int | None, str]:
+    """(budget of a step, prompt tokens beside streams, why they moved)."""
     streams = max(snapshot.streams, 1)
-    chunk = costs.chunk(streams, costs.target_s)
-    wanted = _rounded(streams + max(chunk, LEAST_CHUNK), goals.most_batch, streams)
+    chunk = max(costs.chunk(streams, costs.target_s), min(LEAST_CHUNK, goals.most_batch))
     alone_s = max(costs.target_s, ALONE_SHARE * goals.ttft_s / snapshot.spread)
-    alone = max(_rounded(max(costs.chunk(0, alone_s), LEAST_CHUNK), goals.most_batch, 1), wanted)
+    alone = max(costs.chunk(0, alone_s), LEAST_CHUNK, streams + chunk)
     rested = snapshot.at_s >= snapshot.changed_s + REST_S
-    n_batch = _damped(setting.n_batch, wanted, rested)
-    alone = max(_damped(setting.alone_batch, alone, rested), n_batch)
-    if n_batch == setting.n_batch and alone == setting.alone_batch:
-        return n_batch, alone, ""
-    moved = f"n_batch {setting.n_batch} to {n_batch} ({alone} without streams): "
-    return n_batch, alone, moved + _why_batch(costs, streams, chunk)
+    now = setting.n_batch if setting.n_prefill is None else setting.n_prefill
+    n_prefill: int | None = _damped(now, _rounded(chunk, goals.most_batch), rested)
+    n_batch = _damped(setting.n_batch, _rounded(alone, goals.most_batch), rested)
+    if n_prefill == now and setting.n_prefill is None:
+        n_prefill = None
+    if n_batch == setting.n_batch and n_prefill == setting.n_prefill:
+        return n_batch, n_prefill, ""
+    moved = f"n_prefill {now} to {n_prefill or now}, n_batch {setting.n_batch} to {n_batch}: "
+    return n_batch, n_prefill, moved + _why_batch(costs, streams, chunk)
 
 
 def _why_batch(costs: _Costs, streams: int, chunk: float) -> str:
     busy_s = costs.snapshot.model.step + streams * costs.row_s
-    held = "" if chunk >= LEAST_CHUNK else ", which the bound leaves no room for: prompts have to go on"
+    room = costs.chunk(streams, costs.target_s)
+    held = "" if room >= LEAST_CHUNK else ", which the bound leaves no room for: prompts have to go on"
     return (
         f"{streams} streams take {1000 * busy_s:.1f} ms, a prompt token {1e6 * costs.prompt_s:.0f} us; steps aim at "
         f"{1000 * costs.target_s:.1f} of {1000 * costs.goals.itl_s:.0f} ms (they vary by {costs.snapshot.spread:.2f}), "
-        f"so {max(chunk, LEAST_CHUNK):.0f} prompt tokens fit{held}"
+        f"so {chunk:.0f} prompt tokens fit{held}"
     )
 
 
@@ -111,10 +121,23 @@ def _damped(now: int, wanted: int, rested: bool) -> int:
     return wanted if rested and wanted >= RISE * now else now
 
 
-def _rounded(tokens: float, most: int, least: int) -> int:
-    """Within bounds; a multiple of ROUND where that leaves it at least at `least` and LEAST_CHUNK."""
+def _rounded(tokens: float, most: int) -> int:
+    """Within bounds; a multiple of ROUND, unless it is small."""
     whole = int(min(tokens, most))
-    return max(whole - whole % ROUND if whole >= 4 * ROUND else whole, min(least + LEAST_CHUNK, most), 1)
+    return max(whole - whole % ROUND if whole >= 4 * ROUND else whole, 1)
+
+
+def _row_share(setting: Setting, costs: _Costs) -> tuple[float, str]:
+    """(what a row costs of a step without rows, why that moved)."""
+    step_s, row_s = costs.snapshot.model.step, costs.row_s
+    share = row_s / step_s if row_s < MOST_SHARE * step_s else MOST_SHARE
+    share = max(share, LEAST_SHARE)
+    if setting.row_share and abs(share - setting.row_share) <= SHARE_MOVES * setting.row_share:
+        return setting.row_share, ""
+    return share, (
+        f"row_share {setting.row_share:.3f} to {share:.3f}: a row takes {1e6 * row_s:.0f} us, a step {1e6 * step_s:.0f} "
+        "us before its rows, and a guess has to be worth its row"
+    )
 
 
 def _parallel(snapshot: LoadSnapshot, setting: Setting, goals: Goals, costs: _Costs) -> tuple[int, str]:

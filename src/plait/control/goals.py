@@ -52,7 +52,7 @@ def goals_of(profile: str, *, ttft_s: float | None = None, itl_s: float | None =
 def start_of(profile: str) -> Setting:
     """The limits to begin with."""
     known = PROFILES[profile]
-    return Setting(known.n_batch, known.n_batch, known.n_parallel)
+    return Setting(known.n_batch, None, known.n_parallel)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,15 @@ from typing import Any
 
 from plait.control.steptime import StepTime
 
+MOVED = ("n_batch", "n_prefill", "n_parallel", "row_share")
+"""What a decision may move, by its name in `Setting`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goals:
     """What to hold: seconds to the first token and between tokens; and the range within which limits may move. A fixed
-    limit is not moved at all."""
+    limit is not moved at all (a fixed `n_batch` is shared as ever: `n_prefill` stays, too). `guesses`: tokens are
+    guessed, so `row_share` is wanted."""
 
     name: str
     ttft_s: float
@@ -22,16 +26,19 @@ class Goals:
     most_batch: int
     fixed_batch: bool = False
     fixed_parallel: bool = False
+    guesses: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The limits in force. `n_batch` is the token budget of a step while a stream waits for its next token,
-    `alone_batch` that of a step that only computes prompts; `n_parallel` the sequence limit."""
+    """The limits in force. `n_batch` is the token budget of a step, `n_prefill` what prompts may take of it beside
+    streams (None: all that is left), `n_parallel` the sequence limit. `row_share` is the time of a row over that of a
+    step without rows, which bounds guesses; 0 while it is not known."""
 
     n_batch: int
-    alone_batch: int
+    n_prefill: int | None
     n_parallel: int
+    row_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +74,7 @@ class Decision:
     @property
     def changed(self) -> tuple[str, ...]:
         """The limits that moved."""
-        moved = []
-        if (self.before.n_batch, self.before.alone_batch) != (self.after.n_batch, self.after.alone_batch):
-            moved.append("n_batch")
-        if self.before.n_parallel != self.after.n_parallel:
-            moved.append("n_parallel")
-        return tuple(moved)
+        return tuple(name for name in MOVED if getattr(self.before, name) != getattr(self.after, name))
 
     def as_dict(self) -> dict[str, Any]:
         """For a log: plain numbers and text."""

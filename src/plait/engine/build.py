@@ -54,7 +54,7 @@ def assemble_engine(
     """An engine around a compiled program, with `kv` the KV memory it was compiled for."""
     config = CacheConfig(kv.page_size, kv.num_pages, tuple(group.window for group in shape.groups))
     controller = make_controller(options)
-    setting = controller.setting if controller else Setting(options.n_batch, options.n_batch, options.n_parallel)
+    setting = controller.setting if controller else Setting(options.n_batch, None, options.n_parallel)
     context = options.n_ctx or context_length
     limits = Limits(
         n_batch=setting.n_batch, n_parallel=setting.n_parallel, context_length=context, n_draft=options.draft_max
@@ -69,14 +69,14 @@ def assemble_engine(
 
 
 def make_controller(options: EngineOptions) -> Controller | None:
-    """The controller that these options ask for; None where no limit may be adapted. Explicit bounds hold at all
-    hours."""
-    if options.fixed == frozenset(LIMITS):
+    """The controller that these options ask for; None where it would have nothing to adapt. Explicit bounds hold at all
+    hours. Where both limits are given, it still learns what a row costs if tokens are to be guessed."""
+    if options.adaptive == "off" or (options.fixed == frozenset(LIMITS) and not options.draft_max):
         return None
     hours = [Hours(start, end, _goals(options, name)) for start, end, name in parse_hours(options.hours)]
     start = start_of(options.profile)
     if "n_batch" in options.fixed:
-        start = replace(start, n_batch=options.n_batch, alone_batch=options.n_batch)
+        start = replace(start, n_batch=options.n_batch)
     if "n_parallel" in options.fixed:
         start = replace(start, n_parallel=options.n_parallel)
     return Controller(Schedule(_goals(options, options.profile), hours), start, minute_of_day=_minute_of_day)
@@ -85,7 +85,12 @@ def make_controller(options: EngineOptions) -> Controller | None:
 def _goals(options: EngineOptions, profile: str) -> Goals:
     slo, fixed = parse_slo(options.slo), options.fixed
     goals = goals_of(profile, ttft_s=slo.get("ttft"), itl_s=slo.get("itl"))
-    return replace(goals, fixed_batch="n_batch" in fixed, fixed_parallel="n_parallel" in fixed)
+    return replace(
+        goals,
+        fixed_batch="n_batch" in fixed,
+        fixed_parallel="n_parallel" in fixed,
+        guesses=options.draft_max > 0,
+    )
 
 
 def _bounds(options: EngineOptions) -> Bounds:

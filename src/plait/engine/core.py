@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from plait.control.controller import Controller
+from plait.control.records import Setting
 from plait.engine.interrupts import uninterrupted
 from plait.engine.observe import Observer, Planned
 from plait.engine.stats import EngineStats
@@ -19,6 +20,7 @@ from plait.errors import OptionError, PlaitError, RequestError, StepError
 from plait.metrics.meter import Meter
 from plait.metrics.records import StepRecord
 from plait.metrics.snapshot import Snapshot
+from plait.scheduler.limits import Limits
 from plait.scheduler.plan import StepPlan, StepResult
 from plait.scheduler.scheduler import Scheduler
 from plait.types import EngineRequest, TokenEvent
@@ -70,7 +72,8 @@ class Engine:
         self._in_flight = in_flight
         self._clock = clock
         self.controller = controller
-        self._streams = 0  # in the step planned last
+        self._setting: Setting | None = None  # the controller's, as far as the scheduler has it
+        self._streams = 0  # in the step planned last, to tell the controller
         self._observer = Observer(scheduler, self.meter)
         self._flying: deque[tuple[StepPlan, StepHandle, Planned]] = deque()
         self._news: list[TokenEvent] = []  # for the next step to hand out
@@ -134,8 +137,7 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """All metrics as they are now."""
-        limits = self._scheduler.limits
-        self.meter.limits(limits.n_batch, limits.n_parallel)
+        self.meter.limits(_named(self._scheduler.limits))
         return self.meter.snapshot(self._clock(), self._scheduler.num_waiting)
 
     def check(self) -> None:
@@ -160,14 +162,20 @@ class Engine:
         return plan is not None
 
     def _adapt(self, controller: Controller, now: float, waiting: int) -> None:
-        """Let the controller move the limits. A step that no stream waits for has a budget of its own."""
+        """Let the controller move the limits."""
         decision = controller.between_steps(now, waiting, self._scheduler.num_running, self._streams)
-        setting, limits = controller.setting, self._scheduler.limits
-        n_batch = setting.n_batch if self._streams else setting.alone_batch
-        if (n_batch, setting.n_parallel) != (limits.n_batch, limits.n_parallel):
-            self._scheduler.limits = replace(limits, n_batch=n_batch, n_parallel=setting.n_parallel)
+        setting = controller.setting
+        if setting is not self._setting:
+            self._setting = setting
+            self._scheduler.limits = replace(
+                self._scheduler.limits,
+                n_batch=setting.n_batch,
+                n_prefill=setting.n_prefill,
+                n_parallel=setting.n_parallel,
+                row_share=setting.row_share,
+            )
         if decision is not None:
-            self.meter.limits(setting.n_batch, setting.n_parallel, decision.changed)
+            self.meter.limits(_named(self._scheduler.limits), decision.changed)
             self.meter.model(decision.snapshot.model.terms())
 
     def _land(self) -> None:
@@ -180,11 +188,12 @@ class Engine:
             return
         with uninterrupted():
             self._flying.popleft()
-            record = self._observer.landed(plan, planned, result, self._clock())
+            now = self._clock()
+            self._news += self._scheduler.commit(plan, result)
+            record = self._observer.landed(plan, planned, result, now)
             self.records.append(record)
             if self.controller is not None:
                 self.controller.observe(record)
-            self._news += self._scheduler.commit(plan, result)
 
     def _give_up(self, error: Exception) -> None:
         """The runner itself broke, and it is not known what was computed: every request hears of it, and ends."""
@@ -205,3 +214,14 @@ class Engine:
     def _count(self, events: list[TokenEvent]) -> None:
         if events:
             self.meter.events(events, self._clock())
+
+
+def _named(limits: Limits) -> dict[str, float]:
+    """The limits that are shown, by the labels of the metric."""
+    prefill = limits.n_batch if limits.n_prefill is None else limits.n_prefill
+    return {
+        "n_batch": limits.n_batch,
+        "n_prefill": prefill,
+        "n_parallel": limits.n_parallel,
+        "row_share": limits.row_share,
+    }

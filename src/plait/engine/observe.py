@@ -40,7 +40,7 @@ class Observer:
         self._ends: dict[int, int] = {}  # sequence: how many tokens it had after its last plan
         self._lost: dict[int, int] = {}  # sequence that was opened again: tokens it had before
         self._preemptions = 0
-        self._evictions = 0
+        self._evictions = self._drafted = self._accepted = 0
 
     def planned(self, plan: StepPlan, waiting: int, began: float, now: float) -> Planned:
         """A step was planned from `began` to `now`, while `waiting` samples waited."""
@@ -57,7 +57,7 @@ class Observer:
             tokens += count
             if planned.outputs:
                 streams += 1
-                if count == 1:
+                if count == 1 or planned.drafts:
                     decode_reads += keys
             ends[sequence] = first + count
         if len(ends) > 4 * len(plan.sequences) + 64:
@@ -66,13 +66,16 @@ class Observer:
         preempted, self._preemptions = scheduler.preemptions - self._preemptions, scheduler.preemptions
         limits, seconds = scheduler.limits, now - began
         running, places = scheduler.num_running, limits.n_parallel
+        budget = limits.budget(tokens - plan.prompt_tokens)
         return Planned(
-            tokens, streams, reads, decode_reads, running, waiting, limits.n_batch, places, seconds, preempted,
-            recomputed,
+            tokens, streams, reads, decode_reads, running, waiting, budget, places, seconds, preempted, recomputed,
         )  # fmt: skip
 
     def landed(self, plan: StepPlan, planned: Planned, result: StepResult, now: float) -> StepRecord:
-        """The step's result is in."""
+        """The step's result is in, and committed."""
+        counters = self._scheduler.counters
+        drafted, self._drafted = counters.drafted_tokens - self._drafted, counters.drafted_tokens
+        accepted, self._accepted = counters.accepted_tokens - self._accepted, counters.accepted_tokens
         pages = self._scheduler.cache_stats()
         evicted, self._evictions = pages.evictions - self._evictions, pages.evictions
         record = StepRecord(
@@ -97,6 +100,8 @@ class Observer:
             evictions=evicted,
             preemptions=planned.preemptions,
             recomputed_tokens=planned.recomputed_tokens,
+            draft_tokens=drafted,
+            accepted_tokens=accepted,
         )
         self._meter.step(record)
         return record

@@ -135,9 +135,9 @@ class Meter:
         self._step_time.observe(record.seconds)
         self._recent.append(record)
 
-    def limits(self, n_batch: int, n_parallel: int, changed: Iterable[str] = ()) -> None:
-        """The limits in force, and which of them the controller has just changed."""
-        self._limits = {"n_batch": n_batch, "n_parallel": n_parallel}
+    def limits(self, limits: Mapping[str, float], changed: Iterable[str] = ()) -> None:
+        """The limits in force by name (see `catalogue.LIMITS`), and which of them the controller has just changed."""
+        self._limits = dict(limits)
         self._decisions.update(changed)
 
     def model(self, terms: Mapping[str, float]) -> None:

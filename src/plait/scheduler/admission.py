@@ -22,6 +22,8 @@ from plait.types import Priority
 ORDER = attrgetter("order")
 RETRY_STEPS = 16
 """Steps after which a request that found no room looks again, though nobody has left meanwhile."""
+GUESSING_SHARE = 4
+"""Steps are not overlapped while one in so many samples, or more, has a guess."""
 MOST_SEEN = 10_000
 """First pages that are remembered, to tell that prompts do share prefixes."""
 MOST_PASSED = 256
@@ -45,6 +47,12 @@ class Admission:
         sample.awaited = None
         sample.urgency = sample.request.priority
         self.waiting.add(sample, returning=returning, cached=self.sequences.cached(sample))
+
+    @property
+    def guessing(self) -> bool:
+        """Whether so many of the running samples have a guess that a step had better wait for them."""
+        guessing = sum(1 for sample in self.running if sample.guess)
+        return guessing > 0 and GUESSING_SHARE * guessing >= len(self.running)
 
     # --- letting in -----------------------------------------------------------------------------------------------
 

@@ -72,11 +72,11 @@ class Sample:
                 return count + 1, FinishReason.LENGTH
         return len(tokens), None
 
-    def make_guess(self, most: int) -> None:
-        """Guess at most `most` tokens; one fewer than may still be drawn."""
+    def make_guess(self, most: int, odds: float) -> None:
+        """Guess at most `most` tokens, each at least so likely right; one fewer than may still be drawn."""
         if self.lookup is None:
             self.lookup = Lookup()
-        self.guess = self.lookup.guess(self.tokens, min(most, self.request.limit - len(self.tokens) - 1))
+        self.guess = self.lookup.guess(self.tokens, min(most, self.request.limit - len(self.tokens) - 1), odds)
 
     @property
     def order(self) -> tuple[int, int]:

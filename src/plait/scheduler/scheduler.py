@@ -157,9 +157,11 @@ class Scheduler:
     # --- planning -------------------------------------------------------------------------------------------------
 
     def schedule(self) -> StepPlan | None:
-        """The next step, or None if nothing can run before the step in flight is committed (or at all). May be called
-        with one step in flight."""
+        """The next step, or None if nothing can run before the step in flight is committed (or at all), or had better
+        not. May be called with one step in flight."""
         assert len(self._in_flight) < 2, "two steps are in flight; commit one first"
+        if self._in_flight and self.limits.n_draft and self._admission.guessing:
+            return None  # who guesses has to know its last token, and a step of the others alone costs a whole step
         now = self._clock()
         if len(self._admission.waiting):
             self._admission.yield_place(self.limits.places, now)
@@ -192,8 +194,8 @@ class Scheduler:
             if planned < prompt_length or planned + 1 < total < request.limit:
                 prompts.append(sample)
             elif planned + 1 == total < request.limit and draft.budget and sample.sequence is not None:
-                if guesses and sample.guess and (sample.drawing or self._place_guess(sample, guesses, draft)):
-                    continue  # while its last token is not known, it waits for it rather than go on without a guess
+                if sample.guess and guesses and not sample.drawing and self._place_guess(sample, guesses, draft):
+                    continue
                 place = extend_one(sample.sequence)
                 if place is None:
                     self._place(sample, 1, draft)
@@ -237,7 +239,8 @@ class Scheduler:
         assert result.step == plan.step, "this is another step's result"
         rows, at = result.rows, 0
         failures = dict(result.failures)
-        guesses = self.limits.guesses(len(self._admission.running))
+        running = self._admission.running
+        guesses, odds = self.limits.guesses(len(running)), self.limits.least_odds(len(running))
         by_id = self._sequences.by_id
         events: list[TokenEvent] = []
         for planned in plan.sequences:
@@ -258,7 +261,7 @@ class Scheduler:
             if sample.phase is not Phase.RUNNING:
                 self._admission.settle(sample)
             elif guesses and sample.planned >= sample.request.prompt_length:
-                sample.make_guess(guesses)
+                sample.make_guess(guesses, odds)
             elif sample.guess:
                 sample.guess = ()
         return events
