@@ -1,7 +1,8 @@
 """The decision: a pure function of a load snapshot, the limits in force, and the goals.
 
-The prompt tokens of a step beside streams are the most that keep it within the ITL bound; the sequence limit follows the
-queue up and, after a while, the load down. Moves are damped: a limit that breaks the bound falls at once; it rises only by a real gain.
+The prompt tokens of a step beside streams are the most that keep it within the ITL bound; the sequence limit follows
+the queue up and, after a while, the load down. Moves are damped: a limit that breaks the bound falls at once; it rises
+only by a real gain.
 """
 
 from __future__ import annotations
@@ -135,8 +136,8 @@ def _row_share(setting: Setting, costs: _Costs) -> tuple[float, str]:
     if setting.row_share and abs(share - setting.row_share) <= SHARE_MOVES * setting.row_share:
         return setting.row_share, ""
     return share, (
-        f"row_share {setting.row_share:.3f} to {share:.3f}: a row takes {1e6 * row_s:.0f} us, a step {1e6 * step_s:.0f} "
-        "us before its rows, and a guess has to be worth its row"
+        f"row_share {setting.row_share:.3f} to {share:.3f}: a row takes {1e6 * row_s:.0f} us, a step "
+        f"{1e6 * step_s:.0f} us before its rows, and a guess has to be worth its row"
     )
 
 
