@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from numbers import Integral, Real
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 from plait.errors import RequestError
 
@@ -174,6 +174,84 @@ class SamplingParams:
         if not low <= value <= high or value == math.inf:  # also refuses NaN
             bound = f"at least {low}" if high == math.inf else f"between {low} and {high}"
             raise RequestError(f"{name} is {value}; it must be {bound}")
+
+
+class ServiceFields(TypedDict, total=False):
+    """The fields of `Service`, as keywords; a class or a mode may be given by its name."""
+
+    priority: Priority | str
+    tenant: str
+    timeout: float | None
+    queue_timeout: float | None
+    cache: CacheMode | str
+    salt: str
+    salt_from: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """How a request is served; changes none of its tokens.
+
+    `priority` is its class: high, normal, low or background. `tenant` is whose share it counts against. `timeout` and
+    `queue_timeout` are seconds from now, to its end and until it is begun: then it fails with `DeadlineError` or
+    `QueueTimeoutError`. `cache` says what it may do with the KV memory of equal prefixes: off, read or read-write.
+    Prefixes are shared only under an equal `salt`, but for the whole pages of the first `salt_from` tokens.
+
+    Raises `RequestError` for a value of the wrong kind or out of range.
+    """
+
+    priority: Priority | str = Priority.NORMAL
+    tenant: str = ""
+    timeout: float | None = None
+    queue_timeout: float | None = None
+    cache: CacheMode | str = CacheMode.READ_WRITE
+    salt: str = ""
+    salt_from: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "priority", _named(self.priority, "priority", _PRIORITIES))
+        object.__setattr__(self, "cache", _named(self.cache, "cache", _CACHE_MODES))
+        for name in ("tenant", "salt"):
+            if not isinstance(getattr(self, name), str):
+                raise RequestError(f"{name} is {getattr(self, name)!r}; give text")
+        for name in ("timeout", "queue_timeout"):
+            seconds = getattr(self, name)
+            if seconds is not None and not (_is_real(seconds) and 0 < seconds < math.inf):
+                raise RequestError(f"{name} is {seconds!r}; give seconds greater than 0, or None for no bound")
+        if not isinstance(self.salt_from, Integral) or isinstance(self.salt_from, bool) or self.salt_from < 0:
+            raise RequestError(f"salt_from is {self.salt_from!r}; give a number of tokens, at least 0")
+        if self.salt_from and not self.salt:
+            raise RequestError(f"salt_from is {self.salt_from} and there is no salt; give the rest a salt of its own")
+
+    def applied(self, request: EngineRequest, now: float) -> EngineRequest:
+        """The request served so, `now` being the time of the scheduler's clock."""
+        return replace(
+            request,
+            priority=_named(self.priority, "priority", _PRIORITIES),
+            tenant=self.tenant,
+            deadline=None if self.timeout is None else now + self.timeout,
+            queue_timeout=self.queue_timeout,
+            cache=_named(self.cache, "cache", _CACHE_MODES),
+            salt=self.salt,
+            salt_from=self.salt_from,
+        )
+
+
+_Choice = TypeVar("_Choice", Priority, CacheMode)
+_PRIORITIES: dict[str, Priority] = {priority.name.lower(): priority for priority in Priority}
+_CACHE_MODES: dict[str, CacheMode] = {mode.value: mode for mode in CacheMode}
+
+
+def _named(value: Any, what: str, known: dict[str, _Choice]) -> _Choice:
+    """One of the `known`, given as such or by its name."""
+    found = known.get(value) if type(value) is str else value if value in known.values() else None
+    if found is None or isinstance(value, bool):
+        raise RequestError(f"{what} is {value!r}; choose one of {', '.join(known)}")
+    return found
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import pytest
 
 from plait import LLM, EngineOptions, SamplingParams
 from plait.api import Delta
-from plait.errors import OptionError, PromptTooLongError, RequestError
+from plait.errors import DeadlineError, OptionError, PromptTooLongError, RequestError
 from plait.types import ChatMessage, FinishReason
 
 GREEDY = SamplingParams(max_tokens=16, temperature=0)
@@ -261,3 +261,28 @@ def test_options_come_as_one_object_or_by_name_not_both(llm: LLM) -> None:
 def test_a_message_without_text_is_refused(llm: LLM) -> None:
     with pytest.raises(RequestError, match="content"):
         llm.chat([{"role": "user", "content": None}])
+
+
+def test_how_a_request_is_served_changes_no_token(llm: LLM) -> None:
+    prompt = "In a village by the sea there lived an old fisherman who had never once seen a whale"
+    (wanted,) = llm.generate(prompt, GREEDY, cache="off")
+    ids = len(wanted.prompt_token_ids)
+    assert wanted.cached_tokens == 0
+    assert llm.generate(prompt, GREEDY, salt="mine", priority="background", tenant="t")[0].cached_tokens == 0
+    again = llm.generate(prompt, GREEDY, salt="mine", cache="read")[0]
+    assert again.cached_tokens >= (ids - 1) // 16 * 16 > 0
+    assert llm.generate(prompt, GREEDY, salt="other", salt_from=16)[0].cached_tokens == 0
+    shared = llm.generate(prompt, GREEDY, salt="third", salt_from=16)[0]
+    assert shared.cached_tokens == 16
+    assert {wanted.text, again.text, shared.text} == {wanted.text}
+    with pytest.raises(RequestError, match="priority is 'urgent'; choose one of high, normal, low, background"):
+        llm.generate(prompt, GREEDY, priority="urgent")
+
+
+def test_a_request_that_takes_too_long_fails_by_itself(llm: LLM) -> None:
+    long = SamplingParams(max_tokens=400, temperature=0, ignore_eos=True)
+    late = llm.stream("Once upon a time", long, timeout=0.05)
+    (sample,) = llm.generate("The king said", GREEDY)[0].samples
+    last = list(late)[-1]
+    assert isinstance(last.error, DeadlineError)
+    assert sample.error is None

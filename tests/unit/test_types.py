@@ -5,7 +5,18 @@ import math
 import pytest
 
 from plait.errors import RequestError
-from plait.types import LLAMA_CPP_CHAIN, OPENAI_CHAIN, FinishReason, SamplerStage, SamplingParams, TokenEvent
+from plait.types import (
+    LLAMA_CPP_CHAIN,
+    OPENAI_CHAIN,
+    CacheMode,
+    EngineRequest,
+    FinishReason,
+    Priority,
+    SamplerStage,
+    SamplingParams,
+    Service,
+    TokenEvent,
+)
 
 
 @pytest.mark.parametrize(
@@ -71,3 +82,41 @@ def test_an_event_is_final_by_reason_or_by_error() -> None:
     assert not TokenEvent(request_id="a", index=0, tokens=(1,)).final
     assert TokenEvent(request_id="a", index=0, finish_reason=FinishReason.STOP).final
     assert TokenEvent(request_id="a", index=0, error=RequestError("x")).final
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("priority", "urgent"),
+        ("priority", 7),
+        ("priority", True),
+        ("priority", ["high"]),
+        ("cache", "write"),
+        ("cache", None),
+        ("tenant", 5),
+        ("salt", b"x"),
+        ("timeout", 0),
+        ("timeout", -1.0),
+        ("timeout", math.nan),
+        ("timeout", math.inf),
+        ("queue_timeout", "1s"),
+        ("queue_timeout", True),
+        ("salt_from", -1),
+        ("salt_from", 1.5),
+        ("salt_from", 4),
+    ],
+)
+def test_a_service_that_cannot_be_had_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(RequestError, match=name):
+        Service(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_service_names_its_class_and_mode_and_sets_the_request() -> None:
+    asked = EngineRequest(request_id="a", prompt=(1,), sampling=SamplingParams(seed=1))
+    assert Service().applied(asked, 50.0) == asked
+    service = Service(priority="low", cache="read", tenant="t", timeout=2, queue_timeout=0.5, salt="s", salt_from=16)
+    request = service.applied(asked, 50.0)
+    assert (request.priority, request.cache, request.tenant) == (Priority.LOW, CacheMode.READ, "t")
+    assert (request.deadline, request.queue_timeout) == (52.0, 0.5)
+    assert (request.salt, request.salt_from) == ("s", 16)
+    assert Service(priority=Priority.HIGH, cache=CacheMode.OFF) == Service(priority="high", cache="off")

@@ -8,13 +8,14 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 from plait.api.model import Model
 from plait.api.results import Delta, Generation, Sample
@@ -26,7 +27,16 @@ from plait.engine.stats import EngineStats
 from plait.errors import OptionError, PromptTooLongError, RequestError
 from plait.ops.api import Progress
 from plait.tokenizer.output import OutputText
-from plait.types import ChatMessage, EngineRequest, FinishReason, SamplingParams, TokenEvent, TokenId
+from plait.types import (
+    ChatMessage,
+    EngineRequest,
+    FinishReason,
+    SamplingParams,
+    Service,
+    ServiceFields,
+    TokenEvent,
+    TokenId,
+)
 
 MARGIN = 4
 """Normalisation may shorten a text before it becomes tokens; hardly to a quarter."""
@@ -96,14 +106,18 @@ class LLM:
         self._breaker_ids: dict[tuple[str, ...], tuple[tuple[TokenId, ...], ...]] = {}
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **service: Unpack[ServiceFields],
     ) -> list[Generation]:
         """Continue every prompt (text, or token ids) and return when all are done, in the order of the prompts.
 
-        `params` is one for all prompts, or one for each. Raises `RequestError` or `PromptTooLongError` before anything
-        runs if a prompt cannot be served; a failure later stays in the `error` of its sample.
+        `params` is one for all prompts, or one for each. `service` are the fields of `Service`: `priority`, `tenant`,
+        `timeout`, `queue_timeout`, `cache`, `salt`, `salt_from`. Raises `RequestError` or `PromptTooLongError` before
+        anything runs if a prompt cannot be served; a failure later stays in the `error` of its sample.
         """
-        running = self._submit(prompts, params)
+        running = self._submit(prompts, params, service)
         collected: dict[tuple[int, int], list[Delta]] = {}
         for delta in self._deltas(running):
             collected.setdefault((delta.prompt_index, delta.index), []).append(delta)
@@ -118,23 +132,30 @@ class LLM:
         ]
 
     def stream(
-        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **service: Unpack[ServiceFields],
     ) -> Iterator[Delta]:
         """Like `generate`, but yields news as it comes, samples mixed. Leaving the loop cancels what is unfinished.
 
         The prompts are checked at once, before the first item is asked for.
         """
-        running = self._submit(prompts, params)
+        running = self._submit(prompts, params, service)
         return _Stream(self._deltas(running), lambda: self._forget(running))
 
     def chat(
-        self, messages: Sequence[ChatMessage | Mapping[str, Any]], params: SamplingParams | None = None
+        self,
+        messages: Sequence[ChatMessage | Mapping[str, Any]],
+        params: SamplingParams | None = None,
+        **service: Unpack[ServiceFields],
     ) -> Generation:
-        """The model's answer to a conversation, rendered with its own chat template.
+        """The model's answer to a conversation, rendered with its own chat template. Its next turn computes only what
+        is new.
 
         Raises `TemplateError` if the model has none.
         """
-        return self.generate([self.chat_prompt(messages)], params)[0]
+        return self.generate([self.chat_prompt(messages)], params, **service)[0]
 
     def chat_prompt(self, messages: Sequence[ChatMessage | Mapping[str, Any]]) -> tuple[TokenId, ...]:
         """Token ids of a conversation, ready for the model's answer."""
@@ -162,8 +183,12 @@ class LLM:
     # --- requests ---------------------------------------------------------------------------------------------
 
     def _submit(
-        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+        fields: ServiceFields,
     ) -> list[_Running]:
+        service = Service(**fields)
         several = _as_list(prompts)
         each = list(params) if isinstance(params, Sequence) else [params or SamplingParams()] * len(several)
         if len(each) != len(several):
@@ -175,6 +200,7 @@ class LLM:
         with self._lock:
             self._abort_left()
             for i, one in enumerate(running):
+                one.request = service.applied(one.request, time.monotonic())
                 try:
                     self._engine.add(one.request)
                 except Exception:

@@ -89,7 +89,7 @@ class Engine:
         except PlaitError as error:
             self.meter.rejected(error.code)
             raise
-        self.meter.arrived(request, self._clock(), request.salt)
+        self.meter.arrived(request, self._clock(), request.tenant)
 
     def abort(self, request_id: str) -> None:
         """End a request with `abort`; the next step brings its final events. An unknown id is no error: it may just
