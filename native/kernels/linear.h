@@ -1,4 +1,5 @@
-// Matrix products with weights of any format: a tile of columns is dequantised once for all rows of the step.
+// Matrix products in float32 with weights of any format: a tile of columns is read where it lies, or dequantised once
+// for all rows of the step.
 #pragma once
 
 #include "kernels/dequantise.h"
@@ -12,38 +13,63 @@ inline const float* input_row(const InputRows& x, int i) {
     return x.base + x.stride * static_cast<std::size_t>(x.index != nullptr ? x.index[i] : i);
 }
 
-// Pointers to columns first.. of the weight as float32: where they lie, or dequantised into `scratch`.
-inline void float_columns(const Matrix& weight, std::int64_t first, int n, float* scratch, const float** columns) {
-    // The padding keeps columns of a power of two from falling into the same cache sets.
-    const std::size_t stride = static_cast<std::size_t>(weight.columns) + 16;
-    for (int c = 0; c < n; ++c) {
-        if (weight.format == Format::F32) {
-            const std::size_t row = static_cast<std::size_t>(first + c);
-            columns[c] = reinterpret_cast<const float*>(weight.data + row * weight.row_bytes);
-        } else {
-            columns[c] = scratch + stride * static_cast<std::size_t>(c);
-            dequantise(weight, first + c, scratch + stride * static_cast<std::size_t>(c));
+// Up to so many rows convert 16-bit columns as they use them; more share a tile's float32 copy.
+constexpr int kConvertedRows = 16;
+
+template <Format FORMAT>
+inline void linear_columns(const InputRows& x, Column<FORMAT>* columns, int n, int k, const float* bias, float* out,
+                           std::size_t stride) {
+    for (int i = 0; i < x.count; i += 4, out += 4 * stride) {
+        const float* rows[4];
+        const int count = x.count - i < 4 ? x.count - i : 4;
+        for (int r = 0; r < count; ++r) rows[r] = input_row(x, i + r);
+        dot_rows(count, rows, columns, n, k, out, stride);
+        for (int c = 0; c < n; ++c) columns[c].ahead = 0;
+        if (bias == nullptr) continue;
+        for (int r = 0; r < count; ++r) {
+            float* row = out + static_cast<std::size_t>(r) * stride;
+            for (int c = 0; c < n; ++c) row[c] += bias[c];
         }
     }
+}
+
+// The columns where they lie. The first four rows read them from memory: what follows the tile is fetched meanwhile.
+template <Format FORMAT>
+inline void linear_stored(const InputRows& x, const Matrix& weight, const float* bias, std::int64_t first, int n,
+                          float* out, std::size_t stride) {
+    Column<FORMAT> columns[kColumnTile];
+    for (int c = 0; c < n; ++c) {
+        columns[c] = {weight.data + static_cast<std::size_t>(first + c) * weight.row_bytes,
+                      static_cast<std::ptrdiff_t>(weight.row_bytes) * n};
+    }
+    linear_columns(x, columns, n, weight.columns, bias, out, stride);
+}
+
+inline void linear_dequantised(const InputRows& x, const Matrix& weight, const float* bias, std::int64_t first, int n,
+                               float* out, std::size_t stride, float* scratch) {
+    // The padding keeps columns of a power of two from falling into the same cache sets.
+    const std::size_t padded = static_cast<std::size_t>(weight.columns) + 16;
+    Column<Format::F32> columns[kColumnTile];
+    for (int c = 0; c < n; ++c, scratch += padded) {
+        dequantise(weight, first + c, scratch);
+        columns[c] = {reinterpret_cast<const std::uint8_t*>(scratch), 0};
+    }
+    linear_columns(x, columns, n, weight.columns, bias, out, stride);
 }
 
 // out[i * stride + c] = x[i] . weight[first + c] + bias[first + c] for c < n <= kColumnTile.
 inline void linear_tile(const InputRows& x, const Matrix& weight, const float* bias, std::int64_t first, int n,
                         float* out, std::size_t stride, float* scratch) {
-    const float* columns[kColumnTile];
-    float_columns(weight, first, n, scratch, columns);
-    for (int i = 0; i < x.count; i += 4) {
-        const float* rows[4];
-        const int count = x.count - i < 4 ? x.count - i : 4;
-        for (int r = 0; r < count; ++r) rows[r] = input_row(x, i + r);
-        float* at = out + static_cast<std::size_t>(i) * stride;
-        dot_rows(count, rows, columns, n, weight.columns, at, stride);
-        if (bias == nullptr) continue;
-        for (int r = 0; r < count; ++r) {
-            for (int c = 0; c < n; ++c)
-                at[static_cast<std::size_t>(r) * stride + static_cast<std::size_t>(c)] += bias[first + c];
-        }
+    const bool few = x.count <= kConvertedRows;
+    const float* biases = bias == nullptr ? nullptr : bias + first;
+    if (weight.format == Format::F32) return linear_stored<Format::F32>(x, weight, biases, first, n, out, stride);
+    if (few && weight.format == Format::F16) {
+        return linear_stored<Format::F16>(x, weight, biases, first, n, out, stride);
     }
+    if (few && weight.format == Format::BF16) {
+        return linear_stored<Format::BF16>(x, weight, biases, first, n, out, stride);
+    }
+    linear_dequantised(x, weight, biases, first, n, out, stride, scratch);
 }
 
 // Few rows leave no time for columns to come back from the second-level cache; many want the tile's rows read seldom.

@@ -32,7 +32,8 @@ bool Program::packed(int id) const { return matrix(id).packed != nullptr; }
 
 std::string Program::kernel_of(int id) const {
     if (packed(id)) return "int8, repacked";
-    return matrix(id).format == Format::F32 ? "float32 as stored" : "float32, dequantised per tile";
+    const bool blocks = plait::packed_bytes(matrix(id).format).weights != 0;
+    return blocks ? "float32, dequantised per tile" : "float32 as stored";
 }
 
 bool Program::packable(int id, std::int64_t rows_each) const {

@@ -48,6 +48,20 @@ inline uint8x8_t load_4_bytes(const std::uint8_t* p) {
 }
 #endif
 
+inline V load_bfloats(const std::uint8_t* p) {
+#if defined(__AVX512F__)
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return reinterpret_cast<V>(reinterpret_cast<U>(wide) << 16);
+#elif defined(__AVX2__)
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return reinterpret_cast<V>(reinterpret_cast<U>(wide) << 16);
+#else
+    V v;
+    for (int i = 0; i < kWidth; ++i) v[i] = bf16_to_f32(read_u16(p + 2 * i));
+    return v;
+#endif
+}
+
 // kWidth unsigned or signed bytes.
 inline I load_unsigned(const std::uint8_t* p) {
 #if defined(__AVX512F__)

@@ -85,14 +85,14 @@ def linear_program(matrix: Weight) -> Program:
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", sorted(set(BLOCK_FORMATS) - set(PARTS)))  # those: test_cpu_packed.py
 def test_products_have_the_bits_of_the_dequantised_matrix(path: str, name: str) -> None:
-    """21 columns do not fill a tile, and 1 or 5 rows do not fill one either."""
+    """21 columns do not fill a tile, nor do 1, 5 or 18 rows; of those the last find 16-bit columns converted before."""
     config = KVConfig(4, (20,), "f32")
     tensor = random_blocks(name, 21, 512)
-    for rows in (1, 5):
+    for rows in (1, 5, 18):
         results = []
         for matrix in (Weight(tensor), weight("dense", tensor.numpy())):
             executable = CpuBackend(2, path).compile(linear_program(matrix), config)
-            results.append(Driver(executable, config).step({"s": Chunk.every(range(rows))})["s"])
+            results.append(Driver(executable, config).step({"s": Chunk.every([r % 6 for r in range(rows)])})["s"])
         np.testing.assert_array_equal(*results)
 
 

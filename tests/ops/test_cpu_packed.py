@@ -191,7 +191,7 @@ def test_networks_have_the_same_bits_for_any_rows_threads_and_path(network: Shap
 def test_a_matrix_names_its_kernel() -> None:
     shape = _native.KvShape(1, 1, 2, 2, 4, _native.KvType.F32, [([0], 0, 20)])
     program = _native.Program(PATHS[0], shape, 1)
-    formats = {"Q5_1": "int8, repacked", "F16": "float32, dequantised per tile", "F32": "float32 as stored"}
+    formats = {"Q5_1": "int8, repacked", "F16": "float32 as stored", "F32": "float32 as stored"}
     for block_format, kernel in formats.items():
         fmt = BLOCK_FORMATS[block_format]
         data = np.zeros((8, 32 // fmt.block_values * fmt.block_bytes), np.uint8)
