@@ -27,6 +27,7 @@ _LEAST = {
     "n_parallel": 1,
     "threads": 0,
     "kv_memory": 0,
+    "kv_cache_size": 1,
     "max_queue_requests": 0,
     "max_queue_tokens": 0,
     "cpu_strict": 0,
@@ -106,6 +107,15 @@ class EngineOptions:
         env="PLAIT_REPACK_CACHE",
     )
     prefix_cache: bool = option(True, "--prefix-cache/--no-prefix-cache", help="Share the KV memory of equal prefixes.")
+    kv_cache_dir: str = option(
+        "",
+        "--kv-cache-dir",
+        help="Keep the KV memory of prompts in this folder: after a restart an equal beginning is not computed again.",
+        env="PLAIT_KV_CACHE_DIR",
+    )
+    kv_cache_size: int = option(
+        4096, "--kv-cache-size", help="At most this many MiB in --kv-cache-dir; the least recently used go first."
+    )
     max_queue_requests: int = option(
         0, "--max-queue-requests", help="At most this many requests wait, others are refused at once; 0 is no bound."
     )

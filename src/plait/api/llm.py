@@ -97,7 +97,8 @@ class LLM:
         self.options = options or from_environment(fields)
         self.model = model if isinstance(model, Model) else Model.load(model)
         self.tokenizer = self.model.tokenizer
-        self._engine: Engine = build_engine(self.model.loaded, self.options, progress)
+        mark = self.tokenizer.fingerprint() if self.options.kv_cache_dir else ""
+        self._engine: Engine = build_engine(self.model.loaded, self.options, progress, mark)
         self._running: dict[str, _Running] = {}
         self._ids = itertools.count()
         self._lock = Turns()

@@ -63,6 +63,12 @@ class KVCache:
         as far as every group has what it needs."""
         return len(self._store.tree.match(tokens, Salt.of(salt, salt_from, self._page_size))) * self._page_size
 
+    def cached_pages(self, tokens: Sequence[int], salt: str = "", salt_from: int = 0) -> tuple[tuple[int, ...], ...]:
+        """For each whole page of the resident prefix of `tokens` its page in every group, 0 where a window group gave
+        it back."""
+        path = self._store.tree.match((*tokens, 0), Salt.of(salt, salt_from, self._page_size))
+        return tuple(tuple(node.pages) for node in path)
+
     def open(self, seq: int, tokens: Sequence[int] = (), salt: str = "", reuse: bool = True, salt_from: int = 0) -> int:
         """A new sequence. Holds the longest resident prefix of `tokens` (none where `reuse` is False) and returns its
         length: those tokens are committed, the next to reserve is the one after. Its path is private to `salt`, but for

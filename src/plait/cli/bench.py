@@ -250,7 +250,21 @@ COMMAND = command(
     "bench",
     [
         *_OWN,
-        *engine_options(frozenset({"n_parallel", "prefix_cache", "profile", "slo", "hours", "adaptive", "calibrate"})),
+        *engine_options(
+            frozenset(
+                {
+                    "n_parallel",
+                    "prefix_cache",
+                    "kv_cache_dir",
+                    "kv_cache_size",
+                    "profile",
+                    "slo",
+                    "hours",
+                    "adaptive",
+                    "calibrate",
+                }
+            )
+        ),
         *refused_options(),
     ],
     bench,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
+from math import lcm
 from pathlib import Path
 
 from plait.cache.config import CacheConfig
@@ -18,6 +19,9 @@ from plait.control.goals import Hours, Schedule, goals_of, start_of
 from plait.control.records import Goals, Setting
 from plait.engine.calibrate import calibrate
 from plait.engine.core import Engine
+from plait.engine.fingerprint import Fingerprint, fingerprint
+from plait.engine.kvdisk import KVDisk
+from plait.engine.kvstore import KVStore
 from plait.engine.runner import Runner
 from plait.errors import BackendError, OptionError
 from plait.metrics.meter import Meter
@@ -32,26 +36,40 @@ from plait.scheduler.scheduler import Scheduler
 RAM_SHARE = 4
 """Without `--kv-memory`, KV memory takes at most one part in this many of the RAM."""
 MIB = 1024 * 1024
+BLOCK_TOKENS = 64
+"""Tokens that are kept on disk as one file, at least: of shorter prompts nothing is kept."""
 POSITION_BYTES = 4
 NVIDIA_DRIVER = Path("/dev/nvidiactl")
 """Looked for before torch is, which takes seconds to import."""
 
 
-def build_engine(loaded: LoadedModel, options: EngineOptions, progress: Progress | None = None) -> Engine:
-    """An engine for this model. Prepares the weights, which may take a while; `progress` hears of it.
+def build_engine(
+    loaded: LoadedModel, options: EngineOptions, progress: Progress | None = None, tokenizer: str = ""
+) -> Engine:
+    """An engine for this model. Prepares the weights, which may take a while; `progress` hears of it. `tokenizer` is
+    the tokenizer's fingerprint, for what is kept on disk.
 
     Raises `BackendError` where the device cannot be used or cannot run the model, `OptionError` where the KV memory
     would not hold a page.
     """
     kv = kv_config(loaded.kv, options, loaded.context_length)
-    executable = make_backend(options).compile(loaded.program, kv, progress)
-    return assemble_engine(executable, loaded.kv, kv, options, loaded.context_length)
+    backend = make_backend(options)
+    executable = backend.compile(loaded.program, kv, progress)
+    keep = bool(options.kv_cache_dir) and options.prefix_cache
+    mark = fingerprint(loaded, options.kv_type, backend.name, tokenizer) if keep else None
+    return assemble_engine(executable, loaded.kv, kv, options, loaded.context_length, mark)
 
 
 def assemble_engine(
-    executable: Executable, shape: KVShape, kv: KVConfig, options: EngineOptions, context_length: int
+    executable: Executable,
+    shape: KVShape,
+    kv: KVConfig,
+    options: EngineOptions,
+    context_length: int,
+    mark: Fingerprint | None = None,
 ) -> Engine:
-    """An engine around a compiled program, with `kv` the KV memory it was compiled for."""
+    """An engine around a compiled program, with `kv` the KV memory it was compiled for. With `mark`, prompts are kept
+    in `options.kv_cache_dir`."""
     config = CacheConfig(kv.page_size, kv.num_pages, tuple(group.window for group in shape.groups))
     controller = make_controller(options)
     setting = controller.setting if controller else Setting(options.n_batch, None, options.n_parallel)
@@ -62,10 +80,20 @@ def assemble_engine(
     if controller and options.calibrate:
         calibrate(executable, config, context, controller.fit, options.calibrate)
     queue = QueueBounds(max_requests=options.max_queue_requests, max_tokens=options.max_queue_tokens)
-    scheduler = Scheduler(KVCache(config), limits, reuse=options.prefix_cache, queue=queue)
-    meter = Meter(_bounds(options) if controller else None)
+    cache = KVCache(config)
     runner = Runner(executable, len(shape.groups))
-    return Engine(scheduler, runner, in_flight=options.in_flight, meter=meter, controller=controller)
+    disk = None if mark is None else _kv_disk(cache, runner, shape, options, mark)
+    ready = disk.ready if disk else None
+    scheduler = Scheduler(cache, limits, reuse=options.prefix_cache, queue=queue, ready=ready)
+    meter = Meter(_bounds(options) if controller else None)
+    return Engine(scheduler, runner, in_flight=options.in_flight, meter=meter, controller=controller, disk=disk)
+
+
+def _kv_disk(cache: KVCache, runner: Runner, shape: KVShape, options: EngineOptions, mark: Fingerprint) -> KVDisk:
+    block = lcm(BLOCK_TOKENS, options.page_size)
+    store = KVStore(Path(options.kv_cache_dir), mark, block, options.kv_cache_size * MIB)
+    slot_bytes = [group_page_bytes(shape, group, options) // options.page_size for group in shape.groups]
+    return KVDisk(cache, runner, store, slot_bytes)
 
 
 def make_controller(options: EngineOptions) -> Controller | None:

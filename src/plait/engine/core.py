@@ -14,6 +14,7 @@ from typing import Protocol
 from plait.control.controller import Controller
 from plait.control.records import Setting
 from plait.engine.interrupts import uninterrupted
+from plait.engine.kvdisk import IDLE_BYTES, KVDisk
 from plait.engine.observe import Observer, Planned
 from plait.engine.stats import EngineStats
 from plait.errors import OptionError, PlaitError, RequestError, StepError
@@ -26,6 +27,8 @@ from plait.scheduler.scheduler import Scheduler
 from plait.types import EngineRequest, TokenEvent
 
 KEPT_RECORDS = 4096
+PATIENCE_S = 1.0
+"""With nothing to run, so long a step waits at most for a prompt that is read from disk."""
 
 
 class StepHandle(Protocol):
@@ -48,7 +51,8 @@ class Engine:
     """Serves requests step by step. Every accepted sample gets exactly one final event, whatever happens.
 
     `in_flight` is the number of steps (0 or 1) that may run while the next is planned. `records` are the latest steps,
-    `meter` counts everything. A `controller` moves the limits. `clock` gives seconds that only grow.
+    `meter` counts everything. A `controller` moves the limits. `disk` keeps prompts over a restart. `clock` gives
+    seconds that only grow.
 
     Raises `OptionError` for another number of steps in flight.
     """
@@ -61,6 +65,7 @@ class Engine:
         in_flight: int = 0,
         meter: Meter | None = None,
         controller: Controller | None = None,
+        disk: KVDisk | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if in_flight not in (0, 1):
@@ -72,6 +77,7 @@ class Engine:
         self._in_flight = in_flight
         self._clock = clock
         self.controller = controller
+        self._disk = disk
         self._setting: Setting | None = None  # the controller's, as far as the scheduler has it
         self._streams = 0  # in the step planned last, to tell the controller
         self._observer = Observer(scheduler, self.meter)
@@ -89,6 +95,8 @@ class Engine:
         except PlaitError as error:
             self.meter.rejected(error.code)
             raise
+        if self._disk is not None:
+            self._disk.add(request)
         self.meter.arrived(request, self._clock(), request.tenant)
 
     def abort(self, request_id: str) -> None:
@@ -113,6 +121,8 @@ class Engine:
             launched = self._launch()
         if self._flying and (not launched or len(self._flying) > self._in_flight):
             self._land()
+        elif not launched and self._disk is not None and self._disk.loading and not self._news:
+            self._disk.wait(PATIENCE_S)
         return self._take_news()
 
     def run(self) -> Iterator[TokenEvent]:
@@ -127,6 +137,8 @@ class Engine:
             self._land()
         for request_id in self._scheduler.request_ids:
             self.abort(request_id)
+        if self._disk is not None:
+            self._disk.close()
         self._runner.close()
         return self._take_news()
 
@@ -148,6 +160,8 @@ class Engine:
         """Plan a step and hand it to the runner, as one: an interrupt between the two would lose the plan."""
         with uninterrupted():
             self._news += self._scheduler.expire()
+            if self._disk is not None:
+                self._disk.move()
             began, waiting = self._clock(), self._scheduler.num_waiting
             if self.controller is not None:
                 self._adapt(self.controller, began, waiting)
@@ -214,6 +228,16 @@ class Engine:
     def _count(self, events: list[TokenEvent]) -> None:
         if events:
             self.meter.events(events, self._clock())
+            if self._disk is not None:
+                self._keep(self._disk, events)
+
+    def _keep(self, disk: KVDisk, events: list[TokenEvent]) -> None:
+        """Prompts of requests that ended go to disk; at once where no other step will come to do it."""
+        ended = [event.request_id for event in events if event.final]
+        for request_id in ended:
+            disk.end(request_id)
+        if ended and not self._flying and not self._scheduler.has_work:
+            disk.move(IDLE_BYTES)
 
 
 def _named(limits: Limits) -> dict[str, float]:

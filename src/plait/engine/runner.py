@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TypeVar
 
 from plait.cache.edits import GroupEdits
 from plait.engine.halving import Rows, run_by_halves
@@ -21,6 +22,7 @@ from plait.ops.sampling import Sampled, SampleRow
 from plait.scheduler.plan import FromStep, PlannedSampling, PlannedSequence, RowResult, StepPlan, StepResult
 from plait.types import TokenId
 
+T = TypeVar("T")
 REMEMBERED_STEPS = 2
 """A plan refers to at most the step before it; one more for good measure."""
 
@@ -56,6 +58,10 @@ class Runner:
     def submit(self, plan: StepPlan) -> Handle:
         """Queue a step. Its FromStep tokens must be drawn by steps submitted before."""
         return Handle(self._worker.submit(self._run, plan))
+
+    def call(self, work: Callable[[Executable], T]) -> T:
+        """Do `work` between the steps submitted before and those after, and wait for it. Raises what it raises."""
+        return self._worker.submit(work, self._executable).result()
 
     def close(self) -> None:
         """Finish what is queued, then stop the worker."""

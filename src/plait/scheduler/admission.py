@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import islice
 from operator import attrgetter
 
@@ -17,7 +18,7 @@ from plait.scheduler.limits import Limits
 from plait.scheduler.request import Phase, Sample
 from plait.scheduler.sequences import Sequences
 from plait.scheduler.waiting import WaitingQueue
-from plait.types import Priority
+from plait.types import EngineRequest, Priority
 
 ORDER = attrgetter("order")
 RETRY_STEPS = 16
@@ -31,9 +32,14 @@ MOST_PASSED = 256
 
 
 class Admission:
-    """`running` are the samples that take part in steps, by arrival; `waiting` those that will."""
+    """`running` are the samples that take part in steps, by arrival; `waiting` those that will. `ready` is asked before
+    one is let in: where it says False, others go first, and it is asked again."""
 
-    def __init__(self, sequences: Sequences, counters: Counters) -> None:
+    def __init__(
+        self, sequences: Sequences, counters: Counters, ready: Callable[[EngineRequest], bool] | None = None
+    ) -> None:
+        self._ready = ready
+        self.held_back = False  # a sample that was not ready, in the step planned last
         self.sequences = sequences
         self.counters = counters
         self.waiting = WaitingQueue()
@@ -65,7 +71,7 @@ class Admission:
         """
         for sample in prompts:
             budget -= policy.first_share(sample.wanted, budget, True)
-        passed = 0
+        passed, self.held_back = 0, False
         for sample in self.waiting.ordered(now):
             if budget <= 0 or passed >= MOST_PASSED:
                 return
@@ -78,11 +84,18 @@ class Admission:
                 continue
             if len(self.running) >= limits.places:
                 return
+            if not self._is_ready(sample):
+                self.held_back = True
+                passed += 1
+                continue
             if not self._open(sample, prompts, step):
                 return
             sample.urgency = max(0, policy.level(sample.urgency, now - sample.request.arrived))
             prompts.append(sample)
             budget -= policy.first_share(sample.wanted, budget, True)
+
+    def _is_ready(self, sample: Sample) -> bool:
+        return self._ready is None or self._ready(sample.request.engine_request)
 
     def _open(self, sample: Sample, prompts: list[Sample], step: int) -> bool:
         """Give a waiting sample a sequence, if there is room for it."""
@@ -150,7 +163,12 @@ class Admission:
         if not below:
             return
         first = next(
-            (s for s in islice(self.waiting.ordered(now), MOST_PASSED) if not self.sequences.coming_from(s)), None
+            (
+                s
+                for s in islice(self.waiting.ordered(now), MOST_PASSED)
+                if not self.sequences.coming_from(s) and self._is_ready(s)
+            ),
+            None,
         )
         if first is not None:
             below = [s for s in below if s.urgency > first.request.priority]

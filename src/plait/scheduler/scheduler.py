@@ -16,6 +16,7 @@ from plait.cache.kv import CacheStats, KVCache
 from plait.errors import PlaitError
 from plait.scheduler import policy
 from plait.scheduler.admission import Admission
+from plait.scheduler.check import check_requests
 from plait.scheduler.counters import Counters
 from plait.scheduler.door import Timeouts, check_bounds, check_request
 from plait.scheduler.draft import Draft
@@ -46,8 +47,10 @@ class Scheduler:
         reuse: bool = True,
         queue: QueueBounds = NO_BOUNDS,
         clock: Callable[[], float] = time.monotonic,
+        ready: Callable[[EngineRequest], bool] | None = None,
     ) -> None:
-        """`reuse` False computes every prompt afresh. `clock` gives seconds; deadlines are in its time."""
+        """`reuse` False computes every prompt afresh. `clock` gives seconds; deadlines are in its time.
+        `ready` is asked before a request begins: where it says False, that one waits and others go first."""
         self.limits = limits
         self.counters = Counters()
         self._queue = queue
@@ -55,7 +58,7 @@ class Scheduler:
         self._sequences = Sequences(cache, reuse=reuse)  # RUNNING, LEAVING, and ENDED with a step in flight
         # A sequence that has the memory to itself always fits, so whoever is admitted gets to its end.
         self.context_length = min(limits.context_length, self._sequences.capacity)
-        self._admission = Admission(self._sequences, self.counters)
+        self._admission = Admission(self._sequences, self.counters, ready)
         self._fair = FairShare()
         self._requests: dict[str, Request] = {}
         self._in_flight: deque[StepPlan] = deque()
@@ -173,7 +176,7 @@ class Scheduler:
             self._admission.admit(self.limits, budget, prompts, self._steps, now)
         self._prefill(prompts, budget, draft)
         if not draft.sequences:
-            assert self._in_flight or not self._requests, "requests wait and nothing runs"
+            assert self._in_flight or not self._requests or self._admission.held_back, "requests wait and nothing runs"
             return None
         self.counters.recomputed_tokens += draft.recomputed
         plan = draft.finish(self._sequences.take_edits())
@@ -382,17 +385,7 @@ class Scheduler:
 
     def check(self) -> None:
         """Verify the invariants; raises `AssertionError`."""
-        samples = [s for r in self._requests.values() for s in r.samples]
-        self._admission.check(samples)
         flying = [p.sequence for plan in self._in_flight for p in plan.sequences]
-        assert set(flying) <= set(self._sequences.by_id)
-        for sequence, sample in self._sequences.by_id.items():
-            assert sample.in_flight == flying.count(sequence)
-            assert sample.phase is Phase.RUNNING or sample.in_flight, "a sequence without a future holds pages"
-        assert all(s.sequence is None for s in samples if s.phase in (Phase.PENDING, Phase.WAITING))
-        for request in self._requests.values():
-            assert request.open == sum(s.phase is not Phase.ENDED for s in request.samples) > 0
-            assert (request.base is None) == (not request.heirs)
-            assert all(request.samples[i].phase is Phase.WAITING for i in request.heirs)
-            assert [s.index for s in request.samples] == list(range(len(request.samples)))
+        check_requests(list(self._requests.values()), self._sequences.by_id, flying)
+        self._admission.check([s for r in self._requests.values() for s in r.samples])
         self._sequences.check()
