@@ -61,19 +61,18 @@ constexpr int kNear = 2048, kFar = 8192;  // bytes
 // Bytes of weights per row, in 32 inputs, that come while the rows are multiplied: with more, memory is what holds up.
 constexpr int kBytesInTime = 150;
 
-// What a pass over a tile fetches meanwhile, with each block so many lines from there on: `soon` into the first-level
-// cache, `later` into the second.
-struct Fetch {
-    const std::uint8_t* at;
-    int lines;
-};
+// What a pass over a tile fetches with each block, in cache lines: of the tile itself, kNear on into the first-level
+// cache and kFar on into the second; and from `next` on, into the second.
 struct Ahead {
-    Fetch soon, later;
+    int near, far;
+    const std::uint8_t* next;
+    int next_lines;
 };
 
-inline void fetch(Ahead& ahead) {
-    for (int line = 0; line < ahead.soon.lines; ++line, ahead.soon.at += 64) __builtin_prefetch(ahead.soon.at, 0, 3);
-    for (int line = 0; line < ahead.later.lines; ++line, ahead.later.at += 64) __builtin_prefetch(ahead.later.at, 0, 2);
+inline void fetch(const std::uint8_t* tile, Ahead& ahead) {
+    for (int line = 0; line < ahead.near; ++line) __builtin_prefetch(tile + kNear + 64 * line, 0, 3);
+    for (int line = 0; line < ahead.far; ++line) __builtin_prefetch(tile + kFar + 64 * line, 0, 2);
+    for (int line = 0; line < ahead.next_lines; ++line, ahead.next += 64) __builtin_prefetch(ahead.next, 0, 2);
 }
 
 // Sums of one part of 32 inputs, column...: exact.
@@ -153,7 +152,7 @@ inline void tile_pass(const PanelBlock* x, const std::uint8_t* tile, int blocks,
             head = tile;
             tile += P::bytes.head;
         }
-        fetch(ahead);
+        fetch(tile, ahead);
         add_block<P>(x, head, tile, column, total);
     }
     for (int r = 0; r < ROWS; ++r) {
@@ -219,11 +218,11 @@ inline Ahead ahead_of(const PackedArgs& a, const std::uint8_t* tile, std::size_t
     const int block_bytes = static_cast<int>(tile_bytes) / blocks, lines = (block_bytes + 63) / 64;
     if (groups == 1) {
         const int rows = group_start(a.rows, g + 1) - group_start(a.rows, g);
-        return {{tile + kNear, lines}, {tile + kFar, block_bytes <= rows * kBytesInTime ? lines : 0}};
+        return {lines, block_bytes <= rows * kBytesInTime ? lines : 0, nullptr, 0};
     }
     if (c + kPackedColumns >= a.last) return {};
     const int share = (lines + groups - 1) / groups, skipped = share * blocks * (g - a.first_group);
-    return {{}, {tile + tile_bytes + 64 * static_cast<std::size_t>(skipped), share}};
+    return {0, 0, tile + tile_bytes + 64 * static_cast<std::size_t>(skipped), share};
 }
 
 inline void linear_packed(const PackedArgs& a) {
