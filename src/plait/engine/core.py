@@ -9,12 +9,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from plait.control.controller import Controller
 from plait.control.records import Setting
 from plait.engine.interrupts import uninterrupted
-from plait.engine.kvdisk import IDLE_BYTES, KVDisk
 from plait.engine.observe import Observer, Planned
 from plait.engine.stats import EngineStats
 from plait.errors import OptionError, PlaitError, RequestError, StepError
@@ -25,6 +24,9 @@ from plait.scheduler.limits import Limits
 from plait.scheduler.plan import StepPlan, StepResult
 from plait.scheduler.scheduler import Scheduler
 from plait.types import EngineRequest, TokenEvent
+
+if TYPE_CHECKING:  # arrays, which the simulator does without
+    from plait.engine.kvdisk import KVDisk
 
 KEPT_RECORDS = 4096
 PATIENCE_S = 1.0
@@ -237,7 +239,7 @@ class Engine:
         for request_id in ended:
             disk.end(request_id)
         if ended and not self._flying and not self._scheduler.has_work:
-            disk.move(IDLE_BYTES)
+            disk.move(idle=True)
 
 
 def _named(limits: Limits) -> dict[str, float]:

@@ -131,8 +131,9 @@ class KVDisk:
         """Until a prompt, or a part of one, has been read."""
         wait([one.blocks for one in self._asked.values() if one], seconds, return_when=FIRST_COMPLETED)
 
-    def move(self, most_bytes: int = STEP_BYTES) -> None:
+    def move(self, *, idle: bool = False) -> None:
         """Put what was read into pages, for one request at a time, and copy out what is to be written."""
+        most_bytes = IDLE_BYTES if idle else STEP_BYTES
         for request_id, loading in self._asked.items():
             if loading is not None and loading.blocks.done():
                 self._asked[request_id] = self._take_in(loading)
@@ -150,7 +151,7 @@ class KVDisk:
         for request_id in list(self._known):
             self.end(request_id)
         while self._ended:
-            self.move(IDLE_BYTES)
+            self.move(idle=True)
             wait(self._writing.values())
         self._reader.shutdown(wait=True, cancel_futures=True)
         self._writer.shutdown(wait=True)

@@ -117,17 +117,9 @@ class KVStore:
         self._writes = 0
         found: list[tuple[int, str, int]] = []
         try:
-            for entry in os.scandir(self._folder):
-                ours = _OURS.fullmatch(entry.name)
-                if ours is None:
-                    continue
-                stat = entry.stat()
-                if not ours[1]:
-                    found.append((stat.st_mtime_ns, entry.name, stat.st_size))
-                elif time.time() - stat.st_mtime > STALE_S:
-                    self._remove(entry.name)
-        except FileNotFoundError:  # another process removed one meanwhile
-            return
+            with os.scandir(self._folder) as entries:
+                for entry in entries:
+                    self._look(entry, found)
         except OSError as error:
             self._warn("cannot be listed", self._folder, error)
             return
@@ -138,6 +130,20 @@ class KVStore:
                 break
             self._remove(name)
             self._bytes -= size
+
+    def _look(self, entry: os.DirEntry[str], found: list[tuple[int, str, int]]) -> None:
+        """Put a file of ours into `found`; one that was left half written is removed."""
+        ours = _OURS.fullmatch(entry.name)
+        if ours is None:
+            return
+        try:
+            stat = entry.stat()
+        except FileNotFoundError:  # another process has just removed it
+            return
+        if not ours[1]:
+            found.append((stat.st_mtime_ns, entry.name, stat.st_size))
+        elif time.time() - stat.st_mtime > STALE_S:
+            self._remove(entry.name)
 
     def _remove(self, name: str) -> None:
         try:
