@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -298,6 +298,15 @@ def test_more_than_one_step_in_flight_is_refused(model: LoadedModel) -> None:
         engine_of(model, in_flight=2)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("in_flight", [0, 1])
 @pytest.mark.parametrize("where", ["schedule", "commit", "expire"])
 def test_an_interrupt_in_the_midst_of_a_step_loses_nothing(
