@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -82,8 +83,12 @@ def test_ctrl_c_between_tensors_ends_the_loading() -> None:
 
 
 def affinities() -> dict[int, set[int]]:
-    """The CPUs of each thread of this process."""
-    return {int(task): os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")}
+    """The CPUs of each thread of this process; a thread that ends while they are read is left out."""
+    found = {}
+    for task in map(int, os.listdir("/proc/self/task")):
+        with contextlib.suppress(ProcessLookupError):
+            found[task] = os.sched_getaffinity(task)
+    return found
 
 
 def workers_of(make: Callable[[], CpuExecutable]) -> tuple[list[set[int]], CpuExecutable]:
