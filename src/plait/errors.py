@@ -118,3 +118,15 @@ class StepError(PlaitError):
     """A step of the model that failed for one request, for example with logits that are not finite."""
 
     code = "step_failed"
+
+
+class EngineDownError(PlaitError):
+    """The engine accepts no requests: it is draining, has given up after crashes, or does not answer."""
+
+    code = "engine_down"
+
+
+class EngineCrashError(PlaitError):
+    """The engine process died of this request: alone, and twice in a row."""
+
+    code = "engine_crash"
