@@ -1,1 +1,1 @@
-"""The parent's side of the engine process: start, watch, restart, replay. Loads no kernels, no model and no scheduler."""
+"""The parent's side of the engine process: start, watch, restart, replay. Loads no kernels, model or scheduler."""
