@@ -4,7 +4,7 @@ that fits a file is used), and the function that records it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from plait.formats.tensor import ModelSource
 from plait.models import gguf_config, gguf_families, gguf_older, hf_config, hf_families, hf_older
@@ -72,6 +72,7 @@ def _hf(name: str, serves: str, read: ReadConfig, *names: DecoderNames) -> Archi
     return Architecture(name, serves, read, names or hf_names.with_bare(hf_names.LLAMA))
 
 
+_NEOX = (hf_names.GPT_NEOX, replace(hf_names.GPT_NEOX, output="lm_head"))
 _GPT2, _FALCON = hf_names.with_bare(hf_names.GPT2), (hf_names.FALCON_40B, hf_names.FALCON)
 
 HF_ARCHITECTURES: Mapping[str, Architecture] = {
@@ -92,7 +93,7 @@ HF_ARCHITECTURES: Mapping[str, Architecture] = {
     "Starcoder2ForCausalLM": _hf("starcoder2", "StarCoder 2", hf_older.starcoder2_from_hf, hf_names.STARCODER2),
     "FalconForCausalLM": _hf("falcon", "Falcon RW, 7B, 11B, 40B and 180B", hf_older.falcon_from_hf, *_FALCON),
     "GPT2LMHeadModel": _hf("gpt2", "GPT-2", hf_older.gpt2_from_hf, *_GPT2),
-    "GPTNeoXForCausalLM": _hf("gpt_neox", "GPT-NeoX, Pythia", hf_older.gpt_neox_from_hf, hf_names.GPT_NEOX),
+    "GPTNeoXForCausalLM": _hf("gpt_neox", "GPT-NeoX, Pythia", hf_older.gpt_neox_from_hf, *_NEOX),
     "MptForCausalLM": _hf("mpt", "MPT", hf_older.mpt_from_hf, hf_names.MPT),
     "MPTForCausalLM": _hf("mpt", "MPT", hf_older.mpt_from_hf, hf_names.MPT),
     "CohereForCausalLM": _hf("cohere", "Command-R and R+", hf_older.cohere_from_hf),

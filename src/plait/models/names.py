@@ -7,7 +7,7 @@ halves: the layout of the config's `Rope` goes with the container.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from plait.formats.tensor import ModelSource
 
@@ -43,24 +43,30 @@ class DecoderNames:
     transposed: bool = False
     unused: re.Pattern[str] = re.compile(r"(?!)")
 
-    def fits(self, source: ModelSource) -> bool:
-        """Whether the file has this table's embedding and, where there is one, the first layer's first norm."""
-        wanted = [f"{self.embedding}.weight"]
-        if self.attention_norm:
-            wanted.append(f"{self.layer.format(0)}{self.attention_norm}.weight")
-        return all(name in source.tensors for name in wanted)
+    def n_found(self, source: ModelSource) -> int:
+        """How many of this table's embedding, output matrix and first norm the file has."""
+        norm = self.layer.format(0) + self.attention_norm
+        return sum(f"{name}.weight" in source.tensors for name in (self.embedding, self.output, norm))
 
     def under(self, old: str, new: str) -> DecoderNames:
         """The same names where a prefix `old` is `new`."""
-        tops = ("embedding", "final_norm", "output", "layer", "positions")
-        assert {"embedding", "layer"} <= {field.name for field in fields(self)}
-        changes = {top: new + value.removeprefix(old) for top in tops if (value := getattr(self, top)).startswith(old)}
-        return replace(self, **changes)  # type: ignore[arg-type]
+
+        def moved(name: str) -> str:
+            return new + name.removeprefix(old) if name.startswith(old) else name
+
+        return replace(
+            self,
+            embedding=moved(self.embedding),
+            final_norm=moved(self.final_norm),
+            output=moved(self.output),
+            layer=moved(self.layer),
+            positions=moved(self.positions),
+        )
 
 
 def pick(tables: tuple[DecoderNames, ...], source: ModelSource) -> DecoderNames:
-    """The first table that fits the file; the first of all if none does."""
-    return next((names for names in tables if names.fits(source)), tables[0])
+    """The table that fits the file best, the first of equals."""
+    return max(tables, key=lambda names: names.n_found(source))
 
 
 GGUF_DECODER = DecoderNames(
