@@ -19,14 +19,15 @@ class Model:
         self.tokenizer = tokenizer
 
     @classmethod
-    def load(cls, model: str | Path | None = None) -> Model:
-        """Open `model`: a .gguf file, a directory, a hub id, or None for the bundled model.
+    def load(cls, model: str | Path | None = None, n_ctx: int = 0) -> Model:
+        """Open `model`: a .gguf file, a directory, a hub id, or None for the bundled model. `n_ctx`: sequences will be
+        no longer than so many tokens (0: than the model was made for); some models rotate short ones by other factors.
 
         Raises `ModelNotFoundError`, `ModelFileError`, `UnsupportedModelError` or `TokenizerError`.
         """
         path = resolve_model(None if model is None else str(model))
         source = open_model(path)
-        return cls(path, load_model(source), Tokenizer.from_source(source))
+        return cls(path, load_model(source, n_ctx), Tokenizer.from_source(source))
 
     @property
     def context_length(self) -> int:

@@ -130,7 +130,7 @@ def _load(
     started = time.perf_counter()
     path = resolve_model(model)
     with loading_bar() as progress:
-        runner = Bench(load_model(open_model(path)), options, cases, sample=sample, progress=progress)
+        runner = Bench(load_model(open_model(path), options.n_ctx), options, cases, sample=sample, progress=progress)
     facts: dict[str, Any] = {"model": path.name, "device": runner.device, "n_threads": runner.threads}
     facts |= {"n_batch": options.n_batch, "kv_type": options.kv_type, "kv_bytes": runner.kv_bytes, "sampled": sample}
     return runner, facts | {"load_s": round(time.perf_counter() - started, 3)}
