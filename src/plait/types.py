@@ -264,6 +264,10 @@ class EngineRequest:
     `tenant` is whose share the request is counted against (an API key). `deadline` is in seconds of the scheduler's
     clock; `queue_timeout` in seconds from its arrival until it is begun. Prefixes are shared only under an equal
     `salt`; the whole pages of the first `salt_from` tokens are shared with everybody all the same.
+
+    `resume` is set for a request that an engine had taken before, and which is given to a new one: for each sample the
+    tokens that were handed out already. It goes on after them as if it had never stopped, and only further tokens are
+    news; `max_tokens` counts all. Samples in `ended` had their final event, and take no part.
     """
 
     request_id: str
@@ -278,6 +282,8 @@ class EngineRequest:
     queue_timeout: float | None = None
     cache: CacheMode = CacheMode.READ_WRITE
     salt_from: int = 0
+    resume: tuple[tuple[TokenId, ...], ...] = ()
+    ended: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

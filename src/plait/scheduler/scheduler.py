@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from plait.cache.kv import CacheStats, KVCache
 from plait.errors import PlaitError
@@ -68,15 +68,17 @@ class Scheduler:
 
     # --- requests -------------------------------------------------------------------------------------------------
 
-    def add(self, request: EngineRequest) -> None:
-        """Accept a request.
+    def add(self, request: EngineRequest) -> list[TokenEvent]:
+        """Accept a request. One that was accepted before (`resume`) asks for no place in the queue; those of its
+        samples that have all their tokens end at once, which makes the events.
 
         Raises `QueueFullError` where the queue is at its bounds, `RequestError` for an empty prompt or an id in use,
         `PromptTooLongError` for a prompt that leaves no room in the context or the KV memory for a single new token.
         """
         now = self._clock()
         try:
-            check_bounds(request, self._admission.waiting, self._queue, now)
+            if not request.resume:
+                check_bounds(request, self._admission.waiting, self._queue, now)
             by_memory = self.context_length < self.limits.context_length
             check_request(request, request.request_id in self._requests, self.context_length, by_memory)
         except PlaitError as error:
@@ -86,7 +88,11 @@ class Scheduler:
         accepted = Request(request, next(self._arrivals), self.context_length, account, now)
         self._requests[request.request_id] = accepted
         self._timeouts.add(accepted)
-        self._admission.enqueue(accepted.samples[0])
+        done = accepted.complete
+        for sample in accepted.first:
+            if sample not in done:
+                self._admission.enqueue(sample, returning=accepted.drawn)
+        return [self._end(sample, FinishReason.LENGTH) for sample in done]
 
     def abort(self, request_id: str) -> list[TokenEvent]:
         """End what is left of a request with `abort`. An id that is not (or no longer) known gives no events."""
@@ -125,9 +131,9 @@ class Scheduler:
         return bool(self._requests or self._in_flight)
 
     @property
-    def request_ids(self) -> tuple[str, ...]:
-        """Requests that have not ended, in order of arrival."""
-        return tuple(self._requests)
+    def requests(self) -> Mapping[str, Request]:
+        """Those that have not ended, by id, in order of arrival. To be looked at, not to be changed."""
+        return self._requests
 
     @property
     def num_running(self) -> int:
