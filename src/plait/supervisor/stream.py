@@ -44,6 +44,19 @@ class Stream:
                 await self._waiter
             finally:
                 self._waiter = None
+        return self._next()
+
+    async def batch(self) -> list[TokenEvent]:
+        """All events that are there, at least one; none at the end."""
+        try:
+            events = [await self.__anext__()]
+        except StopAsyncIteration:
+            return []
+        while self._events:
+            events.append(self._next())
+        return events
+
+    def _next(self) -> TokenEvent:
         event = self._events.popleft()
         if event.finish_reason is not None or event.error is not None:
             self._open -= 1
