@@ -39,13 +39,21 @@ class _Table:
         return self._rows[:count]
 
 
-def kv_inputs(
-    entry_start: I32Array, entries: I32Array, store_row: I32Array, store_slot: I32Array, edits: GroupEdits
-) -> KVInputs:
-    """One group's part of a step; see `KVInputs`."""
-    copies = tuple(SlotCopy(*copy) for copy in edits.copies)
-    repositions = tuple(Reposition(*move) for move in edits.repositions)
-    return KVInputs(entry_start, entries, store_row, store_slot, copies, repositions)
+def only_edits(edits: Sequence[GroupEdits]) -> StepInputs:
+    """A step without rows, which does the edits."""
+    none, table = np.zeros(0, np.int32), np.zeros((0, 3), np.int32)
+    groups = tuple(
+        KVInputs(
+            np.zeros(1, np.int32),
+            table,
+            none,
+            none,
+            tuple(SlotCopy(*copy) for copy in of_group.copies),
+            tuple(Reposition(*move) for move in of_group.repositions),
+        )
+        for of_group in edits
+    )
+    return StepInputs(none, none, none, none, groups)
 
 
 class Packer:
@@ -57,11 +65,11 @@ class Packer:
     def pack(
         self,
         sequences: Sequence[PlannedSequence],
-        edits: Sequence[GroupEdits],
         out_rows: Sequence[int],
         token: Callable[[FromStep], TokenId],
     ) -> StepInputs:
-        """`out_rows` are the rows that want logits; `token` resolves those that the plan does not know."""
+        """A step without its edits, see `only_edits`. `out_rows` are the rows that want logits; `token` resolves those
+        that the plan does not know."""
         tokens: list[int] = []
         positions: list[int] = []
         row_seq: list[int] = []
@@ -76,12 +84,10 @@ class Packer:
             positions=np.array(positions, np.int32),
             row_seq=np.array(row_seq, np.int32),
             out_rows=np.array(out_rows, np.int32),
-            kv=tuple(self._pack_group(group, sequences, store_row, edit) for group, edit in enumerate(edits)),
+            kv=tuple(self._pack_group(group, sequences, store_row) for group in range(len(self._tables))),
         )
 
-    def _pack_group(
-        self, group: int, sequences: Sequence[PlannedSequence], store_row: I32Array, edits: GroupEdits
-    ) -> KVInputs:
+    def _pack_group(self, group: int, sequences: Sequence[PlannedSequence], store_row: I32Array) -> KVInputs:
         known, tables = self._tables[group], {}
         parts: list[I32Array] = []
         slots: list[int] = []
@@ -93,4 +99,4 @@ class Packer:
             starts.append(starts[-1] + len(part))
             slots.extend(planned.slots[group])
         self._tables[group] = tables
-        return kv_inputs(np.array(starts, np.int32), np.concatenate(parts), store_row, np.array(slots, np.int32), edits)
+        return KVInputs(np.array(starts, np.int32), np.concatenate(parts), store_row, np.array(slots, np.int32))
