@@ -59,9 +59,9 @@ class KVCache:
     # --- the scheduler's face: position == index ----------------------------------------------------------------------
 
     def cached_prefix(self, tokens: Sequence[int], salt: str = "", salt_from: int = 0) -> int:
-        """How many leading tokens `open` would take from the tree now: whole pages, at most len(tokens) - 1, and only
-        as far as every group has what it needs."""
-        return len(self._store.tree.match(tokens, Salt.of(salt, salt_from, self._page_size))) * self._page_size
+        """How many leading tokens `open` would take from the tree now: at most len(tokens) - 1, and only as far as
+        every group has what it needs. Where hardly a page is left, it takes whole pages only."""
+        return self._store.resident(tokens, Salt.of(salt, salt_from, self._page_size))
 
     def cached_pages(self, tokens: Sequence[int], salt: str = "", salt_from: int = 0) -> tuple[tuple[int, ...], ...]:
         """For each whole page of the resident prefix of `tokens` its page in every group, 0 where a window group gave
@@ -71,8 +71,9 @@ class KVCache:
 
     def open(self, seq: int, tokens: Sequence[int] = (), salt: str = "", reuse: bool = True, salt_from: int = 0) -> int:
         """A new sequence. Holds the longest resident prefix of `tokens` (none where `reuse` is False) and returns its
-        length: those tokens are committed, the next to reserve is the one after. Its path is private to `salt`, but for
-        whole pages of its first `salt_from` tokens. ValueError if `seq` exists."""
+        length: those tokens are committed, the next to reserve is the one after. A prefix that ends within a page is
+        copied by the first `reserve`. Its path is private to `salt`, but for whole pages of its first `salt_from`
+        tokens. ValueError if `seq` exists."""
         self._refuse_existing(seq)
         sequence = self._sequences[seq] = self._store.attach(tokens, Salt.of(salt, salt_from, self._page_size), reuse)
         return sequence.committed
@@ -178,9 +179,8 @@ class KVCache:
         self._sequences[dst] = self._memory.forked(self._sequences[src])
 
     def close(self, seq: int) -> None:
-        """Forget a sequence. What the tree knows of it stays as cached."""
-        sequence = self._sequences.pop(seq)
-        self._store.shorten(sequence, 0)
+        """Forget a sequence. What it has computed stays as cached, as far as it is cacheable."""
+        self._store.leave(self._sequences.pop(seq))
 
     def length(self, seq: int) -> int:
         """Tokens that have slots."""
