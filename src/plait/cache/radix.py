@@ -5,7 +5,7 @@ Knows tokens, nodes and the page pools; knows no sequences. A salt (tenant, adap
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import lcm
@@ -174,10 +174,11 @@ class RadixTree:
                 parent = self._roots[salt] = RadixNode((), None, [0] * len(self._pools), salt)
         node = RadixNode(key, parent, [0] * len(self._pools), salt)
         parent.children[key] = node
-        insort(parent.ordered, key, key=_order)
         at = parent.place(key)
-        if at and len(parent.ordered[at - 1]) < len(key) and key[: len(parent.ordered[at - 1])] == parent.ordered[at - 1]:
-            self._drop_leaf(parent.children[parent.ordered[at - 1]], parent)
+        before = parent.ordered[at - 1] if at else key
+        parent.ordered.insert(at, key)
+        if len(before) < len(key) and key[: len(before)] == before:
+            self._drop_leaf(parent.children[before], parent)
         return node
 
     def _drop_leaf(self, leaf: RadixNode, parent: RadixNode) -> None:
