@@ -98,17 +98,6 @@ class KVCache:
     def _one_more(self, sequence: CacheSequence) -> tuple[tuple[int, ...], ...]:
         """The slots of one more token where every group has room in a page of the sequence's own; else ()."""
         size = self._page_size
-        if len(sequence.tables) == 1 and sequence.positions is None:
-            table, fresh = sequence.tables[0], self._fresh[0]
-            page = table.page
-            offset = table.first + table.count
-            if self._refs[0][page] != 1 or offset >= size:
-                return ()
-            table.count += 1
-            if page not in fresh or fresh[page] > offset:
-                fresh[page] = offset
-            sequence.length += 1
-            return ((page * size + offset,),)
         for table, refs in zip(sequence.tables, self._refs):  # noqa: B905 (hot)
             if refs[table.page] != 1 or table.first + table.count >= size:
                 return ()
@@ -130,11 +119,21 @@ class KVCache:
         """`reserve` of one token and `table` of every group in one go, the way of a sequence that decodes; None where
         there is no room in a page of the sequence's own: then nothing has changed, and `reserve` may still do it."""
         sequence = self._sequences[seq]
-        slots = self._one_more(sequence)
-        if not slots:
-            return None
         tables = sequence.tables
-        return slots, (tables[0].entries(),) if len(tables) == 1 else tuple([table.entries() for table in tables])
+        if len(tables) > 1 or sequence.positions is not None:
+            slots = self._one_more(sequence)
+            return (slots, tuple([table.entries() for table in tables])) if slots else None
+        (table,) = tables  # what follows is `_one_more` for one group, and is what every step does
+        page, first, count, size = table.page, table.first, table.count, self._page_size
+        offset = first + count
+        if self._refs[0][page] != 1 or offset >= size:
+            return None
+        fresh = self._fresh[0]
+        if page not in fresh or fresh[page] > offset:
+            fresh[page] = offset
+        table.count = count = count + 1
+        sequence.length += 1
+        return ((page * size + offset,),), (table.before_last() + ((page, first, count),),)  # noqa: RUF005 (hot)
 
     def commit_one(self, seq: int, token: int) -> None:
         """`commit` of one token that is cacheable."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from plait.control.controller import Controller
 from plait.control.records import Setting
+from plait.engine.garbage import uncollected
 from plait.engine.interrupts import uninterrupted
 from plait.engine.observe import Observer, Planned
 from plait.engine.stats import EngineStats
@@ -160,7 +161,7 @@ class Engine:
 
     def _launch(self) -> bool:
         """Plan a step and hand it to the runner, as one: an interrupt between the two would lose the plan."""
-        with uninterrupted():
+        with uninterrupted(), uncollected():
             self._news += self._scheduler.expire()
             if self._disk is not None:
                 self._disk.move()
@@ -202,7 +203,7 @@ class Engine:
         except Exception as error:
             self._give_up(error)
             return
-        with uninterrupted():
+        with uninterrupted(), uncollected():
             self._flying.popleft()
             now = self._clock()
             self._news += self._scheduler.commit(plan, result)

@@ -100,9 +100,9 @@ class Sample:
         return total - self.planned if total < request.limit else max(request.prompt_length - self.planned, 0)
 
     def is_streaming(self, position: int) -> bool:
-        """Whether a row at `position` is that of a running sample that decodes, with the request to itself."""
+        """Whether a row at `position` is that of a sample that decodes, with the request to itself."""
         request = self.request
-        return self.phase is Phase.RUNNING and request.alone and position >= request.prompt_length
+        return request.alone and position >= request.prompt_length
 
     def next_tokens(self, count: int) -> tuple[TokenId | FromStep, ...]:
         """The next `count` tokens to run."""
@@ -124,7 +124,7 @@ class Request:
     """
 
     __slots__ = (
-        "account", "alone", "arrival", "arrived", "base", "drawn", "engine_request", "heirs", "limit", "open",
+        "account", "alone", "arrival", "arrived", "base", "drawn", "engine_request", "heirs", "limit", "open", "params",
         "priority", "prompt_length", "request_id", "samples", "stop_ids", "tail",
     )  # fmt: skip
 
@@ -132,7 +132,7 @@ class Request:
         self, request: EngineRequest, arrival: int, context_length: int, account: Account, arrived: float
     ) -> None:
         params = request.sampling
-        self.engine_request = request
+        self.engine_request, self.params = request, params
         self.account = account
         self.arrived = arrived
         self.priority = int(request.priority)
