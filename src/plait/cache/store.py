@@ -215,17 +215,20 @@ class PageStore:
     def leave(self, sequence: CacheSequence) -> None:
         """The sequence is given up. The page that its computed tokens do not fill becomes a leaf of the tree, unless it
         is shared, with somebody who goes on writing to it or with the tree itself."""
-        size, node, key = self.page_size, sequence.node, tuple(sequence.tail)
-        if sequence.cacheable and key and (node is None or node.parent is not None):
-            number = node.depth if node else 0
-            pages = [table.page_at(number - table.start // size) for table in sequence.tables]
-            key = sequence.salt.key(number, tuple(sequence.tail))
-            shared = any(pool.refs[page] != 1 for pool, page in zip(self.pools, pages, strict=True))
-            if not shared and not self.tree.has_beginning(node, key, sequence.salt.root):
-                leaf = self.tree.add(node, key, sequence.salt.root)
-                for g, page in enumerate(pages):
-                    self.tree.give(leaf, g, page)
+        node = sequence.node
+        if sequence.cacheable and sequence.tail and (node is None or node.parent is not None):
+            self._leave_tail(sequence, node)
         self.shorten(sequence, 0)
+
+    def _leave_tail(self, sequence: CacheSequence, node: RadixNode | None) -> None:
+        number, root = node.depth if node else 0, sequence.salt.root
+        pages = [table.page_at(number - table.start // self.page_size) for table in sequence.tables]
+        key = sequence.salt.key(number, tuple(sequence.tail))
+        shared = any(pool.refs[page] != 1 for pool, page in zip(self.pools, pages, strict=True))
+        if not shared and not self.tree.has_beginning(node, key, root):
+            leaf = self.tree.add(node, key, root)
+            for g, page in enumerate(pages):
+                self.tree.give(leaf, g, page)
 
     def settle(self, sequence: CacheSequence) -> None:
         """`committed` has passed `boundary`: whole pages enter the tree, and window groups give back what no later

@@ -16,27 +16,35 @@ Entries: TypeAlias = tuple[tuple[int, int, int], ...]
 
 
 class _Table:
-    """A sequence's page table as an array. From step to step little but its end changes."""
+    """A sequence's page table as an array. From step to step, as a rule, only the last entry's count changes."""
 
-    __slots__ = ("_rows", "entries")
+    __slots__ = ("_before", "_last", "_rows", "_used")
 
     def __init__(self) -> None:
-        self.entries: Entries = ()
+        self._before: Entries = ()
+        self._last = (0, 0, 0)
         self._rows = np.empty((8, 3), np.int32)
+        self._used = self._rows[:0]
 
     def update(self, entries: Entries) -> I32Array:
-        kept = len(self.entries) - 1
-        if kept < 0 or len(entries) <= kept or entries[:kept] != self.entries[:kept]:
+        before, last = entries[:-1], entries[-1]
+        if before == self._before and last[:2] == self._last[:2]:
+            self._used[-1, 2] = last[2]
+        else:
+            self._rewrite(before, last)
+        self._last = last
+        return self._used
+
+    def _rewrite(self, before: Entries, last: tuple[int, int, int]) -> None:
+        kept, count = len(self._before), len(before) + 1
+        if before[:kept] != self._before:
             kept = 0
-        count = len(entries)
         if count > len(self._rows):
             rows = np.empty((2 * count, 3), np.int32)
             rows[:kept] = self._rows[:kept]
             self._rows = rows
-        if kept < count:
-            self._rows[kept:count] = entries[kept:]
-        self.entries = entries
-        return self._rows[:count]
+        self._rows[kept:count] = (*before[kept:], last)
+        self._before, self._used = before, self._rows[:count]
 
 
 def only_edits(edits: Sequence[GroupEdits]) -> StepInputs:
@@ -74,10 +82,15 @@ class Packer:
         positions: list[int] = []
         row_seq: list[int] = []
         for index, planned in enumerate(sequences):
-            first, count = planned.first_position, len(planned.tokens)
-            tokens.extend([t if isinstance(t, int) else token(t) for t in planned.tokens])
-            positions.extend(range(first, first + count))
-            row_seq.extend([index] * count)
+            first, given = planned.first_position, planned.tokens
+            if len(given) == 1:
+                tokens.append(given[0] if isinstance(given[0], int) else token(given[0]))
+                positions.append(first)
+                row_seq.append(index)
+                continue
+            tokens.extend([t if isinstance(t, int) else token(t) for t in given])
+            positions.extend(range(first, first + len(given)))
+            row_seq.extend([index] * len(given))
         store_row = np.arange(len(tokens), dtype=np.int32)
         return StepInputs(
             tokens=np.array(tokens, np.int32),
@@ -92,11 +105,10 @@ class Packer:
         parts: list[I32Array] = []
         slots: list[int] = []
         starts = [0]
-        for planned in sequences:
-            table = tables[planned.sequence] = known.get(planned.sequence) or _Table()
-            part = table.update(planned.tables[group])
-            parts.append(part)
-            starts.append(starts[-1] + len(part))
-            slots.extend(planned.slots[group])
+        for sequence, _, _, entries, of_rows, *_ in sequences:
+            table = tables[sequence] = known.get(sequence) or _Table()
+            parts.append(table.update(entries[group]))
+            starts.append(starts[-1] + len(entries[group]))
+            slots += of_rows[group]
         self._tables[group] = tables
         return KVInputs(np.array(starts, np.int32), np.concatenate(parts), store_row, np.array(slots, np.int32))
