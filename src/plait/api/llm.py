@@ -115,8 +115,8 @@ class LLM:
         """Continue every prompt (text, or token ids) and return when all are done, in the order of the prompts.
 
         `params` is one for all prompts, or one for each. `service` are the fields of `Service`: `priority`, `tenant`,
-        `timeout`, `queue_timeout`, `cache`, `salt`, `salt_from`. Raises `RequestError` or `PromptTooLongError` before
-        anything runs if a prompt cannot be served; a failure later stays in the `error` of its sample.
+        `timeout`, `queue_timeout`, `cache`, `salt`, `salt_from`, `pin`. Raises `RequestError` or `PromptTooLongError`
+        before anything runs if a prompt cannot be served; a failure later stays in the `error` of its sample.
         """
         running = self._submit(prompts, params, service)
         collected: dict[tuple[int, int], list[Delta]] = {}

@@ -14,6 +14,10 @@ from typing import TypeAlias
 from plait.cache.config import CacheConfig
 from plait.cache.pages import PagePool
 
+LEAST_COPIED = 2
+"""Tokens of a page that are worth copying: a copy takes about as long as computing one token in a small model, and
+nearly all prompts have their first token in common."""
+
 PageKey: TypeAlias = tuple[int | str, ...]
 
 
@@ -137,8 +141,8 @@ class RadixTree:
 
     def beginning(self, path: Sequence[RadixNode], tokens: Sequence[int], salt: Salt) -> tuple[RadixNode, int] | None:
         """The node after `path`, which `match` found for `tokens`, whose page begins with most of the tokens that
-        follow, all but the last one, and how many those are: less than a page. None if there is no such node, or some
-        group lacks its page."""
+        follow, all but the last one, and how many those are: less than a page. None if there is no such node, if some
+        group lacks its page, or if it is not worth copying."""
         size, start = self._page_size, len(path) * self._page_size
         rest = tuple(tokens[start : min(start + size - 1, len(tokens) - 1)])
         above = path[-1] if path else self._roots.get(salt.root)
@@ -146,7 +150,7 @@ class RadixTree:
             return None
         wanted = salt.key(len(path), rest)
         at = above.place(wanted)
-        best, most = None, len(wanted) - len(rest)
+        best, most = None, len(wanted) - len(rest) + LEAST_COPIED - 1
         for key in above.ordered[max(at - 1, 0) : at + 1]:
             common = _common(key, wanted)
             if common > most:

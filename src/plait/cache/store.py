@@ -12,7 +12,7 @@ from plait.cache.config import CacheConfig
 from plait.cache.edits import GroupEdits
 from plait.cache.pages import PagePool
 from plait.cache.pending import PendingEdits
-from plait.cache.radix import RadixNode, RadixTree, Salt
+from plait.cache.radix import LEAST_COPIED, RadixNode, RadixTree, Salt
 from plait.cache.sequence import CacheSequence
 from plait.cache.table import Entry, PageTable
 
@@ -216,7 +216,8 @@ class PageStore:
         """The sequence is given up. The page that its computed tokens do not fill becomes a leaf of the tree, unless it
         is shared, with somebody who goes on writing to it or with the tree itself."""
         node = sequence.node
-        if sequence.cacheable and sequence.tail and (node is None or node.parent is not None):
+        kept = sequence.cacheable and len(sequence.tail) >= LEAST_COPIED
+        if kept and (node is None or node.parent is not None):
             self._leave_tail(sequence, node)
         self.shorten(sequence, 0)
 

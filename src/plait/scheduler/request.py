@@ -35,11 +35,12 @@ class Sample:
     `preempted` counts how often it gave way; the first `computed` of its tokens had been computed when it did. `rank`
     is its place in the queue. `awaited` is the running sample whose pages it waits for, as long as that one has fewer
     than `awaited_tokens`. `guess` are tokens that may follow, from `lookup`; `guessed` of the planned tokens are such.
+    `pinned_until` is set at its end: so long its pages are to stay.
     """
 
     __slots__ = (
         "awaited", "awaited_tokens", "cached_tokens", "computed", "drawing", "guess", "guessed", "in_flight", "index",
-        "lookup", "phase", "planned", "preempted", "rank", "request", "sequence", "tokens", "urgency",
+        "lookup", "phase", "pinned_until", "planned", "preempted", "rank", "request", "sequence", "tokens", "urgency",
     )  # fmt: skip
 
     def __init__(self, request: Request, index: int) -> None:
@@ -61,6 +62,7 @@ class Sample:
         self.lookup: Lookup | None = None
         self.guess: tuple[TokenId, ...] = ()
         self.guessed = 0
+        self.pinned_until = 0.0
 
     def take(self, tokens: Sequence[TokenId]) -> tuple[int, FinishReason | None]:
         """Append drawn tokens as far as the sample goes; how many, and why it ends if it does."""

@@ -169,6 +169,7 @@ class Scheduler:
         if self._in_flight and self.limits.n_draft and self._admission.guessing:
             return None  # who guesses has to know its last token, and a step of the others alone costs a whole step
         now = self._clock()
+        self._sequences.pins.expire(now)
         if len(self._admission.waiting):
             self._admission.yield_place(self.limits.places, now)
         draft = Draft(self._steps, self.limits.n_batch)
@@ -368,6 +369,8 @@ class Scheduler:
         elif sample.phase is Phase.RUNNING:
             self._admission.running.remove(sample)
         sample.phase = Phase.ENDED
+        if request.engine_request.pin and reason is not None:
+            sample.pinned_until = self._clock() + request.engine_request.pin
         self._admission.settle(sample)
         request.open -= 1
         self._sequences.leave_base(sample)

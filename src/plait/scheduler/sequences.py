@@ -11,6 +11,7 @@ from typing import TypeAlias
 from plait.cache.edits import GroupEdits
 from plait.cache.kv import CacheStats, KVCache
 from plait.scheduler import policy
+from plait.scheduler.pins import Pins
 from plait.scheduler.plan import FromStep
 from plait.scheduler.request import Phase, Request, Sample
 from plait.types import CacheMode, EngineRequest, TokenId
@@ -37,6 +38,7 @@ class Sequences:
         self._based: dict[int, Request] = {}  # by arrival: those that keep a prompt for forks
         self._filling: dict[Head, list[Sample]] = {}  # running ones whose prompts are not computed yet, by first page
         self._ids = itertools.count()
+        self.pins = Pins(cache, self._ids)
 
     @property
     def capacity(self) -> int:
@@ -71,9 +73,13 @@ class Sequences:
         """Give back the sample's pages, but for what the radix tree keeps."""
         if sample.sequence is not None:
             self._filled(sample)
+            committed = self._cache.committed(sample.sequence)
             self._cache.close(sample.sequence)
             del self.by_id[sample.sequence]
             self.departures += 1
+            asked = sample.request.engine_request
+            if sample.pinned_until and self._writes(asked):
+                self.pins.keep(sample.tokens[:committed], asked, sample.pinned_until)
         sample.sequence, sample.planned = None, 0
 
     def _reads(self, request: EngineRequest) -> bool:
@@ -236,4 +242,5 @@ class Sequences:
         for sequence, sample in self.by_id.items():
             assert sample.sequence == sequence
             assert self._cache.length(sequence) == sample.planned <= sample.total + sample.guessed
+        self.pins.check()
         self._cache.check()
