@@ -241,6 +241,11 @@ class World:
             model.salt, list(model.items), list(model.tokens), model.launched, model.plain, model.caching, False
         )
 
+    def share_tail(self, seq: int) -> None:
+        """As after a commit: nothing is planned that was not launched."""
+        self.launch()
+        self.cache.share_tail(seq)
+
     def close(self, seq: int) -> None:
         """All that was computed can be had by the next request, but for a ragged page that somebody else goes on
         writing to."""

@@ -159,6 +159,11 @@ class KVCache:
         if committed >= sequence.boundary:
             self._store.settle(sequence)
 
+    def share_tail(self, seq: int) -> None:
+        """Let others have the computed tokens of the last page, too, though it is not full. The sequence's next token
+        goes to a copy of it: for prompts that somebody waits for."""
+        self._store.publish_tail(self._sequences[seq])
+
     def truncate(self, seq: int, length: int) -> None:
         """Drop all tokens past `length`, reserved or committed (rejected drafts, rollback). ValueError if a window
         group no longer has what the token after them looks at; down to `committed` that cannot happen."""

@@ -213,15 +213,17 @@ class PageStore:
             self.pools[g].hold(node.pages[g])
 
     def leave(self, sequence: CacheSequence) -> None:
-        """The sequence is given up. The page that its computed tokens do not fill becomes a leaf of the tree, unless it
-        is shared, with somebody who goes on writing to it or with the tree itself."""
-        node = sequence.node
-        kept = sequence.cacheable and len(sequence.tail) >= LEAST_COPIED
-        if kept and (node is None or node.parent is not None):
-            self._leave_tail(sequence, node)
+        """The sequence is given up; its ragged end stays."""
+        self.publish_tail(sequence)
         self.shorten(sequence, 0)
 
-    def _leave_tail(self, sequence: CacheSequence, node: RadixNode | None) -> None:
+    def publish_tail(self, sequence: CacheSequence) -> None:
+        """The page that the computed tokens do not fill becomes a leaf of the tree, unless it is shared, with somebody
+        who goes on writing to it or with the tree itself. If the sequence goes on, it does so in a copy."""
+        node = sequence.node
+        kept = sequence.cacheable and len(sequence.tail) >= LEAST_COPIED
+        if not kept or (node is not None and node.parent is None):
+            return
         number, root = node.depth if node else 0, sequence.salt.root
         pages = [table.page_at(number - table.start // self.page_size) for table in sequence.tables]
         key = sequence.salt.key(number, tuple(sequence.tail))

@@ -34,13 +34,15 @@ class Sample:
     begun). `urgency` is its class, as it had risen when it was let in, or that of one that waits for its pages.
     `preempted` counts how often it gave way; the first `computed` of its tokens had been computed when it did. `rank`
     is its place in the queue. `awaited` is the running sample whose pages it waits for, as long as that one has fewer
-    than `awaited_tokens`. `guess` are tokens that may follow, from `lookup`; `guessed` of the planned tokens are such.
+    than `awaited_tokens`; that one is `awaited_by` somebody. `guess` are tokens that may follow, from `lookup`;
+    `guessed` of the planned tokens are such.
     `pinned_until` is set at its end: so long its pages are to stay.
     """
 
     __slots__ = (
-        "awaited", "awaited_tokens", "cached_tokens", "computed", "drawing", "guess", "guessed", "in_flight", "index",
-        "lookup", "phase", "pinned_until", "planned", "preempted", "rank", "request", "sequence", "tokens", "urgency",
+        "awaited", "awaited_by", "awaited_tokens", "cached_tokens", "computed", "drawing", "guess", "guessed",
+        "in_flight", "index", "lookup", "phase", "pinned_until", "planned", "preempted", "rank", "request", "sequence",
+        "tokens", "urgency",
     )  # fmt: skip
 
     def __init__(self, request: Request, index: int) -> None:
@@ -59,6 +61,7 @@ class Sample:
         self.rank: Rank = (0, 0, 0, 0, 0)
         self.awaited: Sample | None = None
         self.awaited_tokens = 0
+        self.awaited_by = False
         self.lookup: Lookup | None = None
         self.guess: tuple[TokenId, ...] = ()
         self.guessed = 0

@@ -104,6 +104,8 @@ class Sequences:
         self._cache.commit(sample.sequence, tokens, self._writes(request.engine_request))
         if first < request.prompt_length <= first + count:
             self._filled(sample)
+            if sample.awaited_by:
+                self._cache.share_tail(sample.sequence)
 
     def commit_guess(self, sample: Sample, tokens: tuple[TokenId | FromStep, ...]) -> None:
         """These tokens of a row and its guesses are computed; the guesses after them were wrong and are forgotten."""
@@ -200,7 +202,7 @@ class Sequences:
         cached = self.cached(sample)
         if not policy.worth_waiting(coming - cached, len(sample.tokens) - cached):
             return None
-        sample.awaited, sample.awaited_tokens = best, coming
+        sample.awaited, sample.awaited_tokens, best.awaited_by = best, coming, True
         return best
 
     def _is_coming(self, other: Sample, tokens: int) -> bool:
