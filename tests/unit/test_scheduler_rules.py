@@ -288,7 +288,7 @@ def test_the_last_to_arrive_gives_way_and_comes_back() -> None:
     for one in asked:
         loop.scheduler.add(one)
     events: list[TokenEvent] = []
-    while loop.scheduler.preemptions == 0:
+    while loop.scheduler.counters.preemptions == 0:
         events += loop.step()
     assert (loop.scheduler.num_running, loop.scheduler.num_waiting) == (1, 1)
     events += loop.drain()
@@ -305,7 +305,7 @@ def test_admission_leaves_head_room_for_those_who_run() -> None:
     loop.step()
     assert (loop.scheduler.num_running, loop.scheduler.num_waiting) == (1, 1)
     loop.drain()
-    assert loop.scheduler.preemptions == 0
+    assert loop.scheduler.counters.preemptions == 0
 
 
 # --- policy -------------------------------------------------------------------------------------------------------

@@ -168,7 +168,11 @@ class Engine:
             began, waiting = self._clock(), self._scheduler.num_waiting
             if self.controller is not None:
                 self._adapt(self.controller, began, waiting)
-            plan = self._scheduler.schedule()
+            try:
+                plan = self._scheduler.schedule()
+            except Exception as error:
+                self._give_up(error)
+                return False
             if plan is not None:
                 planned = self._observer.planned(plan, waiting, began, self._clock())
                 self._streams = planned.streams
@@ -206,14 +210,19 @@ class Engine:
         with uninterrupted(), uncollected():
             self._flying.popleft()
             now = self._clock()
-            self._news += self._scheduler.commit(plan, result)
+            try:
+                self._news += self._scheduler.commit(plan, result)
+            except Exception as error:
+                self._give_up(error)
+                return
             record = self._observer.landed(plan, planned, result, now)
             self.records.append(record)
             if self.controller is not None:
                 self.controller.observe(record)
 
     def _give_up(self, error: Exception) -> None:
-        """The runner itself broke, and it is not known what was computed: every request hears of it, and ends."""
+        """The runner or the scheduler itself broke, and it is not known what was computed: every request hears of it,
+        and ends."""
         found = StepError(f"the engine failed on this step: {type(error).__name__}: {error}")
         found.__cause__ = error
         for _, handle, _ in self._flying:

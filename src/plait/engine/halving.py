@@ -26,14 +26,6 @@ def run_by_halves(sequences: Sequence[PlannedSequence], run: RunPart) -> list[tu
         return list(run(sequences))
     except Exception as error:
         if len(sequences) == 1:
-            return [_culprit(error)]
+            return [StepError.of(error)]
     middle = len(sequences) // 2
     return run_by_halves(sequences[:middle], run) + run_by_halves(sequences[middle:], run)
-
-
-def _culprit(error: Exception) -> StepError:
-    if isinstance(error, StepError):
-        return error
-    found = StepError(f"the step failed on this request: {type(error).__name__}: {error}")
-    found.__cause__ = error
-    return found

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from plait.cache.kv import CacheStats, KVCache
-from plait.errors import PlaitError
+from plait.errors import PlaitError, StepError
 from plait.scheduler import policy
 from plait.scheduler.admission import Admission
 from plait.scheduler.check import check_requests
@@ -80,8 +80,8 @@ class Scheduler:
         now = self._clock()
         try:
             check_bounds(request, self._admission.waiting, self._queue, now)
-            by_memory = self.context_length < self.limits.context_length
-            check_request(request, request.request_id in self._requests, self.context_length, by_memory)
+            context, known = self.context_length, request.request_id in self._requests
+            check_request(request, known, context, context < self.limits.context_length)
         except PlaitError as error:
             self.counters.refuse(error.code)
             raise
@@ -141,15 +141,6 @@ class Scheduler:
     def num_waiting(self) -> int:
         """Samples in the queue."""
         return len(self._admission.waiting)
-
-    @property
-    def waiting_tokens(self) -> int:
-        """Tokens of the samples in the queue."""
-        return self._admission.waiting.tokens
-
-    @property
-    def preemptions(self) -> int:
-        return self.counters.preemptions
 
     def owner(self, sequence: int) -> tuple[str, int]:
         """The request and the sample that a sequence of a plan in flight belongs to."""
@@ -245,25 +236,23 @@ class Scheduler:
         oldest = self._in_flight.popleft()
         assert oldest is plan, "commit plans in order"
         assert result.step == plan.step, "this is another step's result"
-        rows, at = result.rows, 0
-        failures = dict(result.failures)
+        rows, failures, at = result.rows, dict(result.failures), 0
         running = self._admission.running
         guesses, odds = self.limits.guesses(len(running)), self.limits.least_odds(len(running))
         by_id, take_one, still_running = self._sequences.by_id, self._take_one, Phase.RUNNING
         events: list[TokenEvent] = []
         for planned in plan.sequences:
-            sequence, tokens, first, _, _, outputs, drafts = planned
+            sequence, tokens, first, _, _, outputs, _ = planned
             sample = by_id[sequence]
-            if failures and sequence in failures:
-                events += self._fail(sample, planned, failures[sequence])
-            elif len(tokens) == 1 == len(outputs) and sample.phase is still_running and sample.is_streaming(first):
-                events.append(take_one(sample, sequence, first, rows[at]))
-            elif drafts:
-                events += self._take_guess(sample, planned, rows[at : at + len(outputs)])
-            else:
-                # A last row behind the sample's end is of no known token, and is dropped here.
-                self._sequences.commit(sample, first, len(tokens))
-                events += self._draw(sample, planned, rows[at : at + len(outputs)])
+            try:
+                if failures and sequence in failures:
+                    events += self._fail(sample, failures[sequence])
+                elif len(tokens) == 1 == len(outputs) and sample.phase is still_running and sample.is_streaming(first):
+                    events.append(take_one(sample, sequence, first, rows[at]))
+                else:
+                    self._take(sample, planned, rows[at : at + len(outputs)], events)
+            except Exception as error:
+                events += self._fail(sample, StepError.of(error))
             at += len(outputs)
             sample.in_flight -= 1  # until here its pages are held, also if it ended just now
             if sample.phase is not still_running:
@@ -274,6 +263,18 @@ class Scheduler:
                 sample.guess = ()
         return events
 
+    def _take(
+        self, sample: Sample, planned: PlannedSequence, drawn: Sequence[RowResult], events: list[TokenEvent]
+    ) -> None:
+        """Take in the rows of a sequence that does more than to draw one token."""
+        if planned.drafts:
+            events += self._take_guess(sample, planned, drawn)
+            return
+        # A last row behind the sample's end is of no known token, and is dropped here.
+        sound = all(row.error is None for row in drawn)
+        self._sequences.commit(sample, planned.first_position, len(planned.tokens), sound)
+        events += self._draw(sample, planned, drawn)
+
     def _take_guess(self, sample: Sample, planned: PlannedSequence, drawn: Sequence[RowResult]) -> list[TokenEvent]:
         """The tokens of a row and of its guesses, as far as these were right."""
         if sample.phase is Phase.ENDED:
@@ -281,7 +282,7 @@ class Scheduler:
         assert sample.lookup is not None
         row = verified(planned.tokens[1:], drawn)
         right = len(row.tokens) - (row.error is None)
-        self._sequences.commit_guess(sample, planned.tokens[: 1 + right])
+        self._sequences.commit_guess(sample, planned.tokens[: 1 + right], row.error is None)
         del sample.drawing[0]
         sample.lookup.judge(planned.drafts, right, len(sample.tokens) + len(row.tokens))
         self.counters.drafted_tokens += planned.drafts
@@ -293,14 +294,17 @@ class Scheduler:
         """The token that a running sample with the request to itself has drawn from one row. Hot."""
         request, tokens = sample.request, sample.tokens
         drawn, logprobs, error = row
-        self._commit_one(sequence, tokens[first])
+        if error is None:
+            self._commit_one(sequence, tokens[first])
+        else:
+            self._sequences.commit(sample, first, 1, False)
         del sample.drawing[0]
         if error is None and len(drawn) == 1 and len(tokens) + 1 < request.limit and drawn[0] not in request.stop_ids:
             tokens += drawn
             return _new(TokenEvent, (request.request_id, sample.index, drawn, logprobs, None, None, 0, 0))
         return self._accept(sample, row)
 
-    def _fail(self, sample: Sample, planned: PlannedSequence, error: Exception) -> Iterator[TokenEvent]:
+    def _fail(self, sample: Sample, error: Exception) -> Iterator[TokenEvent]:
         """The rows of a sequence failed: so do all samples that rely on them."""
         request = sample.request
         for other in request.samples:

@@ -96,22 +96,24 @@ class Sequences:
             return None
         return slots, tuple(self._cache.table(sample.sequence, group) for group in self._groups)
 
-    def commit(self, sample: Sample, first: int, count: int) -> None:
-        """`count` tokens of the sample from index `first` on, those of them that it still has, are computed."""
+    def commit(self, sample: Sample, first: int, count: int, sound: bool = True) -> None:
+        """`count` tokens of the sample from index `first` on, those of them that it still has, are computed. Others
+        may have them where they are `sound`: what led to a row without a draw is not left to anybody."""
         assert sample.sequence is not None
         request = sample.request
         tokens = tuple(sample.tokens[first : first + count])
-        self._cache.commit(sample.sequence, tokens, self._writes(request.engine_request))
+        self._cache.commit(sample.sequence, tokens, sound and self._writes(request.engine_request))
         if first < request.prompt_length <= first + count:
             self._filled(sample)
             if sample.awaited_by:
                 self._cache.share_tail(sample.sequence)
 
-    def commit_guess(self, sample: Sample, tokens: tuple[TokenId | FromStep, ...]) -> None:
-        """These tokens of a row and its guesses are computed; the guesses after them were wrong and are forgotten."""
+    def commit_guess(self, sample: Sample, tokens: tuple[TokenId | FromStep, ...], sound: bool) -> None:
+        """These tokens of a row and its guesses are computed; the guesses after them were wrong and are forgotten. For
+        `sound` see `commit`."""
         assert sample.sequence is not None
         known = tuple([token for token in tokens if isinstance(token, int)])  # all of them: nothing is in flight
-        self._cache.commit(sample.sequence, known, self._writes(sample.request.engine_request))
+        self._cache.commit(sample.sequence, known, sound and self._writes(sample.request.engine_request))
         sample.planned -= sample.guessed + 1 - len(tokens)
         sample.guessed = 0
         self._cache.truncate(sample.sequence, sample.planned)
