@@ -11,6 +11,7 @@ import argparse
 import random
 import time
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from statistics import median
 
 from saving import save
@@ -60,8 +61,8 @@ def gaps(engine: Engine, vocab: int, length: int, seed: int) -> Gaps:
         for event in engine.step():
             seen.setdefault(event.request_id, []).append(time.perf_counter())
     first = seen.pop("long")[0]
-    usual = [b - a for times in seen.values() for a, b in zip(times, times[1:], strict=False) if b < added]
-    worst = [b - a for times in seen.values() for a, b in zip(times, times[1:], strict=False) if b >= added]
+    usual = [b - a for times in seen.values() for a, b in pairwise(times) if b < added]
+    worst = [b - a for times in seen.values() for a, b in pairwise(times) if b >= added]
     # A stream that got nothing since then has waited for at least so long.
     worst += [first - times[-1] for times in seen.values()]
     for name in seen:
@@ -91,7 +92,9 @@ def main() -> None:
     bound = 1000 * PROFILES["balanced"].itl_s
     print(f"a prompt of {given.length} tokens amid {STREAMS} streams; the ITL bound is {bound:.0f} ms")
     for name, rounds in found.items():
-        usual, worst, ttft = (median(getattr(one, key) for one in rounds) for key in ("usual_ms", "worst_ms", "ttft_ms"))
+        usual, worst, ttft = (
+            median(getattr(one, key) for one in rounds) for key in ("usual_ms", "worst_ms", "ttft_ms")
+        )
         print(f"{name:8} usual gap {usual:7.1f} ms   worst {worst:7.1f} ms   the prompt's first token {ttft:7.1f} ms")
         print("         worst of each round: " + ", ".join(f"{one.worst_ms:.1f}" for one in rounds))
     if given.save:
