@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?")
     parser.add_argument("--seed", type=int, default=300)
     parser.add_argument("--phase", type=float, default=2.0, help="seconds of each of the seven phases")
-    parser.add_argument("--speed", type=float, default=4.0, help="play it so many times as fast, think times too")
+    parser.add_argument("--speed", type=float, default=1.6, help="play it so many times as fast, think times too")
     parser.add_argument("--fixed", default="32x256,16x256", help="fixed limits beside the default")
     parser.add_argument("--save", action="store_true")
     given = parser.parse_args()
