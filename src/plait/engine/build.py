@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import lcm
 from pathlib import Path
 
 from plait.cache.config import CacheConfig
 from plait.cache.kv import KVCache
-from plait.config import LIMITS, EngineOptions, parse_hours, parse_slo
+from plait.config import LIMITS, EngineOptions, crash_token, parse_hours, parse_slo
 from plait.control.controller import Controller
 from plait.control.goals import Hours, Schedule, goals_of, start_of
 from plait.control.records import Goals, Setting
 from plait.engine.calibrate import calibrate
 from plait.engine.core import Engine
+from plait.engine.crash import CrashingExecutable
 from plait.engine.fingerprint import Fingerprint, fingerprint
 from plait.engine.kvdisk import KVDisk
 from plait.engine.kvstore import KVStore
@@ -52,12 +53,33 @@ def build_engine(
     Raises `BackendError` where the device cannot be used or cannot run the model, `OptionError` where the KV memory
     would not hold a page.
     """
+    return open_engine(loaded, options, progress, tokenizer).engine
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An engine, and what it came of: the kernel library's name, the KV memory, and what its bits depend on."""
+
+    engine: Engine
+    backend: str
+    kv: KVConfig
+    mark: Fingerprint
+
+
+def open_engine(
+    loaded: LoadedModel, options: EngineOptions, progress: Progress | None = None, tokenizer: str = ""
+) -> Opened:
+    """`build_engine`, and what is known of the engine besides."""
     kv = kv_config(loaded.kv, options, loaded.context_length)
     backend = make_backend(options)
     executable = backend.compile(loaded.program, kv, progress)
+    if (token := crash_token()) is not None:
+        executable = CrashingExecutable(executable, token)
     keep = bool(options.kv_cache_dir) and options.prefix_cache
-    mark = fingerprint(loaded, options.kv_type, backend.name, tokenizer) if keep else None
-    return assemble_engine(executable, loaded.kv, kv, options, loaded.context_length, mark)
+    mark = fingerprint(loaded, options.kv_type, backend.name, tokenizer)
+    kept = mark if keep else None
+    engine = assemble_engine(executable, loaded.kv, kv, options, loaded.context_length, kept)
+    return Opened(engine, backend.name, kv, mark)
 
 
 def assemble_engine(

@@ -23,6 +23,7 @@ from plait.metrics.records import StepRecord
 from plait.metrics.snapshot import Snapshot
 from plait.scheduler.limits import Limits
 from plait.scheduler.plan import StepPlan, StepResult
+from plait.scheduler.request import Request
 from plait.scheduler.scheduler import Scheduler
 from plait.types import EngineRequest, TokenEvent
 
@@ -50,12 +51,20 @@ class StepRunner(Protocol):
     def close(self) -> None: ...
 
 
+class StepWatch(Protocol):
+    """Whoever wants to know which steps are in flight; see `rows.RowMarks`."""
+
+    def planned(self, plan: StepPlan, owner: Callable[[int], tuple[str, int]]) -> None: ...
+
+    def landed(self, plan: StepPlan) -> None: ...
+
+
 class Engine:
     """Serves requests step by step. Every accepted sample gets exactly one final event, whatever happens.
 
     `in_flight` is the number of steps (0 or 1) that may run while the next is planned. `records` are the latest steps,
     `meter` counts everything. A `controller` moves the limits. `disk` keeps prompts over a restart. `clock` gives
-    seconds that only grow.
+    seconds that only grow. `watch`, if set, hears of every step before it is run and after.
 
     Raises `OptionError` for another number of steps in flight.
     """
@@ -87,6 +96,7 @@ class Engine:
         self._flying: deque[tuple[StepPlan, StepHandle, Planned]] = deque()
         self._news: list[TokenEvent] = []  # for the next step to hand out
         self._closed = False
+        self.watch: StepWatch | None = None
 
     def add(self, request: EngineRequest) -> None:
         """Accept a request. Raises `QueueFullError` where too many wait, `RequestError` or `PromptTooLongError` for one
@@ -94,7 +104,7 @@ class Engine:
         if self._closed:
             raise RequestError("the engine is closed; make a new one")
         try:
-            self._scheduler.add(request)
+            self._news += self._scheduler.add(request)
         except PlaitError as error:
             self.meter.rejected(error.code)
             raise
@@ -138,7 +148,7 @@ class Engine:
         self._closed = True
         while self._flying:
             self._land()
-        for request_id in self._scheduler.request_ids:
+        for request_id in tuple(self._scheduler.requests):
             self.abort(request_id)
         if self._disk is not None:
             self._disk.close()
@@ -149,6 +159,11 @@ class Engine:
     def stats(self) -> EngineStats:
         """Totals since the engine started."""
         return EngineStats.of(self.meter)
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """Those that have not ended, in order of arrival. To be looked at, not to be changed."""
+        return tuple(self._scheduler.requests.values())
 
     def snapshot(self) -> Snapshot:
         """All metrics as they are now."""
@@ -179,6 +194,8 @@ class Engine:
                 if self.controller is not None:
                     rows = planned.tokens - plan.prompt_tokens
                     self.controller.planned(plan.prompt_tokens, rows, planned.key_reads, planned.decode_key_reads)
+                if self.watch is not None:
+                    self.watch.planned(plan, self._scheduler.owner)
                 self._flying.append((plan, self._runner.submit(plan), planned))
         return plan is not None
 
@@ -215,6 +232,8 @@ class Engine:
             except Exception as error:
                 self._give_up(error)
                 return
+            if self.watch is not None:
+                self.watch.landed(plan)
             record = self._observer.landed(plan, planned, result, now)
             self.records.append(record)
             if self.controller is not None:
@@ -228,6 +247,9 @@ class Engine:
         for _, handle, _ in self._flying:
             handle.wait()
         with uninterrupted():
+            for plan, _, _ in self._flying:
+                if self.watch is not None:
+                    self.watch.landed(plan)
             self._flying.clear()
             self._news += self._scheduler.fail_all(found)
 

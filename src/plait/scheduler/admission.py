@@ -115,7 +115,7 @@ class Admission:
         insort(self.running, sample, key=ORDER)
         self.sequences.leave_base(sample)
         if sample.cached_tokens is None:
-            sample.cached_tokens = sample.planned
+            sample.cached_tokens = min(sample.planned, sample.request.prompt_length)
             self._count(sample)
         return True
 

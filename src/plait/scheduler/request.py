@@ -155,6 +155,27 @@ class Request:
         self.base: int | None = None
         self.heirs: set[int] = set()
         self.drawn = False
+        if any(request.resume) or request.ended:
+            self._take_up(request)
+
+    def _take_up(self, request: EngineRequest) -> None:
+        """Every sample goes on by itself after what was handed out before, as if it had given way."""
+        self.drawn = True
+        for sample, tokens in zip(self.samples, request.resume, strict=True):
+            sample.tokens = [*request.prompt, *tokens]
+            if sample.index in request.ended:
+                sample.phase = Phase.ENDED
+                self.open -= 1
+
+    @property
+    def first(self) -> list[Sample]:
+        """The samples to begin with: the one that computes the prompt for all, or those that go on by themselves."""
+        return [s for s in self.samples if s.phase is Phase.PENDING] if self.drawn else self.samples[:1]
+
+    @property
+    def complete(self) -> list[Sample]:
+        """Samples that go on after an answer of full length."""
+        return [s for s in self.first if self.prompt_length < len(s.tokens) >= self.limit]
 
     @property
     def begun(self) -> bool:
@@ -187,8 +208,8 @@ def history_tail(params: SamplingParams) -> int:
     """How many of the last tokens the sampler chain looks at: 0 for none, -1 for all."""
     tails = []
     penalties = params.repeat_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
-    if penalties and SamplerStage.PENALTIES in params.samplers:
+    if penalties and SamplerStage.PENALTIES in params.chain:
         tails.append(params.repeat_last_n)
-    if params.dry_multiplier != 0 and SamplerStage.DRY in params.samplers:
+    if params.dry_multiplier != 0 and SamplerStage.DRY in params.chain:
         tails.append(params.dry_penalty_last_n)
     return -1 if -1 in tails else max(tails, default=0)

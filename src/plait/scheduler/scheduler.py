@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from plait.cache.kv import CacheStats, KVCache
 from plait.errors import PlaitError, StepError
@@ -71,15 +71,17 @@ class Scheduler:
 
     # --- requests -------------------------------------------------------------------------------------------------
 
-    def add(self, request: EngineRequest) -> None:
-        """Accept a request.
+    def add(self, request: EngineRequest) -> list[TokenEvent]:
+        """Accept a request. One that was accepted before (`resume`) asks for no place in the queue; those of its
+        samples that have all their tokens end at once, which makes the events.
 
         Raises `QueueFullError` where the queue is at its bounds, `RequestError` for an empty prompt or an id in use,
         `PromptTooLongError` for a prompt that leaves no room in the context or the KV memory for a single new token.
         """
         now = self._clock()
         try:
-            check_bounds(request, self._admission.waiting, self._queue, now)
+            if not request.resume:
+                check_bounds(request, self._admission.waiting, self._queue, now)
             context, known = self.context_length, request.request_id in self._requests
             check_request(request, known, context, context < self.limits.context_length)
         except PlaitError as error:
@@ -89,7 +91,11 @@ class Scheduler:
         accepted = Request(request, next(self._arrivals), self.context_length, account, now)
         self._requests[request.request_id] = accepted
         self._timeouts.add(accepted)
-        self._admission.enqueue(accepted.samples[0])
+        done = accepted.complete
+        for sample in accepted.first:
+            if sample not in done:
+                self._admission.enqueue(sample, returning=accepted.drawn)
+        return [self._end(sample, FinishReason.LENGTH) for sample in done]
 
     def abort(self, request_id: str) -> list[TokenEvent]:
         """End what is left of a request with `abort`. An id that is not (or no longer) known gives no events."""
@@ -128,9 +134,9 @@ class Scheduler:
         return bool(self._requests or self._in_flight)
 
     @property
-    def request_ids(self) -> tuple[str, ...]:
-        """Requests that have not ended, in order of arrival."""
-        return tuple(self._requests)
+    def requests(self) -> Mapping[str, Request]:
+        """Those that have not ended, by id, in order of arrival. To be looked at, not to be changed."""
+        return self._requests
 
     @property
     def num_running(self) -> int:
@@ -301,7 +307,7 @@ class Scheduler:
         del sample.drawing[0]
         if error is None and len(drawn) == 1 and len(tokens) + 1 < request.limit and drawn[0] not in request.stop_ids:
             tokens += drawn
-            return _new(TokenEvent, (request.request_id, sample.index, drawn, logprobs, None, None, 0, 0))
+            return _new(TokenEvent, (request.request_id, sample.index, drawn, logprobs, None, None, 0, 0, (), ()))
         return self._accept(sample, row)
 
     def _fail(self, sample: Sample, error: Exception) -> Iterator[TokenEvent]:
