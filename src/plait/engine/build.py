@@ -23,6 +23,7 @@ from plait.engine.crash import CrashingExecutable
 from plait.engine.fingerprint import Fingerprint, fingerprint
 from plait.engine.kvdisk import KVDisk
 from plait.engine.kvstore import KVStore
+from plait.engine.prefixes import Prefixes
 from plait.engine.runner import Runner
 from plait.errors import BackendError, OptionError
 from plait.metrics.meter import Meter
@@ -75,10 +76,8 @@ def open_engine(
     executable = backend.compile(loaded.program, kv, progress)
     if (token := crash_token()) is not None:
         executable = CrashingExecutable(executable, token)
-    keep = bool(options.kv_cache_dir) and options.prefix_cache
     mark = fingerprint(loaded, options.kv_type, backend.name, tokenizer)
-    kept = mark if keep else None
-    engine = assemble_engine(executable, loaded.kv, kv, options, loaded.context_length, kept)
+    engine = assemble_engine(executable, loaded.kv, kv, options, loaded.context_length, mark)
     return Opened(engine, backend.name, kv, mark)
 
 
@@ -90,8 +89,8 @@ def assemble_engine(
     context_length: int,
     mark: Fingerprint | None = None,
 ) -> Engine:
-    """An engine around a compiled program, with `kv` the KV memory it was compiled for. With `mark`, prompts are kept
-    in `options.kv_cache_dir`."""
+    """An engine around a compiled program, with `kv` the KV memory it was compiled for. With `mark`, what is cached can
+    be written to files, and prompts are kept in `options.kv_cache_dir`."""
     config = CacheConfig(kv.page_size, kv.num_pages, tuple(group.window for group in shape.groups))
     controller = make_controller(options)
     setting = controller.setting if controller else Setting(options.n_batch, None, options.n_parallel)
@@ -104,11 +103,14 @@ def assemble_engine(
     queue = QueueBounds(max_requests=options.max_queue_requests, max_tokens=options.max_queue_tokens)
     cache = KVCache(config)
     runner = Runner(executable, len(shape.groups))
-    disk = None if mark is None else _kv_disk(cache, runner, shape, options, mark)
+    keep = bool(options.kv_cache_dir) and options.prefix_cache
+    disk = _kv_disk(cache, runner, shape, options, mark) if mark and keep else None
     ready = disk.ready if disk else None
     scheduler = Scheduler(cache, limits, reuse=options.prefix_cache, queue=queue, ready=ready)
     meter = Meter(_bounds(options) if controller else None)
-    return Engine(scheduler, runner, in_flight=options.in_flight, meter=meter, controller=controller, disk=disk)
+    engine = Engine(scheduler, runner, in_flight=options.in_flight, meter=meter, controller=controller, disk=disk)
+    engine.prefixes = Prefixes(cache, runner, mark) if mark else None
+    return engine
 
 
 def _kv_disk(cache: KVCache, runner: Runner, shape: KVShape, options: EngineOptions, mark: Fingerprint) -> KVDisk:
