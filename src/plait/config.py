@@ -11,11 +11,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 from plait.errors import OptionError
 from plait.types import SamplingParams
 
+T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda", "reference")
 KV_TYPES = ("f16", "f32", "bf16", "q8_0")
 MOST = 2**31 - 1
@@ -300,7 +301,24 @@ NOT_HERE: dict[tuple[str, ...], str] = {
     ("-cnv", "--conversation", "-sys", "--system-prompt"): "use --chat for one turn with the model's template",
     ("--no-mmap", "--mlock"): "weights are always mapped from the file",
     ("--rope-scaling", "--rope-freq-base", "--rope-freq-scale"): "these are taken from the model file",
-    ("--slot-save-path", "--api-key", "--metrics"): "the server is not there yet",
+    ("--slot-save-path",): "it is an option of plait serve",
+    ("--api-key", "--api-key-file"): "it is an option of plait serve",
+    (
+        "--metrics",
+        "--slots",
+        "--props",
+        "--embedding",
+        "--embeddings",
+        "--jinja",
+        "--webui",
+    ): "plait serve always has it",
+    ("--no-webui", "--no-slots", "--no-jinja"): "what plait serve has cannot be switched off",
+    ("-cb", "--cont-batching", "-nocb", "--no-cont-batching"): "batching is always continuous",
+    ("--threads-http",): "HTTP is served by one thread; --max-connections bounds it",
+    ("-sps", "--slot-prompt-similarity"): "sequences have no slots: a prefix is found wherever it is",
+    ("--reranking", "--rerank"): "reranking is not there yet",
+    ("--chat-template", "--chat-template-file"): "the model's own template is used",
+    ("--reasoning-format", "--reasoning-budget"): "reasoning is always given apart from the answer",
 }
 """Flags of llama.cpp's that Plait does not have, each with what to do instead: refused by name, never ignored."""
 
@@ -311,28 +329,33 @@ def flag_of(cls: type, name: str) -> str:
 
 
 def from_environment(values: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> EngineOptions:
-    """`EngineOptions` from explicit `values`, then the environment (see each option's `env`), then defaults.
+    """`resolve` for the engine's options."""
+    return resolve(EngineOptions, values, environ)
+
+
+def resolve(cls: type[T], values: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> T:
+    """Options of the class `cls` from explicit `values`, then the environment (see each option's `env`), then defaults.
 
     Raises `OptionError` for an unusable value, naming the variable it came from.
     """
     environ = os.environ if environ is None else environ
     resolved = dict(values)
-    known = [f.name for f in fields(EngineOptions)]
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for name in resolved:
         if name not in known:
             raise OptionError(f"there is no option '{name}'; there are {', '.join(known)}")
-    for name, _, default, info in option_fields(EngineOptions):
+    for name, _, default, info in option_fields(cls):
         if name in resolved or info.env is None or not environ.get(info.env):
             continue
         text = environ[info.env]
         try:
-            resolved[name] = type(default)(text)
-            EngineOptions(**{name: resolved[name]})
+            resolved[name] = (text,) if isinstance(default, tuple) else type(default)(text)
+            cls(**{name: resolved[name]})
         except ValueError:
             raise OptionError(f"environment variable {info.env} is '{text}'; give a whole number") from None
         except OptionError as error:
             raise OptionError(f"environment variable {info.env} is '{text}': {error}") from None
-    return EngineOptions(**resolved)
+    return cls(**resolved)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

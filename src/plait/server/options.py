@@ -12,7 +12,7 @@ from plait.config import flag_of, option
 from plait.errors import OptionError
 
 MOST = 2**31 - 1
-_WHOLE = "port max_body_mib max_connections key_requests key_tokens key_rpm key_tpm".split()
+_WHOLE = ["port", "max_body_mib", "max_connections", "key_requests", "key_tokens", "key_rpm", "key_tpm"]
 _SECONDS = ("timeout", "send_timeout")
 
 
@@ -36,7 +36,9 @@ class ServerOptions:
         (), "--cors-origin", help="Let pages of this origin use the API; may be given several times; * is all."
     )
     timeout: float = option(0.0, "-to", "--timeout", help="Seconds a request may take from its arrival; 0 is no bound.")
-    send_timeout: float = option(60.0, "--send-timeout", help="Cut off a reader that takes nothing for so many seconds.")
+    send_timeout: float = option(
+        60.0, "--send-timeout", help="Cut off a reader that takes nothing for so many seconds."
+    )
     max_body_mib: int = option(32, "--max-body", help="Refuse bodies of more MiB.")
     max_connections: int = option(
         2048, "--max-connections", help="Answer 503 beyond so many requests at once; 0 is no bound."

@@ -1,0 +1,98 @@
+"""The application: routes, the guard around them, and what is published about both."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+import msgspec
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from plait import __version__
+from plait.server import health
+from plait.server.context import Server
+from plait.server.errors import MethodError, NotFoundError
+from plait.server.guard import Guard, error_response
+from plait.server.keys import KeyRing
+from plait.server.native import bodies as native
+from plait.server.native import completion as native_completion
+from plait.server.native import tools
+from plait.server.openai import bodies as openai
+from plait.server.openai import chat, completions, embeddings
+from plait.server.openapi import describe
+
+Handler = Callable[[Server, Request], Awaitable[Response]]
+
+
+class Entry(NamedTuple):
+    """One route: where, how, what it does, and what its body is."""
+
+    path: str
+    method: str
+    handler: Handler
+    body: type[msgspec.Struct] | None = None
+
+
+ROUTES: tuple[Entry, ...] = (
+    Entry("/", "GET", health.page),
+    Entry("/health", "GET", health.health),
+    Entry("/v1/health", "GET", health.health),
+    Entry("/metrics", "GET", health.metrics),
+    Entry("/status.json", "GET", health.status),
+    Entry("/v1/models", "GET", embeddings.models),
+    Entry("/v1/models/{model:path}", "GET", embeddings.model),
+    Entry("/v1/completions", "POST", completions.completions, openai.CompletionBody),
+    Entry("/v1/chat/completions", "POST", chat.chat, openai.ChatBody),
+    Entry("/v1/embeddings", "POST", embeddings.embeddings, openai.EmbeddingBody),
+    Entry("/completion", "POST", native_completion.completion, native.CompletionBody),
+    Entry("/completions", "POST", native_completion.completion, native.CompletionBody),
+    Entry("/infill", "POST", native_completion.infill, native.InfillBody),
+    Entry("/tokenize", "POST", tools.tokenize, native.TokenizeBody),
+    Entry("/detokenize", "POST", tools.detokenize, native.DetokenizeBody),
+    Entry("/apply-template", "POST", tools.apply_template, openai.ChatBody),
+    Entry("/embedding", "POST", tools.embedding, native.EmbeddingBody),
+    Entry("/props", "GET", tools.props),
+    Entry("/slots", "GET", tools.slots),
+    Entry("/slots/{slot:int}", "POST", tools.slot_action, native.SlotBody),
+)
+
+
+def make_app(server: Server, keys: KeyRing) -> ASGIApp:
+    """The whole application, guard and all."""
+    app = FastAPI(title="Plait", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    for entry in ROUTES:
+        app.router.routes.append(Route(entry.path, _endpoint(server, entry.handler), methods=[entry.method]))
+    described = describe(ROUTES, __version__)
+
+    async def openapi(request: Request) -> Response:
+        return Response(described, media_type="application/json")
+
+    app.router.routes.append(Route("/openapi.json", openapi, methods=["GET"]))
+    app.add_exception_handler(HTTPException, _not_found)
+    guarded: ASGIApp = Guard(app, keys, server.gate)
+    if server.options.cors_origins:
+        guarded = CORSMiddleware(
+            guarded, allow_origins=server.options.cors_origins, allow_methods=["*"], allow_headers=["*"]
+        )
+    return guarded
+
+
+def _endpoint(server: Server, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        return await handler(server, request)
+
+    return endpoint
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    """The framework's own complaints, in our words."""
+    where = f"{request.method} {request.url.path[:200]}"
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        return error_response(MethodError(f"{where}: the route has no such method"))
+    return error_response(NotFoundError(f"{where}: there is no such route"))
