@@ -56,8 +56,8 @@ def sampling_options() -> list[click.Option]:
 
 
 def refused_options(skip: frozenset[str] = frozenset()) -> list[click.Option]:
-    """A hidden option for each flag of llama.cpp that Plait does not have: else -ngl would be read as -n gl. `skip` names
-    those that this command has after all."""
+    """A hidden option for each flag of llama.cpp that Plait does not have: else -ngl would be read as -n gl. `skip`
+    names those that this command has after all."""
 
     def refuse(ctx: click.Context, param: click.Parameter, value: object) -> None:
         if value:

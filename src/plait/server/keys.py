@@ -95,8 +95,8 @@ class KeyLimits:
 class Gate:
     """Lets requests in while the limits allow. `most_open` bounds all keys together.
 
-    A request comes in by `enter`, before anything of it is looked at, says its size by `size` when it is known, and goes
-    by `leave`.
+    A request comes in by `enter`, before anything of it is looked at, says its size by `size` when it is known, and
+    goes by `leave`.
     """
 
     limits: KeyLimits = field(default_factory=KeyLimits)

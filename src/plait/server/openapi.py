@@ -69,10 +69,8 @@ def _operation(entry: _Entry, schemas: dict[type[msgspec.Struct], dict[str, Any]
     statuses = sorted({answer.status for answer in (*TABLE.values(), OURS)})
     responses: dict[str, Any] = {"200": {"description": "What was asked for"}}
     responses |= {str(status): {"description": "An error", "content": error} for status in statuses}
-    found: dict[str, Any] = {
-        "summary": (inspect.getdoc(entry.handler) or "").partition("\n\n")[0],
-        "responses": responses,
-    }
+    summary = (inspect.getdoc(entry.handler) or "").partition("\n\n")[0]
+    found: dict[str, Any] = {"summary": summary, "responses": responses}
     parameters = [_parameter(name, kind) for name, kind in _PARAMETER.findall(entry.path)]
     if entry.path == "/slots/{slot:int}":
         choices = {"type": "string", "enum": ["save", "restore", "erase"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from plait.errors import PromptTooLongError
 from plait.server.errors import FieldError
@@ -46,7 +46,7 @@ class Prompts:
     def _render(
         self, messages: Sequence[ChatMessage], prefill: bool, tools: object, variables: dict[str, object]
     ) -> tuple[str, tuple[TokenId, ...]]:
-        extra = {**variables, **({"tools": tools} if tools else {})}
+        extra: dict[str, Any] = {**variables, **({"tools": tools} if tools else {})}
         turns = messages[:-1] if prefill else messages
         text = self.tokenizer.render_chat(turns, **extra)
         ids = self.tokenizer.encode_chat(turns, **extra)

@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from typing import Any
 
 import uvicorn
 
@@ -82,7 +83,8 @@ async def serve(
     ready = asyncio.ensure_future(supervisor.ready())
     stop = _Signals()
     try:
-        await asyncio.wait({ready, serving, stop.first}, return_when=asyncio.FIRST_COMPLETED)
+        waited: list[asyncio.Future[Any]] = [ready, serving, stop.first]
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
             info = ready.result()
             scheme = "https" if options.ssl_cert_file else "http"

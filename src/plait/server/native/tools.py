@@ -104,8 +104,8 @@ async def slots(server: Server, request: Request) -> Response:
 
 
 async def slot_action(server: Server, request: Request) -> Response:
-    """POST /slots/{id}?action=save|restore|erase. Sequences have no slots here: what is saved or erased is what the cache
-    holds of the `prompt` in the body, and what is restored serves every prompt that begins so."""
+    """POST /slots/{id}?action=save|restore|erase. Sequences have no slots here: what is saved or erased is what the
+    cache holds of the `prompt` in the body, and what is restored serves every prompt that begins so."""
     action, slot = request.query_params.get("action"), request.path_params["slot"]
     if action not in ("save", "restore", "erase"):
         raise FieldError("give action=save, restore or erase", "action")

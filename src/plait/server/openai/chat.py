@@ -117,8 +117,8 @@ class _Answer:
             for piece in pieces:
                 if piece.error is not None:
                     raise piece.error
-                for choice in self._choices(piece, samples[piece.sample]):
-                    chunks.append(b'%s,"choices":[%s]%s' % (head, choice, tail))
+                choices = self._choices(piece, samples[piece.sample])
+                chunks += [b'%s,"choices":[%s]%s' % (head, choice, tail) for choice in choices]
             yield b"".join(chunks)
         if usage:
             last = {"choices": [], "usage": usage_of([self.generation]), "timings": timings_of(self.generation.usage)}

@@ -128,7 +128,7 @@ class _Answer:
         }
 
     async def events(self, usage: bool) -> AsyncIterator[bytes]:
-        start, middle, end = self._template(usage)
+        start, end = self._template(usage)
         offsets: dict[int, int] = {}
         async for number, pieces in merged(self.generations):
             parts = []
@@ -160,17 +160,17 @@ class _Answer:
             tokens, entries = [*generation.request.prompt, *tokens], [*generation.prompt_logprobs, *entries]
         return logprobs_of(self.server.tokenizer, tokens, entries, offset)
 
-    def _template(self, usage: bool) -> tuple[bytes, bytes, bytes]:
+    def _template(self, usage: bool) -> tuple[bytes, bytes]:
         """What all events of an answer have in common, around the text."""
         head = encode(self._head())[:-1]
-        return b"data: " + head + b',"choices":[{"text":', b"", (b'}],"usage":null}\n\n' if usage else b"}]}\n\n")
+        return b"data: " + head + b',"choices":[{"text":', (b'}],"usage":null}\n\n' if usage else b"}]}\n\n")
 
 
 def logprobs_of(
     tokenizer: Tokenizer, tokens: list[TokenId], entries: list[tuple[Logprob, ...]], offset: int
 ) -> dict[str, Any]:
-    """OpenAI's four lists. An entry holds the token's own value first, then the alternatives; it is empty for a prompt's
-    first token."""
+    """OpenAI's four lists. An entry holds the token's own value first, then the alternatives; it is empty for the first
+    token of a prompt."""
     texts = [tokenizer.decode([token], continuing=True) for token in tokens]
     offsets = []
     for text in texts:
