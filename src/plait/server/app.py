@@ -6,19 +6,16 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 import msgspec
-from fastapi import FastAPI
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from plait import __version__
 from plait.server import health
 from plait.server.context import Server
-from plait.server.errors import MethodError, NotFoundError
-from plait.server.guard import Guard, error_response
+from plait.server.guard import Guard
 from plait.server.keys import KeyRing
 from plait.server.native import bodies as native
 from plait.server.native import completion as native_completion
@@ -65,17 +62,14 @@ ROUTES: tuple[Entry, ...] = (
 
 def make_app(server: Server, keys: KeyRing) -> ASGIApp:
     """The whole application, guard and all."""
-    app = FastAPI(title="Plait", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    for entry in ROUTES:
-        app.router.routes.append(Route(entry.path, _endpoint(server, entry.handler), methods=[entry.method]))
+    routes = [Route(entry.path, _endpoint(server, entry.handler), methods=[entry.method]) for entry in ROUTES]
     described = describe(ROUTES, __version__)
 
     async def openapi(request: Request) -> Response:
         return Response(described, media_type="application/json")
 
-    app.router.routes.append(Route("/openapi.json", openapi, methods=["GET"]))
-    app.add_exception_handler(HTTPException, _not_found)
-    guarded: ASGIApp = Guard(app, keys, server.gate)
+    routes.append(Route("/openapi.json", openapi, methods=["GET"]))
+    guarded: ASGIApp = Guard(Router(routes, redirect_slashes=False), keys, server.gate)
     if server.options.cors_origins:
         guarded = CORSMiddleware(
             guarded, allow_origins=server.options.cors_origins, allow_methods=["*"], allow_headers=["*"]
@@ -88,11 +82,3 @@ def _endpoint(server: Server, handler: Handler) -> Callable[[Request], Awaitable
         return await handler(server, request)
 
     return endpoint
-
-
-async def _not_found(request: Request, error: Exception) -> Response:
-    """The framework's own complaints, in our words."""
-    where = f"{request.method} {request.url.path[:200]}"
-    if isinstance(error, HTTPException) and error.status_code == 405:
-        return error_response(MethodError(f"{where}: the route has no such method"))
-    return error_response(NotFoundError(f"{where}: there is no such route"))

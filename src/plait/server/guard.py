@@ -10,11 +10,12 @@ import re
 import secrets
 import time
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from plait.server.context import ClientGoneError, Seat
-from plait.server.errors import OURS, answer_to, error_body, retry_after
+from plait.server.errors import OURS, MethodError, NotFoundError, answer_to, error_body, retry_after
 from plait.server.keys import Gate, KeyRing
 
 OPEN_PATHS = frozenset({"/", "/health", "/v1/health", "/favicon.ico"})
@@ -33,6 +34,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope["app"] = self  # so that the router raises what it does not find
         headers = dict(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id", b""))
         answer = _Answer(send, request_id)
@@ -42,7 +44,7 @@ class Guard:
         except ClientGoneError:
             answer.status = 499  # nobody hears it; the log does
         except Exception as error:
-            await self._fail(error, scope, receive, answer, request_id)
+            await self._fail(_ours(error, scope), scope, receive, answer, request_id)
         _log.info(
             "%s %s %s %d %.0f ms", request_id, scope["method"], scope["path"], answer.status,
             1000 * (time.monotonic() - began),
@@ -89,6 +91,16 @@ def error_response(error: Exception) -> Response:
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(error_body(error), status, headers, media_type="application/json")
+
+
+def _ours(error: Exception, scope: Scope) -> Exception:
+    """The router's complaints, in our words."""
+    if not isinstance(error, HTTPException):
+        return error
+    where = f"{scope['method']} {scope['path'][:200]}"
+    if error.status_code == 405:
+        return MethodError(f"{where}: the route has no such method")
+    return NotFoundError(f"{where}: there is no such route")
 
 
 def _request_id(given: bytes) -> str:

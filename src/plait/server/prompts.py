@@ -59,10 +59,31 @@ class Prompts:
     async def decode(self, ids: Sequence[TokenId]) -> str:
         return await self._run(len(ids), lambda: self.tokenizer.decode(ids))
 
-    def checked(self, ids: Sequence[TokenId], param: str = "prompt") -> tuple[TokenId, ...]:
-        """Raises `FieldError` for an id outside the vocabulary."""
+    async def several(self, given: str | list[Any], param: str, most: int) -> list[tuple[str, tuple[TokenId, ...]]]:
+        """(text, ids) of each prompt in a text, a list of texts, a list of ids, or a list of such lists; the text of a
+        prompt that came as ids is empty. Raises `FieldError`."""
+        single = isinstance(given, str) or (given and isinstance(given[0], int))
+        prompts: list[Any] = [given] if single else list(given)
+        if not prompts or prompts == [[]]:
+            raise FieldError(f"the {param} is empty; give text, or a list of token ids", param)
+        if len(prompts) > most:
+            raise FieldError(f"there are {len(prompts)} prompts; send at most {most} at once", param)
+        found = []
+        for prompt in prompts:
+            if isinstance(prompt, str):
+                found.append((prompt, await self.encode(prompt)))
+            elif isinstance(prompt, list):
+                found.append(("", self.checked(prompt, param)))
+            else:
+                raise FieldError(f"{param} is text, a list of texts, or lists of token ids", param)
+        return found
+
+    def checked(self, ids: Sequence[Any], param: str = "prompt") -> tuple[TokenId, ...]:
+        """Raises `FieldError` for what is no id of the vocabulary."""
         size = self.tokenizer.vocab_size
         for token in ids:
+            if not isinstance(token, int) or isinstance(token, bool):
+                raise FieldError("a prompt has something else among its token ids; they are whole numbers", param)
             if not 0 <= token < size:
                 raise FieldError(f"token id {token} is not in the vocabulary of {size}", param)
         return tuple(ids)

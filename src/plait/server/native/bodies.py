@@ -51,8 +51,8 @@ class DetokenizeBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class EmbeddingBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    content: str | list[str] | list[int] | list[list[int]] | None = None
-    input: str | list[str] | list[int] | list[list[int]] | None = None
+    content: str | list[Any] | None = None
+    input: str | list[Any] | None = None
     pooling: str | None = None
 
 

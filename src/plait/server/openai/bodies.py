@@ -20,7 +20,7 @@ class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class CompletionBody(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[Any]
     model: str | None = None
     max_tokens: int | None = 16
     echo: bool | None = None
@@ -107,7 +107,7 @@ class ChatBody(SamplingFields, kw_only=True, forbid_unknown_fields=True):
 class EmbeddingBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/embeddings."""
 
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | list[Any]
     model: str | None = None
     encoding_format: str | None = None
     dimensions: int | None = None

@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from plait.server.context import Server, unless_gone
-from plait.server.errors import FieldError
 from plait.server.fields import OPENAI_DEFAULTS, sampling_params
 from plait.server.generation import Generation, Piece, Whole
 from plait.server.grammars import checked, schema_grammar
@@ -30,7 +29,7 @@ async def completions(server: Server, request: Request) -> Response:
     """The route."""
     body = await server.body(request, CompletionBody)
     refuse_completion(body)
-    prompts = await _prompts(server, body)
+    prompts = await server.prompts.several(body.prompt, "prompt", MAX_PROMPTS)
     params = await _params(server, body)
     # Echo with logprobs wants those of the prompt, too.
     wanted = params.logprobs if body.echo and params.logprobs is not None else None
@@ -48,23 +47,6 @@ async def completions(server: Server, request: Request) -> Response:
         return await unless_gone(request, stream_of(answer.events(usage), leave, server.options.send_timeout))
     wholes = await unless_gone(request, answer.wholes())
     return reply(answer.whole(wholes))
-
-
-async def _prompts(server: Server, body: CompletionBody) -> list[tuple[str, tuple[TokenId, ...]]]:
-    given: Any = body.prompt
-    if isinstance(given, str) or (given and isinstance(given[0], int)):
-        given = [given]
-    if not given:
-        raise FieldError("the prompt is empty; give text, or a list of token ids", "prompt")
-    if len(given) > MAX_PROMPTS:
-        raise FieldError(f"there are {len(given)} prompts; send at most {MAX_PROMPTS} at once", "prompt")
-    found = []
-    for prompt in given:
-        if isinstance(prompt, str):
-            found.append((prompt, await server.prompts.encode(prompt)))
-        else:
-            found.append(("", server.prompts.checked(prompt)))
-    return found
 
 
 async def _params(server: Server, body: CompletionBody) -> SamplingParams:

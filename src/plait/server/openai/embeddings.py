@@ -39,13 +39,7 @@ async def embed(
     """The vectors of some texts or prompts, and how many tokens these had."""
     if pooling not in (None, *Pooling):
         raise FieldError(f"'{pooling}' is no pooling; choose one of {', '.join(Pooling)}", "pooling")
-    several = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
-    if not several or len(several) > MAX_INPUTS:
-        raise FieldError(f"give 1 to {MAX_INPUTS} inputs", "input")
-    prompts = [
-        await server.prompts.encode(one) if isinstance(one, str) else server.prompts.checked(one, "input")
-        for one in several
-    ]
+    prompts = [ids for _, ids in await server.prompts.several(given, "input", MAX_INPUTS)]
     params = SamplingParams(temperature=0.0, max_tokens=0, seed=0)
     generations: list[Generation] = [
         server.submit(request, ids, params, pooling=Pooling(pooling or Pooling.MEAN)) for ids in prompts
