@@ -81,7 +81,8 @@ def start_server(*args: str, environ: dict[str, str] | None = None) -> Iterator[
     try:
         end = time.monotonic() + READY_S
         while not running.url:
-            assert process.poll() is None and time.monotonic() < end, f"no server: {running.log}"
+            assert process.poll() is None, f"no server: {running.log}"
+            assert time.monotonic() < end, f"no server in time: {running.log}"
             time.sleep(0.01)
         yield running
     finally:

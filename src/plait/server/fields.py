@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from plait.errors import RequestError
-from plait.server.bodies import in_field
 from plait.server.errors import FieldError
 from plait.types import OPENAI_CHAIN, Grammar, SamplingParams, Service
 
@@ -100,7 +99,7 @@ def sampling_params(
         return replace(defaults, **given, grammar=grammar, **fixed)
     except RequestError as error:
         name = str(error).partition(" ")[0]
-        raise in_field(name if name in SamplingFields.__struct_fields__ else "", error) from None
+        raise FieldError(str(error), name if name in type(body).__struct_fields__ else None) from None
 
 
 def _biases(given: Any, vocab_size: int) -> tuple[tuple[int, float], ...]:
