@@ -63,7 +63,7 @@ class RunningServer:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             status = self.status()
-            if not status["running"] and status["metrics"]["plait_kv_pages"]["used"] == 0:
+            if not status["running"] and not status["metrics"].get("plait_kv_pages", {}).get("used"):
                 return
             time.sleep(0.05)
         raise AssertionError(f"still busy: {self.status()['running']}, {self.pages()}")
