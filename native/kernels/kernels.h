@@ -50,11 +50,12 @@ struct LinearArgs {
     float* scratch;
 };
 
-// Quantises the row groups first_group..last_group-1 of `rows` rows, and of them the columns first..last-1, whole
-// blocks. x begins there; `out` is the panels of all the rows, of `columns` columns.
+// Quantises the row groups first_group..last_group-1 of `rows` rows, and of them the columns first..last-1, in whole runs
+// of `scale_inputs` values (32 or 256) that share a scale. x begins there; `out` is the panels of all the rows, of
+// `columns` columns.
 struct QuantiseArgs {
     InputRows x;
-    int rows, columns, first, last, first_group, last_group;
+    int rows, columns, first, last, first_group, last_group, scale_inputs;
     PanelBlock* out;
 };
 

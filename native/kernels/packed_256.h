@@ -1,0 +1,118 @@
+// Tiles of formats with blocks of 256 inputs, with rows that have one scale for as many: everything is in integers until
+// the 256 products are one sum, which becomes float32, is scaled and added in ascending order of the inputs.
+#pragma once
+
+#include "kernels/packed_formats_256.h"
+#include "kernels/tiles.h"
+
+namespace plait::PLAIT_PATH {
+namespace {
+
+constexpr int kBlocks256 = 8;
+
+// Adds the products of a block's part times its scale.
+template <class P, int ROWS, int VECTORS>
+[[gnu::always_inline]] inline void add_part(const PanelBlock* x, const std::uint8_t* head, const std::uint8_t* at,
+                                            int column, int block, int part, I (&total)[ROWS][VECTORS]) {
+    I sum[ROWS][VECTORS];
+    for (int r = 0; r < ROWS; ++r) {
+        for (int v = 0; v < VECTORS; ++v) sum[r][v] = spread(P::start(x[r], part));
+    }
+    add_products<P, 8 / P::parts>(x, at, column, part, sum);
+    for (int v = 0; v < VECTORS; ++v) {
+        const I scale = P::part_scale(head, at, column + v * kWidth, block, part);
+        for (int r = 0; r < ROWS; ++r) total[r][v] += sum[r][v] * scale;
+    }
+}
+
+template <class P, int ROWS, int VECTORS>
+[[gnu::always_inline]] inline void add_block_256(const PanelBlock* x, const std::uint8_t* head,
+                                                 const std::uint8_t* at, int column, int block,
+                                                 I (&total)[ROWS][VECTORS]) {
+    if constexpr (P::parts == 0) add_products<P, 8>(x, at, column, 0, total);
+    if constexpr (P::parts >= 1) add_part<P>(x, head, at, column, block, 0, total);
+    if constexpr (P::parts == 2) add_part<P>(x, head, at, column, block, 1, total);
+}
+
+// Where sums are not begun for each part, all that they begin at is added up before.
+template <class P, int ROWS, int VECTORS>
+[[gnu::always_inline]] inline void begin_sums(const PanelBlock* x, I (&total)[ROWS][VECTORS]) {
+    for (int r = 0; r < ROWS; ++r) {
+        std::int32_t start = 0;
+        if constexpr (P::parts == 0) {
+            for (int b = 0; b < kBlocks256; ++b) start += P::start(x[b * ROWS + r], 0);
+        }
+        for (int v = 0; v < VECTORS; ++v) total[r][v] = spread(start);
+    }
+}
+
+// The minimums times the sums of their inputs, over 256 inputs.
+template <class P, int ROWS, int VECTORS>
+[[gnu::always_inline]] inline void sum_minimums(const PanelBlock* x, const std::uint8_t* head, int column,
+                                                I (&sum)[ROWS][VECTORS]) {
+    constexpr int step = P::minimums == Minimums::Of32 ? 2 : 1;
+    for (int r = 0; r < ROWS; ++r) {
+        for (int v = 0; v < VECTORS; ++v) sum[r][v] = I{};
+    }
+    for (int b = 0; b < kBlocks256; b += step) {
+        for (int v = 0; v < VECTORS; ++v) {
+            S pairs;
+            if constexpr (P::minimums == Minimums::Of32) {
+                pairs = P::minimum_pairs(head, column + v * kWidth, b / 2);
+            } else {
+                pairs = P::minimum_pairs(head + P::bytes.head + b * (P::bytes.weights + P::bytes.scales),
+                                         column + v * kWidth);
+            }
+            for (int r = 0; r < ROWS; ++r) {
+                const PanelBlock& block = x[b * ROWS + r];
+                sum[r][v] = dot_pairs(sum[r][v], pairs, P::minimums == Minimums::Of32 ? block.pair_sums : block.half_sums);
+            }
+        }
+    }
+}
+
+template <class P, int ROWS, int VECTORS>
+[[gnu::always_inline]] inline void take_minimums_256(const PanelBlock* x, const std::uint8_t* head, int column,
+                                                     V (&total)[ROWS][VECTORS]) {
+    I sum[ROWS][VECTORS];
+    sum_minimums<P>(x, head, column, sum);
+    for (int v = 0; v < VECTORS; ++v) {
+        const V scale = P::scale_of_minimums(head, column + v * kWidth);
+        for (int r = 0; r < ROWS; ++r) total[r][v] -= to_float(sum[r][v]) * (scale * x[r].scale);
+    }
+}
+
+// Adds the products of 256 inputs, column..., to the totals.
+template <class P, int ROWS, int VECTORS>
+[[gnu::always_inline]] inline void add_256(const PanelBlock* x, const std::uint8_t* head, int column, Ahead& ahead,
+                                           V (&total)[ROWS][VECTORS]) {
+    I sum[ROWS][VECTORS];
+    begin_sums<P>(x, sum);
+    const std::uint8_t* at = head + P::bytes.head;
+    for (int b = 0; b < kBlocks256; ++b, at += P::bytes.weights + P::bytes.scales) {
+        fetch(head + P::bytes.head + b * 64 * ahead.near, ahead);  // a share of the head, too
+        add_block_256<P>(x + b * ROWS, head, at, column, b, sum);
+    }
+    for (int v = 0; v < VECTORS; ++v) {
+        const V scale = P::scale(head, column + v * kWidth);
+        for (int r = 0; r < ROWS; ++r) total[r][v] += to_float(sum[r][v]) * (scale * x[r].scale);
+    }
+    if constexpr (P::minimums != Minimums::None) take_minimums_256<P>(x, head, column, total);
+}
+
+template <class P, int ROWS>
+struct Pass256 {
+    static void run(const PanelBlock* x, const std::uint8_t* tile, int blocks, int pass, Ahead ahead, float* out) {
+        constexpr int VECTORS = tile_vectors(ROWS);
+        constexpr std::ptrdiff_t bytes = P::bytes.head + kBlocks256 * (P::bytes.weights + P::bytes.scales);
+        const int column = pass * VECTORS * kWidth;
+        V total[ROWS][VECTORS] = {};
+        for (int b = 0; b < blocks; b += kBlocks256, x += kBlocks256 * ROWS, tile += bytes) {
+            add_256<P>(x, tile, column, ahead, total);
+        }
+        store_totals(total, column, out);
+    }
+};
+
+}  // namespace
+}  // namespace plait::PLAIT_PATH
