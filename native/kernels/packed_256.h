@@ -1,6 +1,10 @@
-// Tiles of formats with blocks of 256 inputs, with rows that have one scale for as many: everything is in integers until
-// the 256 products are one sum, which becomes float32, is scaled and added in ascending order of the inputs.
+// Tiles of formats with blocks of 256 inputs, with rows that have one scale for as many: sums of 32 or 16 inputs times
+// their whole scales are added up in float32, in ascending order of the inputs; only then come the block's scale and the
+// row's. (In 32-bit integers, too, they would be exact; that multiplication is slower.) Minimums, and sums that need no
+// scale, are whole numbers over all 256.
 #pragma once
+
+#include <type_traits>
 
 #include "kernels/packed_formats_256.h"
 #include "kernels/tiles.h"
@@ -13,38 +17,51 @@ constexpr int kBlocks256 = 8;
 // Adds the products of a block's part times its scale.
 template <class P, int ROWS, int VECTORS>
 [[gnu::always_inline]] inline void add_part(const PanelBlock* x, const std::uint8_t* head, const std::uint8_t* at,
-                                            int column, int block, int part, I (&total)[ROWS][VECTORS]) {
+                                            int column, int block, int part, V (&total)[ROWS][VECTORS]) {
     I sum[ROWS][VECTORS];
     for (int r = 0; r < ROWS; ++r) {
         for (int v = 0; v < VECTORS; ++v) sum[r][v] = spread(P::start(x[r], part));
     }
     add_products<P, 8 / P::parts>(x, at, column, part, sum);
     for (int v = 0; v < VECTORS; ++v) {
-        const I scale = P::part_scale(head, at, column + v * kWidth, block, part);
-        for (int r = 0; r < ROWS; ++r) total[r][v] += sum[r][v] * scale;
+        const V scale = to_float(P::part_scale(head, at, column + v * kWidth, block, part));
+        for (int r = 0; r < ROWS; ++r) total[r][v] += to_float(sum[r][v]) * scale;
     }
 }
 
 template <class P, int ROWS, int VECTORS>
 [[gnu::always_inline]] inline void add_block_256(const PanelBlock* x, const std::uint8_t* head,
                                                  const std::uint8_t* at, int column, int block,
-                                                 I (&total)[ROWS][VECTORS]) {
-    if constexpr (P::parts == 0) add_products<P, 8>(x, at, column, 0, total);
-    if constexpr (P::parts >= 1) add_part<P>(x, head, at, column, block, 0, total);
+                                                 V (&total)[ROWS][VECTORS]) {
+    add_part<P>(x, head, at, column, block, 0, total);
     if constexpr (P::parts == 2) add_part<P>(x, head, at, column, block, 1, total);
 }
 
-// Where sums are not begun for each part, all that they begin at is added up before.
+// Sums that are not scaled: what they begin at is added up before.
 template <class P, int ROWS, int VECTORS>
-[[gnu::always_inline]] inline void begin_sums(const PanelBlock* x, I (&total)[ROWS][VECTORS]) {
+[[gnu::always_inline]] inline void add_block_256(const PanelBlock* x, const std::uint8_t*, const std::uint8_t* at,
+                                                 int column, int, I (&total)[ROWS][VECTORS]) {
+    add_products<P, 8>(x, at, column, 0, total);
+}
+
+template <class P, int ROWS, int VECTORS>
+[[gnu::always_inline]] inline void begin(const PanelBlock*, V (&total)[ROWS][VECTORS]) {
+    for (int r = 0; r < ROWS; ++r) {
+        for (int v = 0; v < VECTORS; ++v) total[r][v] = V{};
+    }
+}
+
+template <class P, int ROWS, int VECTORS>
+[[gnu::always_inline]] inline void begin(const PanelBlock* x, I (&total)[ROWS][VECTORS]) {
     for (int r = 0; r < ROWS; ++r) {
         std::int32_t start = 0;
-        if constexpr (P::parts == 0) {
-            for (int b = 0; b < kBlocks256; ++b) start += P::start(x[b * ROWS + r], 0);
-        }
+        for (int b = 0; b < kBlocks256; ++b) start += P::start(x[b * ROWS + r], 0);
         for (int v = 0; v < VECTORS; ++v) total[r][v] = spread(start);
     }
 }
+
+inline V in_float(V x) { return x; }
+inline V in_float(I x) { return to_float(x); }
 
 // The minimums times the sums of their inputs, over 256 inputs.
 template <class P, int ROWS, int VECTORS>
@@ -86,8 +103,8 @@ template <class P, int ROWS, int VECTORS>
 template <class P, int ROWS, int VECTORS>
 [[gnu::always_inline]] inline void add_256(const PanelBlock* x, const std::uint8_t* head, int column, Ahead& ahead,
                                            V (&total)[ROWS][VECTORS]) {
-    I sum[ROWS][VECTORS];
-    begin_sums<P>(x, sum);
+    std::conditional_t<P::parts == 0, I, V> sum[ROWS][VECTORS];
+    begin<P>(x, sum);
     const std::uint8_t* at = head + P::bytes.head;
     for (int b = 0; b < kBlocks256; ++b, at += P::bytes.weights + P::bytes.scales) {
         fetch(head + P::bytes.head + b * 64 * ahead.near, ahead);  // a share of the head, too
@@ -95,7 +112,7 @@ template <class P, int ROWS, int VECTORS>
     }
     for (int v = 0; v < VECTORS; ++v) {
         const V scale = P::scale(head, column + v * kWidth);
-        for (int r = 0; r < ROWS; ++r) total[r][v] += to_float(sum[r][v]) * (scale * x[r].scale);
+        for (int r = 0; r < ROWS; ++r) total[r][v] += in_float(sum[r][v]) * (scale * x[r].scale);
     }
     if constexpr (P::minimums != Minimums::None) take_minimums_256<P>(x, head, column, total);
 }

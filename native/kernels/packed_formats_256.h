@@ -1,5 +1,5 @@
 // The packed formats of 256 inputs (kernels/layout.h): scales and minimums are whole numbers, times one in half
-// precision. Sums are exact in 32 bits over all 256: at most 63 x 31 x 127 x 256, and 127 x 127 x 128 x 256 fits, too.
+// precision. A sum times its scale is below 2^24 (at most 32 x 127 x 127 x 32), so exact in float32.
 #pragma once
 
 #include "kernels/packed_formats.h"

@@ -38,19 +38,20 @@ inline void quantise_block(const float* __restrict x, float scale, float inverse
     out->less_128 = -128 * sum;
 }
 
-// Blocks that share a scale, of max |x| / 127, `stride` apart in the panel.
+inline std::int16_t sum_of(const PanelBlock& block) {
+    return static_cast<std::int16_t>(block.half_sums[0] + block.half_sums[1]);
+}
+
+// Blocks that share a scale, of max |x| / 127, `stride` apart in the panel: one, or an even number.
 inline void quantise_run(const float* x, int blocks, PanelBlock* out, int stride) {
     const float largest = largest_magnitude(x, blocks * kPackedInputs);
     const bool zero = largest < 1e-30f;  // 127 / largest would be infinite for smaller ones
     const float scale = zero ? 0.0f : largest / 127.0f, inverse = zero ? 0.0f : 127.0f / largest;
     for (int b = 0; b < blocks; ++b) quantise_block(x + b * kPackedInputs, scale, inverse, out + b * stride);
-    for (int b = 0; b < blocks; ++b) {
-        PanelBlock& block = out[b * stride];
-        for (int i = 0; i < 2; ++i) {
-            const int other = b - b % 2 + i;
-            block.pair_sums[i] =
-                other < blocks ? static_cast<std::int16_t>(-(out[other * stride].less_8 >> 3)) : std::int16_t{0};
-        }
+    for (int b = 0; b + 1 < blocks; b += 2) {
+        PanelBlock &even = out[b * stride], &odd = out[(b + 1) * stride];
+        even.pair_sums[0] = odd.pair_sums[0] = sum_of(even);
+        even.pair_sums[1] = odd.pair_sums[1] = sum_of(odd);
     }
 }
 

@@ -10,10 +10,7 @@ namespace {
 // Vectors of columns in a register tile of that many rows: one broadcast of activations serves them all, where registers
 // suffice. Vectors of 4 need four for one row, or sums wait for each other; from five rows on that many spill.
 constexpr int tile_vectors(int rows) { return !kManyRegisters ? 1 : kWidth == 16 || rows > 4 ? 2 : 4; }
-#ifndef NEAR
-#define NEAR 2048
-#endif
-constexpr int kNear = NEAR, kFar = 8192;  // bytes
+constexpr int kNear = 2048, kFar = 8192;  // bytes
 // Bytes of weights per row, in 32 inputs, that come while the rows are multiplied: with more, memory is what holds up.
 constexpr int kBytesInTime = 150;
 
