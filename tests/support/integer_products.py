@@ -16,9 +16,8 @@ from plait.ops.api import Weight
 
 @dataclass(frozen=True)
 class Parts:
-    """Whole numbers (blocks, parts, inputs of a part). Those of 32-value blocks have one part, whose scale is `scales`
-    (blocks, 1) and whose minimum `minimums` (blocks, 1). In blocks of 256 `scales` is the block's, each part has a whole
-    scale in `whole_scales` (blocks, parts), and the minimums are `whole_minimums` (blocks, 8 or 16) times `minimums`."""
+    """Whole numbers (blocks, parts, inputs of a part), a block's scale and minimum (blocks, 1). In blocks of 256 parts
+    may have whole scales, too (blocks, parts), and `whole_minimums` (blocks, 8 or 16) are times the minimum."""
 
     numbers: np.ndarray
     scales: F32Array
@@ -142,7 +141,8 @@ def rounded(x: F32Array, inputs: int) -> tuple[np.ndarray, F32Array]:
 
 
 def block_product(q: np.ndarray, numbers: np.ndarray, scales: np.ndarray | None) -> F32Array:
-    """Of rows (rows, inputs) with a block's parts (outputs, parts, inputs): exact sums, times whole scales, added in order."""
+    """Of rows (rows, inputs) with a block's parts (outputs, parts, inputs): exact sums, times whole scales, added up
+    in order."""
     parts = numbers.shape[1]
     exact = [(q.reshape(len(q), parts, -1)[:, p] @ numbers[:, p].T).astype(np.float32) for p in range(parts)]
     if scales is None:
