@@ -65,7 +65,7 @@ inline void write_sums(const PackedArgs& a, const float* sums, int start, int ro
 
 // One group of rows goes once over the weights: they are fetched some way ahead, and from further away too where memory
 // has the time. (Where it has not, further requests only stand in the way.) With more groups, each fetches its share of
-// the task's next tile, so that memory is busy all the time; to the second level, for the first would lose it again.
+// the next tile, so that memory is busy all the time; to the second level, for the first would lose it again.
 inline Ahead ahead_of(const PackedArgs& a, const std::uint8_t* tile, std::size_t tile_bytes, std::int64_t c, int g) {
     const int blocks = a.weight.columns / kPackedInputs, groups = a.last_group - a.first_group;
     const int block_bytes = static_cast<int>(tile_bytes) / blocks, lines = (block_bytes + 63) / 64;
@@ -73,9 +73,10 @@ inline Ahead ahead_of(const PackedArgs& a, const std::uint8_t* tile, std::size_t
         const int rows = group_start(a.rows, g + 1) - group_start(a.rows, g);
         return {lines, block_bytes <= rows * kBytesInTime ? lines : 0, nullptr, 0};
     }
-    if (c + kPackedColumns >= a.last) return {};
+    const std::uint8_t* next = c + kPackedColumns < a.last ? tile + tile_bytes : a.next;
+    if (next == nullptr) return {};
     const int share = (lines + groups - 1) / groups, skipped = share * blocks * (g - a.first_group);
-    return {0, 0, tile + tile_bytes + 64 * static_cast<std::size_t>(skipped), share};
+    return {0, 0, next + 64 * static_cast<std::size_t>(skipped), share};
 }
 
 inline void linear_packed(const PackedArgs& a) {

@@ -7,6 +7,11 @@ namespace {
 
 InputRows rows_of(const Array& x, int count) { return {x.row(0), static_cast<std::size_t>(x.width), nullptr, count}; }
 
+// Where a worker goes on after the piece that begins at `first`, if all keep pace.
+std::int64_t likely_next(std::int64_t first, int piece, const Worker& worker) {
+    return first + std::int64_t{piece} * worker.threads();
+}
+
 class Linear final : public Op {
   public:
     Linear(Array x, std::vector<LinearPart> parts, bool normed) : x_(x), parts_(std::move(parts)), normed_(normed) {
@@ -40,7 +45,7 @@ class Linear final : public Op {
             multiply(c.kernels,
                      {x, panels ? panels->get() : c.shared.normed.data(), part.weight, part.bias, part.out.row(0),
                       static_cast<std::size_t>(part.out.width)},
-                     first, std::min(first + piece, part.weight.rows), scratch);
+                     first, std::min(first + piece, part.weight.rows), likely_next(first, piece, worker), scratch);
         });
     }
 
@@ -86,7 +91,7 @@ class GatedMlp final : public Op {
             multiply(c.kernels,
                      {hidden, panels ? panels->get() : c.shared.hidden.data(), s_.down, s_.down_bias, s_.out.row(0),
                       static_cast<std::size_t>(s_.out.width)},
-                     first, std::min(first + piece, s_.down.rows), scratch);
+                     first, std::min(first + piece, s_.down.rows), likely_next(first, piece, worker), scratch);
         });
     }
 
@@ -111,7 +116,7 @@ class GatedMlp final : public Op {
                            {x ? x->get() : c.shared.normed.data(), rows, s_.gate, s_.up, s_.gate_bias, s_.up_bias,
                             s_.activation, c.shared.hidden_floats.data(),
                             down_packed() ? c.shared.hidden.data() : nullptr, hidden_inputs},
-                           first, std::min(first + piece, s_.gate.rows), scratch);
+                           first, std::min(first + piece, s_.gate.rows), likely_next(first, piece, worker), scratch);
         });
     }
 

@@ -153,7 +153,7 @@ class Moe final : public Op {
             multiply_gated(c.kernels,
                            {panels_of(g), g.count, gate, up, nullptr, nullptr, s_.activation, hidden,
                             s_.down.packed != nullptr ? hidden_panels_of(g) : nullptr, hidden_inputs()},
-                           first, last, c.scratch_of(worker));
+                           first, last, last, c.scratch_of(worker));
             return;
         }
         c.kernels.gated({rows_of(g), gate, up, nullptr, nullptr, s_.activation, hidden, size(ff_), first, last,
@@ -165,7 +165,7 @@ class Moe final : public Op {
         multiply(c.kernels,
                  {hidden_of(g), s_.down.packed != nullptr ? hidden_panels_of(g) : nullptr,
                   of_expert(s_.down, g.expert, s_.out.width), nullptr, results_.data() + size(g.first) * width, width},
-                 first, last, c.scratch_of(worker));
+                 first, last, last, c.scratch_of(worker));
     }
 
     void combine(const Kernels& kernels, int r) {

@@ -12,6 +12,13 @@ int groups_at_a_time(int columns) {
     return std::max(1, static_cast<int>(std::size_t{384 * 1024} / bytes));
 }
 
+// The tile that holds the column; null past the last.
+const std::uint8_t* tile_at(const Matrix& weight, std::int64_t column) {
+    if (column >= weight.rows) return nullptr;
+    return weight.packed +
+           static_cast<std::size_t>(column / kPackedColumns) * packed_tile_bytes(weight.format, weight.columns);
+}
+
 bool alone(int rows, int columns) { return std::int64_t{rows} * columns <= kQuantisedAlone; }
 
 }  // namespace
@@ -58,7 +65,8 @@ const PanelBlock* QuantisedRows::get() {
     return panels_;
 }
 
-void multiply(const Kernels& kernels, const Product& p, std::int64_t first, std::int64_t last, float* scratch) {
+void multiply(const Kernels& kernels, const Product& p, std::int64_t first, std::int64_t last, std::int64_t next,
+              float* scratch) {
     if (p.weight.packed == nullptr) {
         kernels.linear({p.x, p.weight, p.bias, p.out, p.out_stride, first, last, scratch});
         return;
@@ -66,13 +74,14 @@ void multiply(const Kernels& kernels, const Product& p, std::int64_t first, std:
     const int groups = row_groups(p.x.count), most = groups_at_a_time(p.weight.columns);
     for (int g = 0; g < groups; g += most) {
         float* out = p.out + static_cast<std::size_t>(group_start(p.x.count, g)) * p.out_stride;
+        const std::uint8_t* then = tile_at(p.weight, g + most < groups ? first : next);
         kernels.linear_packed({p.panels, p.x.count, g, std::min(groups, g + most), p.weight, p.bias, out, p.out_stride,
-                               0, first, last});
+                               0, first, last, then});
     }
 }
 
 void multiply_gated(const Kernels& kernels, const GatedProduct& p, std::int64_t first, std::int64_t last,
-                    float* scratch) {
+                    std::int64_t next, float* scratch) {
     const int groups = row_groups(p.rows), ff = static_cast<int>(p.gate.rows), n = static_cast<int>(last - first);
     const std::size_t stride = static_cast<std::size_t>(n);
     // A portion's floats stay in the first-level cache, or nearly.
@@ -81,8 +90,10 @@ void multiply_gated(const Kernels& kernels, const GatedProduct& p, std::int64_t 
     for (int g = 0; g < groups; g += portion) {
         const int end = std::min(groups, g + portion);
         const int start = group_start(p.rows, g), rows = group_start(p.rows, end) - start;
-        kernels.linear_packed({p.x, p.rows, g, end, p.gate, p.gate_bias, gate, stride, first, first, last});
-        kernels.linear_packed({p.x, p.rows, g, end, p.up, p.up_bias, up, stride, first, first, last});
+        kernels.linear_packed({p.x, p.rows, g, end, p.gate, p.gate_bias, gate, stride, first, first, last,
+                               tile_at(p.up, first)});
+        kernels.linear_packed({p.x, p.rows, g, end, p.up, p.up_bias, up, stride, first, first, last,
+                               tile_at(p.gate, end < groups ? first : next)});
         for (int r = 0; r < rows; ++r) {
             float* row = gate + r * n;
             float* out = p.panels ? row : p.out + static_cast<std::int64_t>(start + r) * ff + first;

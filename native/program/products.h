@@ -43,8 +43,9 @@ struct Product {
     std::size_t out_stride;
 };
 
-// Columns first..last-1; `scratch` holds linear_scratch(columns) floats.
-void multiply(const Kernels& kernels, const Product& product, std::int64_t first, std::int64_t last, float* scratch);
+// Columns first..last-1; `next` is where this worker will probably go on. `scratch` holds linear_scratch(columns) floats.
+void multiply(const Kernels& kernels, const Product& product, std::int64_t first, std::int64_t last, std::int64_t next,
+              float* scratch);
 
 // The gated half of a feed-forward network with repacked gate and up: act(x gate + bias) * (x up + bias), to floats,
 // or to panels where `panels` is not null.
@@ -69,6 +70,6 @@ constexpr std::size_t gated_product_scratch() { return std::size_t{2} * 8 * kPan
 
 // Columns first..last-1, at most 2 kMostColumns.
 void multiply_gated(const Kernels& kernels, const GatedProduct& product, std::int64_t first, std::int64_t last,
-                    float* scratch);
+                    std::int64_t next, float* scratch);
 
 }  // namespace plait

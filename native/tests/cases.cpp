@@ -114,7 +114,7 @@ Bytes linear_packed(const Kernels& k, const std::string& format) {
         const std::vector<PanelBlock> panels = quantised(k, x, rows, inputs, scale_inputs(weight.format));
         Floats out(size(rows * outputs));
         k.linear_packed({panels.data(), rows, 0, row_groups(rows), weight, rows % 2 ? bias.data() : nullptr,
-                         out.data(), outputs, 0, 0, outputs});
+                         out.data(), outputs, 0, 0, outputs, nullptr});
         append(all, out);
     }
     return all;
