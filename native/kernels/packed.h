@@ -69,11 +69,13 @@ inline void write_sums(const PackedArgs& a, const float* sums, int start, int ro
 inline Ahead ahead_of(const PackedArgs& a, const std::uint8_t* tile, std::size_t tile_bytes, std::int64_t c, int g) {
     const int blocks = a.weight.columns / kPackedInputs, groups = a.last_group - a.first_group;
     const int block_bytes = static_cast<int>(tile_bytes) / blocks, lines = (block_bytes + 63) / 64;
+    const bool last = c + kPackedColumns >= a.last;
     if (groups == 1) {
         const int rows = group_start(a.rows, g + 1) - group_start(a.rows, g);
-        return {lines, block_bytes <= rows * kBytesInTime ? lines : 0, nullptr, 0};
+        // Of a next tile that lies elsewhere, enough to begin with.
+        return {lines, block_bytes <= rows * kBytesInTime ? lines : 0, a.next, last && a.next != nullptr ? 1 : 0};
     }
-    const std::uint8_t* next = c + kPackedColumns < a.last ? tile + tile_bytes : a.next;
+    const std::uint8_t* next = last ? a.next : tile + tile_bytes;
     if (next == nullptr) return {};
     const int share = (lines + groups - 1) / groups, skipped = share * blocks * (g - a.first_group);
     return {0, 0, next + 64 * static_cast<std::size_t>(skipped), share};
