@@ -106,8 +106,9 @@ template <class P, int ROWS, int VECTORS>
     std::conditional_t<P::parts == 0, I, V> sum[ROWS][VECTORS];
     begin<P>(x, sum);
     const std::uint8_t* at = head + P::bytes.head;
+    if (ahead.near != 0) fetch(head, ahead);
     for (int b = 0; b < kBlocks256; ++b, at += P::bytes.weights + P::bytes.scales) {
-        fetch(head + P::bytes.head + b * 64 * ahead.near, ahead);  // a share of the head, too
+        fetch(at, ahead);
         add_block_256<P>(x + b * ROWS, head, at, column, b, sum);
     }
     for (int v = 0; v < VECTORS; ++v) {
