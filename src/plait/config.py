@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from plait.errors import OptionError
@@ -261,6 +261,12 @@ SAMPLING_OPTIONS: tuple[SamplingOption, ...] = (
     _sampling("dry_base", "--dry-base", help="Growth of the DRY penalty for each further token of the run."),
     _sampling("dry_allowed_length", "--dry-allowed-length", help="Runs up to this length carry no DRY penalty."),
     _sampling("dry_penalty_last_n", "--dry-penalty-last-n", help="How far back DRY looks; -1 is the whole context."),
+    _sampling("top_n_sigma", "--top-nsigma", "--top-n-sigma", help="Keep tokens within n deviations; -1 is off."),
+    _sampling("xtc_probability", "--xtc-probability", help="How often XTC drops all but the least likely top token."),
+    _sampling("xtc_threshold", "--xtc-threshold", help="A token of at least this probability is a top one for XTC."),
+    _sampling("mirostat", "--mirostat", help="Draw by Mirostat 1 or 2, after the temperature alone; 0 is off."),
+    _sampling("mirostat_tau", "--mirostat-ent", help="Surprise of a token that Mirostat aims at, in bits."),
+    _sampling("mirostat_eta", "--mirostat-lr", help="How fast Mirostat adapts."),
     _sampling(
         "seed",
         "-s",
@@ -282,7 +288,6 @@ NOT_HERE: dict[tuple[str, ...], str] = {
         "prefill and decode share their steps; choose CPUs with -C or -Cr"
     ),
     ("--prio", "--poll"): "threads run at the process's priority (see nice), and wait as long as pays",
-    ("--mirostat",): "it is not in the sampler chain yet",
     ("--grammar", "--grammar-file", "-j", "--json-schema"): "structured output is not there yet",
     ("--lora", "--lora-scaled"): "adapters are not there yet",
     ("--mmproj", "--image"): "multimodal input is not there yet",
@@ -328,6 +333,44 @@ def from_environment(values: Mapping[str, Any], environ: Mapping[str, str] | Non
         except OptionError as error:
             raise OptionError(f"environment variable {info.env} is '{text}': {error}") from None
     return EngineOptions(**resolved)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisorOptions:
+    """How an engine process is watched. Times are in seconds.
+
+    Raises `OptionError` for a value that cannot be used.
+    """
+
+    step_timeout: float = option(
+        120.0, "--step-timeout", help="A step of more seconds than this hangs: the engine is started anew; 0 never is."
+    )
+    max_restarts: int = option(
+        5, "--max-restarts", help="Give up after so many crashes in a row without a single new token in between."
+    )
+    drain_timeout: float = option(
+        30.0, "--drain-timeout", help="Seconds that running requests have to end when the server is stopped."
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("step_timeout", "drain_timeout", "max_restarts"):
+            value: Any = getattr(self, name)
+            whole = name == "max_restarts"
+            is_number = isinstance(value, Integral if whole else Real)
+            if not is_number or not 0 <= value <= MOST:
+                what = "a whole number" if whole else "seconds"
+                raise OptionError(f"{flag_of(SupervisorOptions, name)} is {value!r}; give {what}, 0 or more")
+
+
+CRASH_TOKEN = "PLAIT_TEST_CRASH_TOKEN"
+
+
+def crash_token(environ: Mapping[str, str] | None = None) -> int | None:
+    """For tests of recovery: the token whose step kills the process, None outside of them. Raises `OptionError`."""
+    text = (os.environ if environ is None else environ).get(CRASH_TOKEN, "")
+    if text and not text.isdecimal():
+        raise OptionError(f"environment variable {CRASH_TOKEN} is '{text}'; give a token id")
+    return int(text) if text else None
 
 
 def sampling_default(name: str) -> Any:

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import lcm
 from pathlib import Path
 
 from plait.cache.config import CacheConfig
 from plait.cache.kv import KVCache
-from plait.config import LIMITS, EngineOptions, parse_hours, parse_slo
+from plait.config import LIMITS, EngineOptions, crash_token, parse_hours, parse_slo
 from plait.control.controller import Controller
 from plait.control.goals import Hours, Schedule, goals_of, start_of
 from plait.control.records import Goals, Setting
 from plait.engine.calibrate import calibrate
 from plait.engine.core import Engine
+from plait.engine.crash import CrashingExecutable
 from plait.engine.fingerprint import Fingerprint, fingerprint
 from plait.engine.kvdisk import KVDisk
 from plait.engine.kvstore import KVStore
+from plait.engine.prefixes import Prefixes
 from plait.engine.runner import Runner
 from plait.errors import BackendError, OptionError
 from plait.metrics.meter import Meter
@@ -52,12 +54,31 @@ def build_engine(
     Raises `BackendError` where the device cannot be used or cannot run the model, `OptionError` where the KV memory
     would not hold a page.
     """
+    return open_engine(loaded, options, progress, tokenizer).engine
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An engine, and what it came of: the kernel library's name, the KV memory, and what its bits depend on."""
+
+    engine: Engine
+    backend: str
+    kv: KVConfig
+    mark: Fingerprint
+
+
+def open_engine(
+    loaded: LoadedModel, options: EngineOptions, progress: Progress | None = None, tokenizer: str = ""
+) -> Opened:
+    """`build_engine`, and what is known of the engine besides."""
     kv = kv_config(loaded.kv, options, loaded.context_length)
     backend = make_backend(options)
     executable = backend.compile(loaded.program, kv, progress)
-    keep = bool(options.kv_cache_dir) and options.prefix_cache
-    mark = fingerprint(loaded, options.kv_type, backend.name, tokenizer) if keep else None
-    return assemble_engine(executable, loaded.kv, kv, options, loaded.context_length, mark)
+    if (token := crash_token()) is not None:
+        executable = CrashingExecutable(executable, token)
+    mark = fingerprint(loaded, options.kv_type, backend.name, tokenizer)
+    engine = assemble_engine(executable, loaded.kv, kv, options, loaded.context_length, mark)
+    return Opened(engine, backend.name, kv, mark)
 
 
 def assemble_engine(
@@ -68,8 +89,8 @@ def assemble_engine(
     context_length: int,
     mark: Fingerprint | None = None,
 ) -> Engine:
-    """An engine around a compiled program, with `kv` the KV memory it was compiled for. With `mark`, prompts are kept
-    in `options.kv_cache_dir`."""
+    """An engine around a compiled program, with `kv` the KV memory it was compiled for. With `mark`, what is cached can
+    be written to files, and prompts are kept in `options.kv_cache_dir`."""
     config = CacheConfig(kv.page_size, kv.num_pages, tuple(group.window for group in shape.groups))
     controller = make_controller(options)
     setting = controller.setting if controller else Setting(options.n_batch, None, options.n_parallel)
@@ -82,11 +103,14 @@ def assemble_engine(
     queue = QueueBounds(max_requests=options.max_queue_requests, max_tokens=options.max_queue_tokens)
     cache = KVCache(config)
     runner = Runner(executable, len(shape.groups))
-    disk = None if mark is None else _kv_disk(cache, runner, shape, options, mark)
+    keep = bool(options.kv_cache_dir) and options.prefix_cache
+    disk = _kv_disk(cache, runner, shape, options, mark) if mark and keep else None
     ready = disk.ready if disk else None
     scheduler = Scheduler(cache, limits, reuse=options.prefix_cache, queue=queue, ready=ready)
     meter = Meter(_bounds(options) if controller else None)
-    return Engine(scheduler, runner, in_flight=options.in_flight, meter=meter, controller=controller, disk=disk)
+    engine = Engine(scheduler, runner, in_flight=options.in_flight, meter=meter, controller=controller, disk=disk)
+    engine.prefixes = Prefixes(cache, runner, mark) if mark else None
+    return engine
 
 
 def _kv_disk(cache: KVCache, runner: Runner, shape: KVShape, options: EngineOptions, mark: Fingerprint) -> KVDisk:

@@ -33,10 +33,13 @@ def check_bounds(request: EngineRequest, waiting: WaitingQueue, bounds: QueueBou
 
 
 def check_request(request: EngineRequest, known: bool, context: int, by_memory: bool) -> None:
-    """Raises `RequestError` for an empty prompt or an id in use (`known`), `PromptTooLongError` for a prompt that
-    leaves no room for a token in a context of `context` tokens, which is what the KV memory holds if `by_memory`."""
+    """Raises `RequestError` for an empty prompt, an id in use (`known`) or a `resume` that does not fit the request;
+    `PromptTooLongError` for a prompt that leaves no room for a token in a context of `context` tokens, which is what
+    the KV memory holds if `by_memory`."""
     if known:
         raise RequestError(f"request id '{request.request_id}' is in use; give each request its own")
+    if request.resume or request.ended:
+        _check_resume(request)
     length = len(request.prompt)
     if not length:
         raise RequestError("the prompt is empty; give at least one token")
@@ -46,6 +49,14 @@ def check_request(request: EngineRequest, known: bool, context: int, by_memory: 
     if by_memory:
         raise PromptTooLongError(f"{what}: the KV memory holds {context}; shorten the prompt, or give more KV memory")
     raise PromptTooLongError(f"{what}: the context is {context}; shorten the prompt, or give a larger context")
+
+
+def _check_resume(request: EngineRequest) -> None:
+    samples = request.sampling.n
+    if len(request.resume) != samples:
+        raise RequestError(f"resume has the tokens of {len(request.resume)} samples; the request has {samples}")
+    if not request.ended < frozenset(range(samples)):
+        raise RequestError(f"samples {sorted(request.ended)} have ended; of {samples}, at least one must go on")
 
 
 class Timeouts:

@@ -1,0 +1,56 @@
+"""The events of one request, on their way to one reader. Knows events; knows no engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from plait.types import TokenEvent
+
+
+class Stream:
+    """A `RequestStream`. `abort` and `finish` are told to `on_abort` and `on_finish`."""
+
+    def __init__(
+        self,
+        request_id: str,
+        samples: int,
+        on_abort: Callable[[str], None],
+        on_finish: Callable[[str, int], None],
+    ) -> None:
+        self._request_id = request_id
+        self._open = samples  # whose final event has not been read
+        self._on_abort, self._on_finish = on_abort, on_finish
+        self._events: deque[TokenEvent] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def push(self, event: TokenEvent) -> None:
+        """News from the engine."""
+        self._events.append(event)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> TokenEvent:
+        while not self._events:
+            if not self._open:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        event = self._events.popleft()
+        if event.finish_reason is not None or event.error is not None:
+            self._open -= 1
+        return event
+
+    def abort(self) -> None:
+        self._on_abort(self._request_id)
+
+    def finish(self, index: int) -> None:
+        self._on_finish(self._request_id, index)
