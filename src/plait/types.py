@@ -186,6 +186,7 @@ class ServiceFields(TypedDict, total=False):
     cache: CacheMode | str
     salt: str
     salt_from: int
+    pin: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +196,9 @@ class Service:
     `priority` is its class: high, normal, low or background. `tenant` is whose share it counts against. `timeout` and
     `queue_timeout` are seconds from now, to its end and until it is begun: then it fails with `DeadlineError` or
     `QueueTimeoutError`. `cache` says what it may do with the KV memory of equal prefixes: off, read or read-write.
-    Prefixes are shared only under an equal `salt`, but for the whole pages of the first `salt_from` tokens.
+    Prefixes are shared only under an equal `salt`, but for the whole pages of the first `salt_from` tokens. `pin` is
+    for how many seconds after its end the request's prompt and answer stay in KV memory, for the next turn of a session
+    (0: as long as nobody else needs the room). A pin ends early where pages are missing for who runs or waits.
 
     Raises `RequestError` for a value of the wrong kind or out of range.
     """
@@ -207,6 +210,7 @@ class Service:
     cache: CacheMode | str = CacheMode.READ_WRITE
     salt: str = ""
     salt_from: int = 0
+    pin: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "priority", _named(self.priority, "priority", _PRIORITIES))
@@ -222,6 +226,10 @@ class Service:
             raise RequestError(f"salt_from is {self.salt_from!r}; give a number of tokens, at least 0")
         if self.salt_from and not self.salt:
             raise RequestError(f"salt_from is {self.salt_from} and there is no salt; give the rest a salt of its own")
+        if not _is_real(self.pin) or not 0 <= self.pin < math.inf:
+            raise RequestError(f"pin is {self.pin!r}; give seconds, or 0 for none")
+        if self.pin and self.cache is not CacheMode.READ_WRITE:
+            raise RequestError(f"pin is {self.pin} and cache is {self.cache}; what is to stay must be read-write")
 
     def applied(self, request: EngineRequest, now: float) -> EngineRequest:
         """The request served so, `now` being the time of the scheduler's clock."""
@@ -234,6 +242,7 @@ class Service:
             cache=_named(self.cache, "cache", _CACHE_MODES),
             salt=self.salt,
             salt_from=self.salt_from,
+            pin=self.pin,
         )
 
 
@@ -263,7 +272,8 @@ class EngineRequest:
 
     `tenant` is whose share the request is counted against (an API key). `deadline` is in seconds of the scheduler's
     clock; `queue_timeout` in seconds from its arrival until it is begun. Prefixes are shared only under an equal
-    `salt`; the whole pages of the first `salt_from` tokens are shared with everybody all the same.
+    `salt`; the whole pages of the first `salt_from` tokens are shared with everybody all the same. `pin` is for how
+    many seconds after its end its tokens stay in memory; it means something only with the cache mode read-write.
 
     `resume` is set for a request that an engine had taken before, and which is given to a new one: for each sample the
     tokens that were handed out already. It goes on after them as if it had never stopped, and only further tokens are
@@ -282,6 +292,7 @@ class EngineRequest:
     queue_timeout: float | None = None
     cache: CacheMode = CacheMode.READ_WRITE
     salt_from: int = 0
+    pin: float = 0.0
     resume: tuple[tuple[TokenId, ...], ...] = ()
     ended: frozenset[int] = frozenset()
 

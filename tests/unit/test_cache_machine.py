@@ -86,6 +86,11 @@ class CacheMachine(RuleBasedStateMachine):
 
     @precondition(some)
     @rule(seq=SEQS)
+    def share_tail(self, seq: int) -> None:
+        self.world.share_tail(self.known(seq))
+
+    @precondition(some)
+    @rule(seq=SEQS)
     def close(self, seq: int) -> None:
         self.world.close(self.known(seq))
 

@@ -36,6 +36,7 @@ FIELDS = st.fixed_dictionaries(
         "salt_from": st.sampled_from((1, 3, 5)),
         "queue_timeout": st.sampled_from((1.0, 8.0)),
         "deadline": st.sampled_from((1002.0, 1010.0)),
+        "pin": st.sampled_from((0.2, 3.0, 1000.0)),
     },
 )
 
@@ -251,6 +252,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.check()
         assert not self._open()
         self._check_recomputed()
+        self.now += 2000
+        assert self.scheduler.schedule() is None
         assert set(self.cache.stats().held) == {0}, "pages are held by nobody"
         for request in self.requests.values():
             for index in range(request.sampling.n):

@@ -104,6 +104,9 @@ def test_an_event_is_final_by_reason_or_by_error() -> None:
         ("salt_from", -1),
         ("salt_from", 1.5),
         ("salt_from", 4),
+        ("pin", -1),
+        ("pin", math.inf),
+        ("pin", True),
     ],
 )
 def test_a_service_that_cannot_be_had_is_refused_by_name(name: str, value: object) -> None:

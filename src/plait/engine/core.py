@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from plait.control.controller import Controller
 from plait.control.records import Setting
+from plait.engine.garbage import uncollected
 from plait.engine.interrupts import uninterrupted
 from plait.engine.observe import Observer, Planned
 from plait.engine.stats import EngineStats
@@ -178,14 +179,18 @@ class Engine:
 
     def _launch(self) -> bool:
         """Plan a step and hand it to the runner, as one: an interrupt between the two would lose the plan."""
-        with uninterrupted():
+        with uninterrupted(), uncollected():
             self._news += self._scheduler.expire()
             if self._disk is not None:
                 self._disk.move()
             began, waiting = self._clock(), self._scheduler.num_waiting
             if self.controller is not None:
                 self._adapt(self.controller, began, waiting)
-            plan = self._scheduler.schedule()
+            try:
+                plan = self._scheduler.schedule()
+            except Exception as error:
+                self._give_up(error)
+                return False
             if plan is not None:
                 planned = self._observer.planned(plan, waiting, began, self._clock())
                 self._streams = planned.streams
@@ -222,19 +227,25 @@ class Engine:
         except Exception as error:
             self._give_up(error)
             return
-        with uninterrupted():
+        with uninterrupted(), uncollected():
             self._flying.popleft()
             now = self._clock()
-            self._news += self._scheduler.commit(plan, result)
-            if self.watch is not None:
-                self.watch.landed(plan)
+            try:
+                self._news += self._scheduler.commit(plan, result)
+            except Exception as error:
+                self._give_up(error)
+                return
+            finally:
+                if self.watch is not None:
+                    self.watch.landed(plan)
             record = self._observer.landed(plan, planned, result, now)
             self.records.append(record)
             if self.controller is not None:
                 self.controller.observe(record)
 
     def _give_up(self, error: Exception) -> None:
-        """The runner itself broke, and it is not known what was computed: every request hears of it, and ends."""
+        """The runner or the scheduler itself broke, and it is not known what was computed: every request hears of it,
+        and ends."""
         found = StepError(f"the engine failed on this step: {type(error).__name__}: {error}")
         found.__cause__ = error
         for _, handle, _ in self._flying:

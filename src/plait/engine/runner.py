@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from plait.cache.edits import GroupEdits
 from plait.engine.halving import Rows, run_by_halves
-from plait.engine.packing import Packer
+from plait.engine.packing import Packer, only_edits
 from plait.errors import StepError
 from plait.formats.tensor import F32Array
 from plait.ops.api import Executable
@@ -76,9 +75,9 @@ class Runner:
             outcomes.update(errors)
         live = [planned for planned in plan.sequences if planned.sequence not in outcomes]
         if live:
-            outcomes.update(
-                zip((p.sequence for p in live), run_by_halves(live, plan.edits, self._run_part), strict=True)
-            )
+            if any(plan.edits):
+                self._executable.run(only_edits(plan.edits))
+            outcomes.update(zip((p.sequence for p in live), run_by_halves(live, self._run_part), strict=True))
         rows: list[RowResult] = []
         failures: dict[int, StepError] = {}
         for planned in plan.sequences:
@@ -99,14 +98,14 @@ class Runner:
 
     # --- one run of the program -----------------------------------------------------------------------------------
 
-    def _run_part(self, sequences: Sequence[PlannedSequence], edits: tuple[GroupEdits, ...]) -> Rows:
+    def _run_part(self, sequences: Sequence[PlannedSequence]) -> Rows:
         out_rows: dict[int, int] = {}  # row of the step: row of the logits
         picks: list[int] = []  # for each output, its row of the logits
         base = 0
         for planned in sequences:
             picks += [out_rows.setdefault(base + row, len(out_rows)) for row, _ in planned.outputs]
             base += len(planned.tokens)
-        logits = self._executable.run(self._packer.pack(sequences, edits, list(out_rows), self._token))
+        logits = self._executable.run(self._packer.pack(sequences, list(out_rows), self._token))
         start = time.perf_counter()
         results = iter(self._sample(logits, picks, [s for p in sequences for _, s in p.outputs]))
         self._sample_seconds += time.perf_counter() - start

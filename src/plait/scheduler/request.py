@@ -34,12 +34,15 @@ class Sample:
     begun). `urgency` is its class, as it had risen when it was let in, or that of one that waits for its pages.
     `preempted` counts how often it gave way; the first `computed` of its tokens had been computed when it did. `rank`
     is its place in the queue. `awaited` is the running sample whose pages it waits for, as long as that one has fewer
-    than `awaited_tokens`. `guess` are tokens that may follow, from `lookup`; `guessed` of the planned tokens are such.
+    than `awaited_tokens`; that one is `awaited_by` somebody. `guess` are tokens that may follow, from `lookup`;
+    `guessed` of the planned tokens are such.
+    `pinned_until` is set at its end: so long its pages are to stay.
     """
 
     __slots__ = (
-        "awaited", "awaited_tokens", "cached_tokens", "computed", "drawing", "guess", "guessed", "in_flight", "index",
-        "lookup", "phase", "planned", "preempted", "rank", "request", "sequence", "tokens", "urgency",
+        "awaited", "awaited_by", "awaited_tokens", "cached_tokens", "computed", "drawing", "guess", "guessed",
+        "in_flight", "index", "lookup", "phase", "pinned_until", "planned", "preempted", "rank", "request", "sequence",
+        "tokens", "urgency",
     )  # fmt: skip
 
     def __init__(self, request: Request, index: int) -> None:
@@ -58,9 +61,11 @@ class Sample:
         self.rank: Rank = (0, 0, 0, 0, 0)
         self.awaited: Sample | None = None
         self.awaited_tokens = 0
+        self.awaited_by = False
         self.lookup: Lookup | None = None
         self.guess: tuple[TokenId, ...] = ()
         self.guessed = 0
+        self.pinned_until = 0.0
 
     def take(self, tokens: Sequence[TokenId]) -> tuple[int, FinishReason | None]:
         """Append drawn tokens as far as the sample goes; how many, and why it ends if it does."""
@@ -100,9 +105,9 @@ class Sample:
         return total - self.planned if total < request.limit else max(request.prompt_length - self.planned, 0)
 
     def is_streaming(self, position: int) -> bool:
-        """Whether a row at `position` is that of a running sample that decodes, with the request to itself."""
+        """Whether a row at `position` is that of a sample that decodes, with the request to itself."""
         request = self.request
-        return self.phase is Phase.RUNNING and request.alone and position >= request.prompt_length
+        return request.alone and position >= request.prompt_length
 
     def next_tokens(self, count: int) -> tuple[TokenId | FromStep, ...]:
         """The next `count` tokens to run."""
@@ -124,7 +129,7 @@ class Request:
     """
 
     __slots__ = (
-        "account", "alone", "arrival", "arrived", "base", "drawn", "engine_request", "heirs", "limit", "open",
+        "account", "alone", "arrival", "arrived", "base", "drawn", "engine_request", "heirs", "limit", "open", "params",
         "priority", "prompt_length", "request_id", "samples", "stop_ids", "tail",
     )  # fmt: skip
 
@@ -132,7 +137,7 @@ class Request:
         self, request: EngineRequest, arrival: int, context_length: int, account: Account, arrived: float
     ) -> None:
         params = request.sampling
-        self.engine_request = request
+        self.engine_request, self.params = request, params
         self.account = account
         self.arrived = arrived
         self.priority = int(request.priority)
@@ -165,17 +170,27 @@ class Request:
     @property
     def first(self) -> list[Sample]:
         """The samples to begin with: the one that computes the prompt for all, or those that go on by themselves."""
-        return [s for s in self.samples if s.phase is Phase.PENDING] if self.drawn else self.samples[:1]
+        complete = self.complete
+        return [s for s in self._resumed if s not in complete] if self.drawn else self.samples[:1]
 
     @property
     def complete(self) -> list[Sample]:
-        """Samples that go on after an answer of full length."""
-        return [s for s in self.first if self.prompt_length < len(s.tokens) >= self.limit]
+        """Samples that would go on after an answer of full length."""
+        return [s for s in self._resumed if self.prompt_length < len(s.tokens) >= self.limit]
+
+    @property
+    def _resumed(self) -> list[Sample]:
+        return [s for s in self.samples if s.phase is Phase.PENDING] if self.drawn else []
 
     @property
     def begun(self) -> bool:
         """Whether a sample of it has had a sequence."""
         return any(sample.cached_tokens is not None for sample in self.samples)
+
+    def all_end(self) -> list[Sample]:
+        """The samples that have not ended, all of which are to end now: nobody takes over."""
+        self.drawn = True
+        return [s for s in self.samples if s.phase is not Phase.ENDED]
 
     def pass_lead(self, lead: Sample) -> Sample:
         """`lead`, which computes the prompt for all, is to end. Lets another sample that has not begun have its place:
