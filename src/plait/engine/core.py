@@ -235,8 +235,9 @@ class Engine:
             except Exception as error:
                 self._give_up(error)
                 return
-            if self.watch is not None:
-                self.watch.landed(plan)
+            finally:
+                if self.watch is not None:
+                    self.watch.landed(plan)
             record = self._observer.landed(plan, planned, result, now)
             self.records.append(record)
             if self.controller is not None:
