@@ -355,7 +355,8 @@ class SupervisorOptions:
         for name in ("step_timeout", "drain_timeout", "max_restarts"):
             value: Any = getattr(self, name)
             whole = name == "max_restarts"
-            if not isinstance(value, Integral if whole else Real) or not 0 <= value <= MOST:
+            is_number = isinstance(value, Integral if whole else Real)
+            if not is_number or not 0 <= value <= MOST:
                 what = "a whole number" if whole else "seconds"
                 raise OptionError(f"{flag_of(SupervisorOptions, name)} is {value!r}; give {what}, 0 or more")
 

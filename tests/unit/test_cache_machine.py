@@ -34,6 +34,10 @@ class CacheMachine(RuleBasedStateMachine):
     def open(self, seq: int, tokens: list[int], salt: str, reuse: int) -> None:
         self.world.open(seq, tokens, salt, reuse > 0)
 
+    @rule(tokens=st.one_of(TOKENS, PROMPTS), salt=SALTS)
+    def forget(self, tokens: list[int], salt: str) -> None:
+        self.world.forget(tokens, salt)
+
     @rule(seq=SEQS, tokens=PROMPTS, salt=SALTS, finish=st.booleans())
     def serve(self, seq: int, tokens: list[int], salt: str, finish: bool) -> None:
         self.world.serve(seq, tokens, salt, finish)

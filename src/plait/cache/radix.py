@@ -208,6 +208,16 @@ class RadixTree:
             if not node.children and not any(node.pages):
                 self._remove(node)
 
+    def forget(self, path: Sequence[RadixNode]) -> int:
+        """Takes the last nodes of a path out of the tree, as far as no sequence holds them and no other path goes on
+        from them. How many."""
+        for count, node in enumerate(reversed(path)):
+            held = any(page and page not in pool.idle for page, pool in zip(node.pages, self._pools, strict=True))
+            if node.children or held:
+                return count
+            self._remove(node)
+        return len(path)
+
     def _withdraw(self, node: RadixNode, group: int) -> None:
         page = node.pages[group]
         node.pages[group] = 0

@@ -21,6 +21,7 @@ COMMANDS = {
     "run": ("plait.cli.run", "Continue prompts, many sequences at once."),
     "bench": ("plait.cli.bench", "Measure prefill and decode speed against the number of sequences."),
     "inspect": ("plait.cli.inspect", "Show what a model file holds."),
+    "quantize": ("plait.cli.quantize", "Write a GGUF model in smaller types."),
 }
 
 

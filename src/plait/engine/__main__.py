@@ -1,7 +1,7 @@
 """`python -m plait.engine SOCKET MARKS`: the engine process. The two are descriptors that its parent left open.
 
 It lives as long as its parent: the kernel kills it when that dies, and so does the end of the socket. Ctrl-C and
-SIGTERM are the parent's business, which ends what runs in good order. Imports the engine late, so these hold first.
+SIGTERM are the parent's business, which ends what runs in good order. The engine is imported late: these hold first.
 """
 
 from __future__ import annotations

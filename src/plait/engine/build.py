@@ -26,6 +26,7 @@ from plait.engine.fingerprint import Fingerprint, fingerprint
 from plait.engine.grammar import Grammars
 from plait.engine.kvdisk import KVDisk
 from plait.engine.kvstore import KVStore
+from plait.engine.prefixes import Prefixes
 from plait.engine.runner import Runner
 from plait.errors import BackendError, OptionError
 from plait.metrics.meter import Meter
@@ -93,11 +94,9 @@ def open_engine(
     executable = backend.compile(loaded.program, kv, progress)
     if (token := crash_token()) is not None:
         executable = CrashingExecutable(executable, token)
-    keep = bool(options.kv_cache_dir) and options.prefix_cache
     mark = fingerprint(loaded, options.kv_type, backend.name, tokenizer)
-    kept = mark if keep else None
     grammars = None if load_tokenizer is None else Grammars(load_tokenizer, loaded.vocab_size)
-    engine = assemble_engine(executable, loaded.kv, kv, options, loaded.context_length, kept, grammars)
+    engine = assemble_engine(executable, loaded.kv, kv, options, loaded.context_length, mark, grammars)
     return Opened(engine, backend.name, kv, mark)
 
 
@@ -110,8 +109,8 @@ def assemble_engine(
     mark: Fingerprint | None = None,
     grammars: Grammars | None = None,
 ) -> Engine:
-    """An engine around a compiled program, with `kv` the KV memory it was compiled for. With `mark`, prompts are kept
-    in `options.kv_cache_dir`."""
+    """An engine around a compiled program, with `kv` the KV memory it was compiled for. With `mark`, what is cached can
+    be written to files, and prompts are kept in `options.kv_cache_dir`."""
     config = CacheConfig(kv.page_size, kv.num_pages, tuple(group.window for group in shape.groups))
     controller = make_controller(options)
     setting = controller.setting if controller else Setting(options.n_batch, None, options.n_parallel)
@@ -124,11 +123,12 @@ def assemble_engine(
     queue = QueueBounds(max_requests=options.max_queue_requests, max_tokens=options.max_queue_tokens)
     cache = KVCache(config)
     runner = Runner(executable, len(shape.groups), grammars)
-    disk = None if mark is None else _kv_disk(cache, runner, shape, options, mark)
+    keep = bool(options.kv_cache_dir) and options.prefix_cache
+    disk = _kv_disk(cache, runner, shape, options, mark) if mark and keep else None
     ready = _all_ready([part.ready for part in (grammars, disk) if part is not None])
     scheduler = Scheduler(cache, limits, reuse=options.prefix_cache, queue=queue, ready=ready)
     meter = Meter(_bounds(options) if controller else None)
-    return Engine(
+    engine = Engine(
         scheduler,
         runner,
         in_flight=options.in_flight,
@@ -137,6 +137,8 @@ def assemble_engine(
         disk=disk,
         grammars=grammars,
     )
+    engine.prefixes = Prefixes(cache, runner, mark) if mark else None
+    return engine
 
 
 def _all_ready(parts: list[Ready]) -> Ready | None:

@@ -30,6 +30,7 @@ from plait.types import EngineRequest, TokenEvent
 if TYPE_CHECKING:  # arrays, which the simulator does without
     from plait.engine.grammar import Grammars
     from plait.engine.kvdisk import KVDisk
+    from plait.engine.prefixes import Prefixes
 
 KEPT_RECORDS = 4096
 PATIENCE_S = 1.0
@@ -65,8 +66,8 @@ class Engine:
 
     `in_flight` is the number of steps (0 or 1) that may run while the next is planned. `records` are the latest steps,
     `meter` counts everything. A `controller` moves the limits. `disk` keeps prompts over a restart. `grammars` hold
-    answers to what requests ask for. `clock` gives
-    seconds that only grow. `watch`, if set, hears of every step before it is run and after.
+    answers to what requests ask for. `clock` gives seconds that only grow. `watch`, if set, hears of every step before
+    it is run and after; `prefixes`, if set, saves and restores what is cached, between two steps.
 
     Raises `OptionError` for another number of steps in flight.
     """
@@ -101,6 +102,7 @@ class Engine:
         self._news: list[TokenEvent] = []  # for the next step to hand out
         self._closed = False
         self.watch: StepWatch | None = None
+        self.prefixes: Prefixes | None = None
 
     def add(self, request: EngineRequest) -> None:
         """Accept a request. Raises `QueueFullError` where too many wait, `RequestError` or `PromptTooLongError` for one

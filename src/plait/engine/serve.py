@@ -9,10 +9,13 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 from plait.engine.channel import Channel, ParentGoneError
 from plait.engine.describe import Statuses
 from plait.engine.loading import Served, load
+from plait.engine.prefixes import Prefixes
 from plait.engine.rows import RowMarks
 from plait.errors import PlaitError
 from plait.types import EngineRequest, TokenEvent
@@ -22,12 +25,17 @@ from plait.wire.messages import (
     Abort,
     AskStatus,
     CallFailed,
+    Count,
+    ErasePrefix,
     Finish,
     Load,
     LoadFailed,
     Loading,
     LogLine,
+    Message,
     Ready,
+    RestorePrefix,
+    SavePrefix,
     Status,
     Stop,
     Submit,
@@ -118,9 +126,15 @@ class EngineProcess:
             case Stop():
                 self._stopped = True
             case AskStatus(call):
-                self._answer(call)
-            case _:
-                raise AssertionError(f"not a message to a running engine: {message}")
+                self._answer(call, lambda: Status(call, self._statuses.status()))
+            case SavePrefix(call, tokens, file):
+                self._answer(call, lambda: Count(call, self._prefixes.save(tokens, Path(file))))
+            case RestorePrefix(call, file):
+                self._answer(call, lambda: Count(call, self._prefixes.restore(Path(file))))
+            case ErasePrefix(call, tokens):
+                self._answer(call, lambda: Count(call, self._prefixes.erase(tokens)))
+            case Load():
+                raise AssertionError("a model is loaded once")
 
     def _add(self, number: int, request: EngineRequest) -> None:
         """A refusal is an event like others: each sample's last."""
@@ -135,11 +149,17 @@ class EngineProcess:
             prompt = len(request.prompt)
             self._tell([TokenEvent(request_id, index, error=error, prompt_tokens=prompt) for index in left])
 
-    def _answer(self, call: int) -> None:
+    def _answer(self, call: int, work: Callable[[], Message]) -> None:
         try:
-            self._channel.send(encode(Status(call, self._statuses.status())))
+            answer = work()
         except PlaitError as error:
-            self._channel.send(encode(CallFailed(call, fault_of(error))))
+            answer = CallFailed(call, fault_of(error))
+        self._channel.send(encode(answer))
+
+    @property
+    def _prefixes(self) -> Prefixes:
+        assert self._engine.prefixes is not None, "an engine of a model has them"
+        return self._engine.prefixes
 
     # --- events -----------------------------------------------------------------------------------------------------
 

@@ -94,7 +94,9 @@ class Roster:
         found = []
         for entry in self._entries.values():
             if not entry.sent and self._may_run(entry):
-                found.append((entry.number, self._again(entry, now) if entry.accepted else entry.request))
+                found.append(
+                    (entry.number, self._again(entry, now) if entry.accepted or entry.ended else entry.request)
+                )
                 entry.sent = entry.accepted = True
         return found
 
@@ -144,9 +146,10 @@ class Roster:
 
     def _wind_up(self, entry: Entry) -> list[TokenEvent]:
         """Final events of those that were to end, where no engine is there to say them."""
+        events = [self._final(entry, i, FinishReason.STOP) for i in sorted(entry.finishing - entry.ended)]
         if entry.aborted:
-            return [self._final(entry, index, FinishReason.ABORT) for index in entry.left]
-        return [self._final(entry, i, FinishReason.STOP) for i in sorted(entry.finishing - entry.ended)]
+            events += [self._final(entry, index, FinishReason.ABORT) for index in entry.left]
+        return events
 
     def _convict(self, entry: Entry) -> list[TokenEvent]:
         text = "the engine process died of this request: alone, and twice in a row; change the request"
