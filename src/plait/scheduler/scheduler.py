@@ -194,6 +194,8 @@ class Scheduler:
             if planned < request.prompt_length or planned + 1 < total < request.limit:
                 prompts.append(sample)
             elif planned + 1 == total < request.limit and draft.budget and sample.sequence is not None:
+                if drawing and request.stepwise:
+                    continue
                 if guesses and sample.guess and not drawing and self._place_guess(sample, guesses, draft):
                     continue
                 place = extend_one(sample.sequence)
@@ -295,7 +297,7 @@ class Scheduler:
     def _take_one(self, sample: Sample, sequence: int, first: int, row: RowResult) -> TokenEvent:
         """The token that a running sample with the request to itself has drawn from one row. Hot."""
         request, tokens = sample.request, sample.tokens
-        drawn, logprobs, error = row
+        drawn, logprobs, error, _ = row
         if error is None:
             self._commit_one(sequence, tokens[first])
         else:
@@ -339,6 +341,8 @@ class Scheduler:
 
     def _accept(self, sample: Sample, row: RowResult) -> TokenEvent:
         """Append the drawn tokens, as far as the sample goes."""
+        if row.mu is not None:
+            sample.mu = row.mu
         count, reason = sample.take(row.tokens)
         tokens, logprobs = row.tokens[:count], row.logprobs[:count]
         if reason is not None or row.error is not None:
