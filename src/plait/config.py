@@ -289,7 +289,6 @@ NOT_HERE: dict[tuple[str, ...], str] = {
         "prefill and decode share their steps; choose CPUs with -C or -Cr"
     ),
     ("--prio", "--poll"): "threads run at the process's priority (see nice), and wait as long as pays",
-    ("--grammar", "--grammar-file", "-j", "--json-schema"): "structured output is not there yet",
     ("--lora", "--lora-scaled"): "adapters are not there yet",
     ("--mmproj", "--image"): "multimodal input is not there yet",
     (

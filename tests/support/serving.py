@@ -11,6 +11,7 @@ import numpy as np
 from plait.cache.config import CacheConfig
 from plait.cache.kv import KVCache
 from plait.engine.core import Engine
+from plait.engine.grammar import Grammars
 from plait.engine.runner import Runner
 from plait.formats.tensor import F32Array
 from plait.models.registry import LoadedModel
@@ -23,6 +24,29 @@ from support.backends import make_backend
 
 CONTEXT = 48
 STREAMS = dict[tuple[str, int], tuple[tuple[int, ...], object]]
+
+
+class Letters:
+    """What a grammar asks of a tokenizer, for a vocabulary of 40: an end token, then one character each."""
+
+    END = 0
+    TEXT = "-abcdefghijklmnopqrstuvwxyz0123456789 .,"
+    source, vocab_size, bos_id, eog_ids = "letters", 40, None, frozenset({END})
+
+    def is_special(self, token: int) -> bool:
+        return token == self.END
+
+    def token_text(self, token: int) -> str:
+        return "<end>" if token == self.END else self.TEXT[token]
+
+    def token_bytes(self, token: int) -> bytes:
+        return b"" if token == self.END else self.TEXT[token].encode()
+
+    def encode(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        return [self.TEXT.index(letter) for letter in text]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return "".join(self.TEXT[token] for token in tokens if token != self.END)
 
 
 class Faulty:
@@ -64,6 +88,7 @@ def engine_of(
     reuse: bool = True,
     backend: str = "reference",
     n_draft: int = 0,
+    words: Letters | None = None,
     wrap: Callable[[Executable], Executable] = lambda executable: executable,
 ) -> Engine:
     groups = model.kv.groups
@@ -71,7 +96,9 @@ def engine_of(
     cache = KVCache(CacheConfig(4, kv.num_pages, tuple(group.window for group in groups)))
     limits = Limits(n_batch=n_batch, n_parallel=n_parallel, context_length=CONTEXT, n_draft=n_draft)
     executable = wrap(make_backend(backend).compile(model.program, kv))
-    return Engine(Scheduler(cache, limits, reuse=reuse), Runner(executable, len(groups)), in_flight=in_flight)
+    grammars = None if words is None else Grammars(lambda: words, model.vocab_size)  # type: ignore[arg-type,return-value]
+    scheduler = Scheduler(cache, limits, reuse=reuse, ready=grammars.ready if grammars else None)
+    return Engine(scheduler, Runner(executable, len(groups), grammars), in_flight=in_flight, grammars=grammars)
 
 
 def collect(events: list[TokenEvent]) -> STREAMS:
@@ -124,10 +151,12 @@ def some_requests(seed: int, count: int, vocab: int = 40) -> list[EngineRequest]
     ]
 
 
-def each_alone(model: LoadedModel, requests: list[EngineRequest], backend: str = "reference") -> STREAMS:
+def each_alone(
+    model: LoadedModel, requests: list[EngineRequest], backend: str = "reference", words: Letters | None = None
+) -> STREAMS:
     streams: STREAMS = {}
     for request in requests:
-        streams |= serve(engine_of(model, n_parallel=1, backend=backend), [request])
+        streams |= serve(engine_of(model, n_parallel=1, backend=backend, words=words), [request])
     return streams
 
 

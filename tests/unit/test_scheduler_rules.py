@@ -12,7 +12,7 @@ from plait.scheduler.limits import Limits
 from plait.scheduler.plan import FromStep, StepPlan, StepResult
 from plait.scheduler.request import history_tail
 from plait.scheduler.scheduler import Scheduler
-from plait.types import EngineRequest, FinishReason, SamplerStage, SamplingParams, TokenEvent
+from plait.types import EngineRequest, FinishReason, Grammar, SamplerStage, SamplingParams, TokenEvent
 from support.toy_model import POISON, STOP, ToyRunner, alone
 
 
@@ -230,6 +230,23 @@ def test_a_sequence_that_fails_takes_the_samples_of_its_prompt_along_and_nobody_
         ("bad", 0), ("bad", 1), ("bad", 2),
     }  # fmt: skip
     assert ends(events)["good", 0] is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("params", [{"grammar": Grammar("regex", "a")}, {"mirostat": 2}])  # type: ignore[arg-type]
+def test_who_must_know_its_last_token_skips_a_step(params: dict[str, object]) -> None:
+    loop = Loop()
+    for made in (request("steady", (1, 2)), request("stepwise", (3, 4), **params)):
+        loop.scheduler.add(made)
+    plans, names = [], []
+    for _ in range(4):
+        plan = loop.scheduler.schedule()
+        assert plan is not None
+        plans.append(plan)
+        names.append({loop.scheduler.owner(s.sequence)[0] for s in plan.sequences})
+        if len(plans) == 2:
+            loop.scheduler.commit(plans[0], loop.runner.run(plans[0]))
+            del plans[0]
+    assert names == [{"steady", "stepwise"}, {"steady"}, {"steady", "stepwise"}, {"steady"}]
 
 
 def test_fail_all_ends_everything_also_with_steps_in_flight() -> None:

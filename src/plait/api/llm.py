@@ -99,7 +99,7 @@ class LLM:
         self.model = model if isinstance(model, Model) else Model.load(model)
         self.tokenizer = self.model.tokenizer
         mark = self.tokenizer.fingerprint() if self.options.kv_cache_dir else ""
-        self._engine: Engine = build_engine(self.model.loaded, self.options, progress, mark)
+        self._engine: Engine = build_engine(self.model.loaded, self.options, progress, mark, lambda: self.tokenizer)
         self._running: dict[str, _Running] = {}
         self._ids = itertools.count()
         self._lock = Turns()
@@ -215,6 +215,10 @@ class LLM:
     def _prepare(self, index: int, prompt: Prompt, params: SamplingParams) -> _Running:
         text = prompt if isinstance(prompt, str) else None
         ids = self._encoded(prompt) if isinstance(prompt, str) else self._checked(prompt)
+        if params.grammar is not None:
+            from plait.tokenizer.grammar import check_grammar
+
+            check_grammar(params.grammar)
         if params.seed is None:
             params = replace(params, seed=secrets.randbits(63))
         request = EngineRequest(
@@ -222,7 +226,7 @@ class LLM:
             prompt=ids,
             sampling=params,
             stop_token_ids=frozenset(params.stop_token_ids)
-            | (frozenset() if params.ignore_eos else self.tokenizer.eog_ids),
+            | (frozenset() if params.ignore_eos and params.grammar is None else self.tokenizer.eog_ids),
             dry_breaker_ids=self._dry_breakers(params),
         )
         outputs = [OutputText(self.tokenizer, params.stop) for _ in range(params.n)]

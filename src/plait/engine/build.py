@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import lcm
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from plait.cache.config import CacheConfig
 from plait.cache.kv import KVCache
@@ -21,6 +23,7 @@ from plait.engine.calibrate import calibrate
 from plait.engine.core import Engine
 from plait.engine.crash import CrashingExecutable
 from plait.engine.fingerprint import Fingerprint, fingerprint
+from plait.engine.grammar import Grammars
 from plait.engine.kvdisk import KVDisk
 from plait.engine.kvstore import KVStore
 from plait.engine.prefixes import Prefixes
@@ -34,6 +37,12 @@ from plait.ops.cuda import open_cuda
 from plait.ops.reference import ReferenceBackend
 from plait.scheduler.limits import Limits, QueueBounds
 from plait.scheduler.scheduler import Scheduler
+from plait.types import EngineRequest
+
+if TYPE_CHECKING:  # takes longer to import than a small model to load
+    from plait.tokenizer import Tokenizer
+
+Ready: TypeAlias = Callable[[EngineRequest], bool]
 
 RAM_SHARE = 4
 """Without `--kv-memory`, KV memory takes at most one part in this many of the RAM."""
@@ -46,15 +55,20 @@ NVIDIA_DRIVER = Path("/dev/nvidiactl")
 
 
 def build_engine(
-    loaded: LoadedModel, options: EngineOptions, progress: Progress | None = None, tokenizer: str = ""
+    loaded: LoadedModel,
+    options: EngineOptions,
+    progress: Progress | None = None,
+    tokenizer: str = "",
+    load_tokenizer: Callable[[], Tokenizer] | None = None,
 ) -> Engine:
     """An engine for this model. Prepares the weights, which may take a while; `progress` hears of it. `tokenizer` is
-    the tokenizer's fingerprint, for what is kept on disk.
+    the tokenizer's fingerprint, for what is kept on disk; `load_tokenizer` is asked for it by the first grammar, and
+    without it the engine takes none.
 
     Raises `BackendError` where the device cannot be used or cannot run the model, `OptionError` where the KV memory
     would not hold a page.
     """
-    return open_engine(loaded, options, progress, tokenizer).engine
+    return open_engine(loaded, options, progress, tokenizer, load_tokenizer).engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +82,11 @@ class Opened:
 
 
 def open_engine(
-    loaded: LoadedModel, options: EngineOptions, progress: Progress | None = None, tokenizer: str = ""
+    loaded: LoadedModel,
+    options: EngineOptions,
+    progress: Progress | None = None,
+    tokenizer: str = "",
+    load_tokenizer: Callable[[], Tokenizer] | None = None,
 ) -> Opened:
     """`build_engine`, and what is known of the engine besides."""
     kv = kv_config(loaded.kv, options, loaded.context_length)
@@ -77,7 +95,8 @@ def open_engine(
     if (token := crash_token()) is not None:
         executable = CrashingExecutable(executable, token)
     mark = fingerprint(loaded, options.kv_type, backend.name, tokenizer)
-    engine = assemble_engine(executable, loaded.kv, kv, options, loaded.context_length, mark)
+    grammars = None if load_tokenizer is None else Grammars(load_tokenizer, loaded.vocab_size)
+    engine = assemble_engine(executable, loaded.kv, kv, options, loaded.context_length, mark, grammars)
     return Opened(engine, backend.name, kv, mark)
 
 
@@ -88,6 +107,7 @@ def assemble_engine(
     options: EngineOptions,
     context_length: int,
     mark: Fingerprint | None = None,
+    grammars: Grammars | None = None,
 ) -> Engine:
     """An engine around a compiled program, with `kv` the KV memory it was compiled for. With `mark`, what is cached can
     be written to files, and prompts are kept in `options.kv_cache_dir`."""
@@ -102,15 +122,27 @@ def assemble_engine(
         calibrate(executable, config, context, controller.fit, options.calibrate)
     queue = QueueBounds(max_requests=options.max_queue_requests, max_tokens=options.max_queue_tokens)
     cache = KVCache(config)
-    runner = Runner(executable, len(shape.groups))
+    runner = Runner(executable, len(shape.groups), grammars)
     keep = bool(options.kv_cache_dir) and options.prefix_cache
     disk = _kv_disk(cache, runner, shape, options, mark) if mark and keep else None
-    ready = disk.ready if disk else None
+    ready = _all_ready([part.ready for part in (grammars, disk) if part is not None])
     scheduler = Scheduler(cache, limits, reuse=options.prefix_cache, queue=queue, ready=ready)
     meter = Meter(_bounds(options) if controller else None)
-    engine = Engine(scheduler, runner, in_flight=options.in_flight, meter=meter, controller=controller, disk=disk)
+    engine = Engine(
+        scheduler,
+        runner,
+        in_flight=options.in_flight,
+        meter=meter,
+        controller=controller,
+        disk=disk,
+        grammars=grammars,
+    )
     engine.prefixes = Prefixes(cache, runner, mark) if mark else None
     return engine
+
+
+def _all_ready(parts: list[Ready]) -> Ready | None:
+    return (lambda request: all(ready(request) for ready in parts)) if parts else None
 
 
 def _kv_disk(cache: KVCache, runner: Runner, shape: KVShape, options: EngineOptions, mark: Fingerprint) -> KVDisk:

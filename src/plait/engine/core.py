@@ -28,12 +28,13 @@ from plait.scheduler.scheduler import Scheduler
 from plait.types import EngineRequest, TokenEvent
 
 if TYPE_CHECKING:  # arrays, which the simulator does without
+    from plait.engine.grammar import Grammars
     from plait.engine.kvdisk import KVDisk
     from plait.engine.prefixes import Prefixes
 
 KEPT_RECORDS = 4096
 PATIENCE_S = 1.0
-"""With nothing to run, so long a step waits at most for a prompt that is read from disk."""
+"""With nothing to run, so long a step waits at most for a prompt that is read from disk, or a grammar."""
 
 
 class StepHandle(Protocol):
@@ -64,9 +65,9 @@ class Engine:
     """Serves requests step by step. Every accepted sample gets exactly one final event, whatever happens.
 
     `in_flight` is the number of steps (0 or 1) that may run while the next is planned. `records` are the latest steps,
-    `meter` counts everything. A `controller` moves the limits. `disk` keeps prompts over a restart. `clock` gives
-    seconds that only grow. `watch`, if set, hears of every step before it is run and after; `prefixes`, if set, saves
-    and restores what is cached, between two steps.
+    `meter` counts everything. A `controller` moves the limits. `disk` keeps prompts over a restart. `grammars` hold
+    answers to what requests ask for. `clock` gives seconds that only grow. `watch`, if set, hears of every step before
+    it is run and after; `prefixes`, if set, saves and restores what is cached, between two steps.
 
     Raises `OptionError` for another number of steps in flight.
     """
@@ -80,6 +81,7 @@ class Engine:
         meter: Meter | None = None,
         controller: Controller | None = None,
         disk: KVDisk | None = None,
+        grammars: Grammars | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if in_flight not in (0, 1):
@@ -92,6 +94,7 @@ class Engine:
         self._clock = clock
         self.controller = controller
         self._disk = disk
+        self._grammars = grammars
         self._setting: Setting | None = None  # the controller's, as far as the scheduler has it
         self._streams = 0  # in the step planned last, to tell the controller
         self._observer = Observer(scheduler, self.meter)
@@ -106,6 +109,8 @@ class Engine:
         that cannot be served."""
         if self._closed:
             raise RequestError("the engine is closed; make a new one")
+        if request.sampling.grammar is not None and self._grammars is None:
+            raise RequestError("this engine has no tokenizer, so it cannot hold an answer to a grammar")
         try:
             self._news += self._scheduler.add(request)
         except PlaitError as error:
@@ -113,6 +118,8 @@ class Engine:
             raise
         if self._disk is not None:
             self._disk.add(request)
+        if self._grammars is not None:
+            self._grammars.add(request)
         self.meter.arrived(request, self._clock(), request.tenant)
 
     def abort(self, request_id: str) -> None:
@@ -137,9 +144,16 @@ class Engine:
             launched = self._launch()
         if self._flying and (not launched or len(self._flying) > self._in_flight):
             self._land()
-        elif not launched and self._disk is not None and self._disk.loading and not self._news:
-            self._disk.wait(PATIENCE_S)
+        elif not launched and not self._news:
+            self._be_patient()
         return self._take_news()
+
+    def _be_patient(self) -> None:
+        """Nothing can run: wait for a grammar or a prompt on its way, if there is one."""
+        if self._grammars is not None and self._grammars.wait(PATIENCE_S):
+            return
+        if self._disk is not None and self._disk.loading:
+            self._disk.wait(PATIENCE_S)
 
     def run(self) -> Iterator[TokenEvent]:
         """Step until nothing is left to do."""
@@ -156,7 +170,10 @@ class Engine:
         if self._disk is not None:
             self._disk.close()
         self._runner.close()
-        return self._take_news()
+        news = self._take_news()
+        if self._grammars is not None:
+            self._grammars.close()
+        return news
 
     @property
     def stats(self) -> EngineStats:
@@ -231,12 +248,17 @@ class Engine:
             self._flying.popleft()
             now = self._clock()
             try:
-                self._news += self._scheduler.commit(plan, result)
+                events = self._scheduler.commit(plan, result)
             except Exception as error:
                 self._give_up(error)
                 return
-            if self.watch is not None:
-                self.watch.landed(plan)
+            finally:
+                if self.watch is not None:
+                    self.watch.landed(plan)
+            self._news += events
+            if self._grammars is not None:
+                for request_id, index in self._grammars.completed(events):
+                    self._news += self._scheduler.finish(request_id, index)
             record = self._observer.landed(plan, planned, result, now)
             self.records.append(record)
             if self.controller is not None:
@@ -265,6 +287,8 @@ class Engine:
     def _count(self, events: list[TokenEvent]) -> None:
         if events:
             self.meter.events(events, self._clock())
+            if self._grammars is not None:
+                self._grammars.end(events)
             if self._disk is not None:
                 self._keep(self._disk, events)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from plait.config import EngineOptions
 from plait.engine.build import open_engine
@@ -18,6 +19,9 @@ from plait.formats.open import open_model
 from plait.models.registry import load_model
 from plait.wire.messages import Load
 from plait.wire.records import EngineInfo
+
+if TYPE_CHECKING:
+    from plait.tokenizer import Tokenizer
 
 TELL_EVERY_S = 0.1
 
@@ -37,12 +41,14 @@ def load(order: Load, tell: Callable[[int, int], None]) -> Served:
     path = resolve_model(order.model)
     source = open_model(path)
     loaded = load_model(source)
-    tokenizer = ""
-    if options.kv_cache_dir:
+
+    def tokenizer() -> Tokenizer:
         from plait.tokenizer import Tokenizer  # takes longer to import than a small model to load
 
-        tokenizer = Tokenizer.from_source(source).fingerprint()
-    opened = open_engine(loaded, options, _seldom(tell), tokenizer)
+        return Tokenizer.from_source(source)
+
+    mark = tokenizer().fingerprint() if options.kv_cache_dir else ""
+    opened = open_engine(loaded, options, _seldom(tell), mark, tokenizer)
     return Served(opened.engine, describe(path, loaded, options, opened))
 
 

@@ -45,8 +45,8 @@ class Draft:
         """`add` of the one row of a sample that decodes, its next token. Hot: records are made without their
         constructors."""
         first, (slots, tables) = sample.planned, place
-        if request.tail == 0:
-            sampling = _new(PlannedSampling, (request.params, sample.index, first + 1, (), None, ()))
+        if request.tail == 0 and not request.stepwise:
+            sampling = _new(PlannedSampling, (request.params, sample.index, first + 1, (), None, (), None, None))
         else:
             sampling = request.sampling(sample, sample.tokens, first + 1)
         request.account.tokens += OUTPUT_WEIGHT

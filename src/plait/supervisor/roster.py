@@ -52,9 +52,6 @@ class Roster:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, request_id: object) -> bool:
-        return request_id in self._entries
-
     @property
     def request_ids(self) -> tuple[str, ...]:
         return tuple(self._entries)

@@ -16,7 +16,6 @@ from plait.errors import BackendError
 from plait.formats.tensor import F32Array
 from plait.ops.api import (
     Attention,
-    Embed,
     I32Array,
     KVConfig,
     LayerNorm,
@@ -34,7 +33,7 @@ from plait.ops.cuda.graph import DecodeGraph
 from plait.ops.cuda.interpreter import Interpreter
 from plait.ops.cuda.memory import TORCH_DTYPES, DeviceKV
 from plait.ops.cuda.step import upload
-from plait.ops.program import program_weights
+from plait.ops.program import program_weights, vocabulary
 from plait.ops.sampling import Sampled, SampleRow, sample_picks
 
 Tensor: TypeAlias = torch.Tensor
@@ -68,7 +67,7 @@ class CudaExecutable:
     def __init__(self, program: Program, weights: Mapping[int, Tensor], memory: DeviceKV) -> None:
         self._memory = memory
         self.interpret = Interpreter(program, weights, memory)
-        self._vocab = min(op.table.shape[0] for op in program.instructions if isinstance(op, Embed))
+        self._vocab = vocabulary(program)
         self._graphs: list[DecodeGraph] = []
 
     def run(self, step: StepInputs) -> F32Array:
