@@ -15,7 +15,12 @@ def connect(server: RunningServer, body: dict[str, object]) -> socket.socket:
     where = urlparse(server.url)
     made = socket.create_connection((where.hostname, where.port), timeout=30)
     data = json.dumps(body).encode()
-    head = ("POST /v1/completions HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(data)}")
+    head = (
+        "POST /v1/completions HTTP/1.1",
+        "Host: x",
+        "Content-Type: application/json",
+        f"Content-Length: {len(data)}",
+    )
     made.sendall("\r\n".join((*head, "", "")).encode() + data)
     return made
 
