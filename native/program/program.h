@@ -105,7 +105,7 @@ class Program {
     int rope_table(const std::vector<double>& inv_freq, float scale);
     void add_op(const char* kind, std::unique_ptr<Op> op, int makes = -1);
     // Whether the instruction that is about to be recorded finds value x as panels, because its maker makes them, too.
-    bool claim_panels(int x);
+    bool claim_panels(int x, int scale_inputs);
     void reserve(const StepInputs& inputs);
     void run_rope_tables(Worker& worker);
     void execute(Worker& worker);
@@ -128,6 +128,7 @@ class Program {
     std::vector<std::unique_ptr<Op>> ops_;
     std::vector<std::string> kinds_;  // of the ops
     std::vector<int> made_by_;        // by value: the op whose panels of it may be had, or -1
+    int panels_scale_inputs_ = 0;
     int panels_maker_ = -1, panels_user_ = -1;  // the last op that makes panels, and the last that looks at them
     bool measuring_ = false;
     std::map<std::string, double> measured_;

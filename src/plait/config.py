@@ -261,6 +261,12 @@ SAMPLING_OPTIONS: tuple[SamplingOption, ...] = (
     _sampling("dry_base", "--dry-base", help="Growth of the DRY penalty for each further token of the run."),
     _sampling("dry_allowed_length", "--dry-allowed-length", help="Runs up to this length carry no DRY penalty."),
     _sampling("dry_penalty_last_n", "--dry-penalty-last-n", help="How far back DRY looks; -1 is the whole context."),
+    _sampling("top_n_sigma", "--top-nsigma", "--top-n-sigma", help="Keep tokens within n deviations; -1 is off."),
+    _sampling("xtc_probability", "--xtc-probability", help="How often XTC drops all but the least likely top token."),
+    _sampling("xtc_threshold", "--xtc-threshold", help="A token of at least this probability is a top one for XTC."),
+    _sampling("mirostat", "--mirostat", help="Draw by Mirostat 1 or 2, after the temperature alone; 0 is off."),
+    _sampling("mirostat_tau", "--mirostat-ent", help="Surprise of a token that Mirostat aims at, in bits."),
+    _sampling("mirostat_eta", "--mirostat-lr", help="How fast Mirostat adapts."),
     _sampling(
         "seed",
         "-s",
@@ -282,7 +288,6 @@ NOT_HERE: dict[tuple[str, ...], str] = {
         "prefill and decode share their steps; choose CPUs with -C or -Cr"
     ),
     ("--prio", "--poll"): "threads run at the process's priority (see nice), and wait as long as pays",
-    ("--mirostat",): "it is not in the sampler chain yet",
     ("--grammar", "--grammar-file", "-j", "--json-schema"): "structured output is not there yet",
     ("--lora", "--lora-scaled"): "adapters are not there yet",
     ("--mmproj", "--image"): "multimodal input is not there yet",

@@ -218,8 +218,8 @@ def history_tail(params: SamplingParams) -> int:
     """How many of the last tokens the sampler chain looks at: 0 for none, -1 for all."""
     tails = []
     penalties = params.repeat_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
-    if penalties and SamplerStage.PENALTIES in params.samplers:
+    if penalties and SamplerStage.PENALTIES in params.chain:
         tails.append(params.repeat_last_n)
-    if params.dry_multiplier != 0 and SamplerStage.DRY in params.samplers:
+    if params.dry_multiplier != 0 and SamplerStage.DRY in params.chain:
         tails.append(params.dry_penalty_last_n)
     return -1 if -1 in tails else max(tails, default=0)

@@ -303,7 +303,7 @@ class Scheduler:
         del sample.drawing[0]
         if error is None and len(drawn) == 1 and len(tokens) + 1 < request.limit and drawn[0] not in request.stop_ids:
             tokens += drawn
-            return _new(TokenEvent, (request.request_id, sample.index, drawn, logprobs, None, None, 0, 0))
+            return _new(TokenEvent, (request.request_id, sample.index, drawn, logprobs, None, None, 0, 0, (), ()))
         return self._accept(sample, row)
 
     def _fail(self, sample: Sample, error: Exception) -> Iterator[TokenEvent]:

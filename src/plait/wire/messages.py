@@ -104,6 +104,8 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
     error: Fault | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    prompt_logprobs: tuple[tuple[Logprob, ...], ...] = ()
+    embedding: tuple[float, ...] = ()
 
 
 class Events(Message, tag=3, frozen=True):
@@ -178,7 +180,7 @@ def encode_events(events: list[TokenEvent]) -> bytes:
 
 
 def _short(event: TokenEvent) -> tuple[Any, ...]:
-    if not (event[3] or event[4] or event[5] or event[6] or event[7]):
+    if not any(event[3:]):
         return event[:3]
     error = event.error
     return event if error is None else event._replace(error=fault_of(error))  # type: ignore[arg-type]
@@ -196,4 +198,6 @@ def token_event(event: Event) -> TokenEvent:
         error,
         event.prompt_tokens,
         event.cached_tokens,
+        event.prompt_logprobs,
+        event.embedding,
     )

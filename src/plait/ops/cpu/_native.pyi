@@ -112,7 +112,12 @@ class Program:
         tokens: IndexArray,
         values: F64Array,
         masks: Sequence[U32Array],
-    ) -> tuple[list[int], list[tuple[int, int, int, int, int]], list[tuple[int, list[tuple[int, float]]]]]: ...
+    ) -> tuple[
+        list[int],
+        list[tuple[int, int, int, int, int]],
+        list[tuple[int, list[tuple[int, float]]]],
+        list[tuple[int, float]],
+    ]: ...
     def measure(self, on: bool, /) -> None: ...
     @property
     def measured(self) -> dict[str, float]: ...
