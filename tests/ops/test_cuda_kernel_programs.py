@@ -9,16 +9,16 @@ import pytest
 
 pytest.importorskip("torch")
 
-from support.triton_interpreter import DEVICE  # noqa: E402 - torch may be missing
-from test_cuda_programs import CONFIG, PROGRAM, VOCAB, everything, random_tokens, reference_driver  # noqa: E402
+from test_cuda_programs import CONFIG, PROGRAM, VOCAB, everything, random_tokens, reference_driver
 
-from plait.ops.api import KVConfig, Program, Reposition  # noqa: E402
-from plait.ops.cuda import open_cuda  # noqa: E402
-from plait.ops.sampling import SampleRow  # noqa: E402
-from plait.types import SamplingParams  # noqa: E402
-from support.kv import attention_layers, check_a_row_stored_twice, run_edited  # noqa: E402
-from support.kv import CONFIG as KV_CONFIG  # noqa: E402
-from support.steps import Chunk, Driver  # noqa: E402
+from plait.ops.api import KVConfig, Program, Reposition
+from plait.ops.cuda import open_cuda
+from plait.ops.sampling import SampleRow
+from plait.types import SamplingParams
+from support.kv import CONFIG as KV_CONFIG
+from support.kv import attention_layers, check_a_row_stored_twice, run_edited
+from support.steps import Chunk, Driver
+from support.triton_interpreter import DEVICE
 
 pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("one_torch_thread")]
 

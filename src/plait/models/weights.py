@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from plait.errors import UnsupportedModelError
 from plait.formats.check import require_tensor
+from plait.formats.random import RandomSource, RandomTensor
 from plait.formats.tensor import ModelSource
 from plait.ops.api import Weight
 
@@ -24,6 +25,8 @@ class WeightReader:
 
     def take(self, name: str, *shape: int) -> Weight:
         """The tensor `name`, the same object each time. Raises ModelFileError if it is missing or of another shape."""
+        if isinstance(self.source, RandomSource):
+            return self.taken.setdefault(name, Weight(RandomTensor(name, shape)))
         return self.taken.setdefault(name, Weight(require_tensor(self.source, name, shape)))
 
     def check_all_taken(self, unused: re.Pattern[str]) -> None:

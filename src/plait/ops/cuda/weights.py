@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from plait.formats.random import RANDOM
 from plait.formats.tensor import LazyTensor
 from plait.ops.api import Attention, GatedMlp, LayerNorm, Linear, Moe, Program, Progress, RmsNorm, Weight
 from plait.ops.program import program_weights
 
 Tensor = torch.Tensor
 AS_STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-RANDOM = "RANDOM"
-"""The format of a tensor that is drawn where it is used; see `formats.random`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class DecodeItems:
     counts: torch.Tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity"])
 def _partials(
     q, k, v, row_positions, table, starts, positions, items, counts, capacity, part_out, part_top, part_sum,
     scale, cap, window, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr,
@@ -79,7 +79,7 @@ def _partials(
         tl.store(part_out + part[:, None] * V_DIM + e[None, :], acc, mask=(g < GROUP)[:, None] & (e < V_DIM)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity"])
 def _merge(
     part_out, part_top, part_sum, rows, counts, capacity, sinks, out, HEADS: tl.constexpr, V_DIM: tl.constexpr,
     SINKS: tl.constexpr, BLOCK_V: tl.constexpr,

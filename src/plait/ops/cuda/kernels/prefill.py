@@ -19,7 +19,7 @@ TILE_ROWS = 128
 """Rows of a tile, heads of a group counted."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity"])
 def _prefill(
     q, k, v, row_positions, table, starts, positions, items, counts, capacity, sinks, out, scale, cap, window,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr, CAPPED: tl.constexpr,

@@ -31,7 +31,7 @@ def angles(positions: torch.Tensor, inv_freq: torch.Tensor, scale: float) -> Tab
     return cos, sin
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _store_positions(positions, store_row, store_slot, memory, count, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < count
@@ -70,7 +70,7 @@ def _rotated(source, target, cos, sin, head, live, DIM: tl.constexpr, PAIRS: tl.
         tl.store(target + rest, tl.load(source + rest, mask=inside, other=0.0).to(target.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "stores"])
 def _rope_and_store(
     q, q_stride, k, k_stride, v, v_stride, cos, sin, out, k_memory, v_memory, store_row, store_slot, rows, stores,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr, PAIRS: tl.constexpr,

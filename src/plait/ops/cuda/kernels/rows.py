@@ -41,7 +41,7 @@ def _end(acc, up, bias, n, n_inside, width, GATED: tl.constexpr, BIAS: tl.conste
     return acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _rows(
     x, x_stride, w, bias, out, partial, tickets, rows, width, depth,
     GATED: tl.constexpr, BIAS: tl.constexpr, ACT: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr,
