@@ -22,6 +22,7 @@ from plait.engine.core import Engine
 from plait.engine.fingerprint import Fingerprint, fingerprint
 from plait.engine.kvdisk import KVDisk
 from plait.engine.kvstore import KVStore
+from plait.engine.launching import LaunchingExecutable, LaunchingRunner
 from plait.engine.runner import Runner
 from plait.errors import BackendError, OptionError
 from plait.metrics.meter import Meter
@@ -81,7 +82,7 @@ def assemble_engine(
         calibrate(executable, config, context, controller.fit, options.calibrate)
     queue = QueueBounds(max_requests=options.max_queue_requests, max_tokens=options.max_queue_tokens)
     cache = KVCache(config)
-    runner = Runner(executable, len(shape.groups))
+    runner = make_runner(executable, len(shape.groups))
     disk = None if mark is None else _kv_disk(cache, runner, shape, options, mark)
     ready = disk.ready if disk else None
     scheduler = Scheduler(cache, limits, reuse=options.prefix_cache, queue=queue, ready=ready)
@@ -89,7 +90,16 @@ def assemble_engine(
     return Engine(scheduler, runner, in_flight=options.in_flight, meter=meter, controller=controller, disk=disk)
 
 
-def _kv_disk(cache: KVCache, runner: Runner, shape: KVShape, options: EngineOptions, mark: Fingerprint) -> KVDisk:
+def make_runner(executable: Executable, num_groups: int) -> Runner | LaunchingRunner:
+    """Steps are launched ahead where the executable can do that."""
+    if isinstance(executable, LaunchingExecutable):
+        return LaunchingRunner(executable, num_groups)
+    return Runner(executable, num_groups)
+
+
+def _kv_disk(
+    cache: KVCache, runner: Runner | LaunchingRunner, shape: KVShape, options: EngineOptions, mark: Fingerprint
+) -> KVDisk:
     block = lcm(BLOCK_TOKENS, options.page_size)
     store = KVStore(Path(options.kv_cache_dir), mark, block, options.kv_cache_size * MIB)
     slot_bytes = [group_page_bytes(shape, group, options) // options.page_size for group in shape.groups]

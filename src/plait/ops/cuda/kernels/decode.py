@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from plait.ops.cuda.kernels.runtime import power, tile
+from plait.ops.cuda.kernels.runtime import begin, overlap, power, tile
 from plait.ops.cuda.kernels.tiles import block_slots, scores, softmax_step
 
 LOG2_E = 1.4426950408889634
@@ -44,8 +44,9 @@ def _partials(
     q, k, v, row_positions, table, starts, positions, items, counts, capacity, part_out, part_top, part_sum,
     scale, cap, window, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr,
     CAPPED: tl.constexpr, WINDOWED: tl.constexpr, PAGE: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_V: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK_V: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    begin(PDL)
     item, kv_head = tl.program_id(0), tl.program_id(1)
     if item < tl.load(counts):
         row = tl.load(items + item)
@@ -82,8 +83,9 @@ def _partials(
 @triton.jit(do_not_specialize=["capacity"])
 def _merge(
     part_out, part_top, part_sum, rows, counts, capacity, sinks, out, HEADS: tl.constexpr, V_DIM: tl.constexpr,
-    SINKS: tl.constexpr, BLOCK_V: tl.constexpr,
+    SINKS: tl.constexpr, BLOCK_V: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    begin(PDL)
     i, head = tl.program_id(0), tl.program_id(1)
     if i < tl.load(counts + 1):
         e = tl.arange(0, BLOCK_V)
@@ -118,8 +120,8 @@ class Shape:
     sinks: torch.Tensor | None
 
 
-BLOCK_KEYS = {16: 64, 32: 64, 64: 64, 128: 64, 256: 32}
-"""Keys of a block, by the padded width of a head."""
+TUNE = (64, 3, 4)
+"""Keys of a block, stages, warps."""
 
 
 def decode_attention(
@@ -139,9 +141,9 @@ def decode_attention(
         part_out, part_top, part_sum, shape.scale * LOG2_E, (shape.softcap or 1.0) * LOG2_E, shape.window or 0,
         KV_HEADS=kv_heads, GROUP=group, DIM=dim, V_DIM=v_dim, CAPPED=shape.softcap is not None,
         WINDOWED=shape.window is not None, PAGE=pages.page, BLOCK_G=tile(group), BLOCK_D=tile(dim),
-        BLOCK_V=tile(v_dim), BLOCK_N=BLOCK_KEYS.get(tile(dim), 32), STAGES=3, num_warps=4,
+        BLOCK_V=tile(v_dim), BLOCK_N=TUNE[0], STAGES=TUNE[1], num_warps=TUNE[2], **overlap(q.device),
     )  # fmt: skip
     _merge[(work.rows.shape[1] - 1, heads)](
         part_out, part_top, part_sum, work.rows, work.counts, work.rows.shape[1], shape.sinks, out,
-        HEADS=heads, V_DIM=v_dim, SINKS=shape.sinks is not None, BLOCK_V=power(v_dim), num_warps=1,
+        HEADS=heads, V_DIM=v_dim, SINKS=shape.sinks is not None, BLOCK_V=power(v_dim), num_warps=1, **overlap(q.device),
     )  # fmt: skip

@@ -6,11 +6,12 @@ import torch
 import triton
 import triton.language as tl
 
-from plait.ops.cuda.kernels.runtime import power
+from plait.ops.cuda.kernels.runtime import begin, overlap, power
 
 
 @triton.jit
-def _embed(tokens, drawn, table, out, width, BLOCK: tl.constexpr):
+def _embed(tokens, drawn, table, out, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    begin(PDL)
     row = tl.program_id(0).to(tl.int64)
     token = tl.load(tokens + row)
     if token < 0:
@@ -28,6 +29,6 @@ def embed(tokens: torch.Tensor, drawn: torch.Tensor, table: torch.Tensor) -> tor
     block = power(table.shape[1])
     if len(tokens):
         _embed[(len(tokens),)](
-            tokens, drawn, table, out, table.shape[1], BLOCK=block, num_warps=min(8, max(1, block // 512))
+            tokens, drawn, table, out, table.shape[1], BLOCK=block, num_warps=min(8, max(1, block // 512)), **overlap(tokens.device)
         )
     return out

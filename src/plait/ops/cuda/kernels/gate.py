@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from plait.ops.api import Activation
+from plait.ops.cuda.kernels.runtime import begin, overlap
 
 BLOCK = 1024
 CODES = {Activation.SILU: 0, Activation.GELU: 1, Activation.GELU_TANH: 2}
@@ -24,7 +25,8 @@ def activate(x, ACT: tl.constexpr):
 
 
 @triton.jit
-def _gate(x, x_stride, out, out_stride, width, ACT: tl.constexpr, BLOCK: tl.constexpr):
+def _gate(x, x_stride, out, out_stride, width, ACT: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    begin(PDL)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
@@ -40,5 +42,5 @@ def gate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
     out = torch.empty((rows, width), dtype=x.dtype, device=x.device)
     if rows:
         grid = (rows, triton.cdiv(width, BLOCK))
-        _gate[grid](x, x.stride(0), out, out.stride(0), width, ACT=CODES[activation], BLOCK=BLOCK, num_warps=4)
+        _gate[grid](x, x.stride(0), out, out.stride(0), width, ACT=CODES[activation], BLOCK=BLOCK, num_warps=4, **overlap(x.device))
     return out

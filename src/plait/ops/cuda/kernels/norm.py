@@ -6,14 +6,15 @@ import torch
 import triton
 import triton.language as tl
 
-from plait.ops.cuda.kernels.runtime import power
+from plait.ops.cuda.kernels.runtime import begin, overlap, power
 
 
 @triton.jit
 def _rms_norm(
     x, x_stride, residual, weight, out, out_stride, total, eps, offset, width,
-    ADD: tl.constexpr, BLOCK: tl.constexpr,
+    ADD: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    begin(PDL)
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     column = tl.arange(0, BLOCK)
     inside = column < width
@@ -41,6 +42,6 @@ def rms_norm(
     if rows:
         _rms_norm[(rows, groups)](
             x, x.stride(0), residual, weight, out, out.stride(0), total, eps, offset, part,
-            ADD=residual is not None, BLOCK=block, num_warps=min(8, max(1, block // 512)),
+            ADD=residual is not None, BLOCK=block, num_warps=min(8, max(1, block // 512)), **overlap(x.device),
         )  # fmt: skip
     return out, total

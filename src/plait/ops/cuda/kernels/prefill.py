@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from plait.ops.cuda.kernels.decode import LOG2_E, Pages, Shape
-from plait.ops.cuda.kernels.runtime import power, tile
+from plait.ops.cuda.kernels.runtime import begin, overlap, power, tile
 from plait.ops.cuda.kernels.tiles import block_slots, scores, softmax_step
 
 TILE_ROWS = 128
@@ -24,8 +24,9 @@ def _prefill(
     q, k, v, row_positions, table, starts, positions, items, counts, capacity, sinks, out, scale, cap, window,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr, CAPPED: tl.constexpr,
     WINDOWED: tl.constexpr, SINKS: tl.constexpr, PAGE: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    begin(PDL)
     # The last tiles see the most keys: they go first.
     item, kv_head = tl.load(counts) - 1 - tl.program_id(0), tl.program_id(1)
     if item >= 0:
@@ -103,5 +104,5 @@ def prefill_attention(
         DIM=dim, V_DIM=v_dim, CAPPED=shape.softcap is not None, WINDOWED=shape.window is not None,
         SINKS=shape.sinks is not None, PAGE=pages.page, BLOCK_G=power(group),
         BLOCK_M=rows_of_tile(group) * power(group), BLOCK_D=tile(dim), BLOCK_V=tile(v_dim),
-        BLOCK_N=32 if wide else 64, STAGES=2 if wide else 3, num_warps=8,
+        BLOCK_N=32 if wide else 64, STAGES=2 if wide else 3, num_warps=8, **overlap(q.device),
     )  # fmt: skip

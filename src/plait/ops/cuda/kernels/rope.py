@@ -7,14 +7,15 @@ import triton
 import triton.language as tl
 
 from plait.ops.api import RopeLayout
-from plait.ops.cuda.kernels.runtime import power
+from plait.ops.cuda.kernels.runtime import begin, overlap, power
 
 Table = tuple[torch.Tensor, torch.Tensor]
 HEADS_AT_ONCE = 8
 
 
 @triton.jit
-def _angles(positions, inv_freq, cos, sin, scale, PAIRS: tl.constexpr, BLOCK: tl.constexpr):
+def _angles(positions, inv_freq, cos, sin, scale, PAIRS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    begin(PDL)
     row, pair = tl.program_id(0), tl.arange(0, BLOCK)
     inside = pair < PAIRS
     angle = tl.load(positions + row).to(tl.float64) * tl.load(inv_freq + pair, mask=inside, other=0.0)
@@ -27,12 +28,13 @@ def angles(positions: torch.Tensor, inv_freq: torch.Tensor, scale: float) -> Tab
     rows, pairs = len(positions), len(inv_freq)
     cos, sin = (torch.empty((rows, pairs), dtype=torch.float32, device=positions.device) for _ in range(2))
     if rows:
-        _angles[(rows,)](positions, inv_freq, cos, sin, scale, PAIRS=pairs, BLOCK=power(pairs), num_warps=2)
+        _angles[(rows,)](positions, inv_freq, cos, sin, scale, PAIRS=pairs, BLOCK=power(pairs), num_warps=2, **overlap(cos.device))
     return cos, sin
 
 
 @triton.jit(do_not_specialize=["count"])
-def _store_positions(positions, store_row, store_slot, memory, count, BLOCK: tl.constexpr):
+def _store_positions(positions, store_row, store_slot, memory, count, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    begin(PDL)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < count
     row = tl.load(store_row + i, mask=inside, other=0)
@@ -46,7 +48,7 @@ def store_positions(
     """memory[store_slot[i]] = positions[store_row[i]]; all int32."""
     count = len(store_slot)
     if count:
-        _store_positions[(triton.cdiv(count, 256),)](positions, store_row, store_slot, memory, count, BLOCK=256)
+        _store_positions[(triton.cdiv(count, 256),)](positions, store_row, store_slot, memory, count, BLOCK=256, **overlap(memory.device))
 
 
 @triton.jit
@@ -75,8 +77,9 @@ def _rope_and_store(
     q, q_stride, k, k_stride, v, v_stride, cos, sin, out, k_memory, v_memory, store_row, store_slot, rows, stores,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr, PAIRS: tl.constexpr,
     INTERLEAVED: tl.constexpr, BLOCK_PAIRS: tl.constexpr, BLOCK_REST: tl.constexpr, BLOCK_V: tl.constexpr,
-    AT_ONCE: tl.constexpr, Q_PARTS: tl.constexpr,
+    AT_ONCE: tl.constexpr, Q_PARTS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    begin(PDL)
     i, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     if part < Q_PARTS:
         if i < rows:
@@ -116,6 +119,6 @@ def rope_and_store(
             rows, stores, HEADS=heads, KV_HEADS=kv_heads, DIM=dim, V_DIM=v_dim, PAIRS=pairs,
             INTERLEAVED=layout is RopeLayout.INTERLEAVED, BLOCK_PAIRS=power(max(1, pairs)),
             BLOCK_REST=power(max(1, dim - 2 * pairs)), BLOCK_V=power(v_dim), AT_ONCE=HEADS_AT_ONCE, Q_PARTS=q_parts,
-            num_warps=4,
+            num_warps=4, **overlap(q.device),
         )  # fmt: skip
     return out

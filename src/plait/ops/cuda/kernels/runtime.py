@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 def interpreted() -> bool:
@@ -24,3 +28,25 @@ def power(n: int) -> int:
 def tile(n: int) -> int:
     """The edge of a tile of the matrix units that holds `n`: a power of two, at least 16."""
     return max(16, power(n))
+
+
+class Overlap(TypedDict):
+    """Keywords of a launch."""
+
+    PDL: bool
+    launch_pdl: bool
+
+
+def overlap(device: torch.device) -> Overlap:
+    """Whether a kernel may be set up while the one before it still runs (from Hopper on). Each kernel then waits before
+    it touches what another wrote, so that the end of one implies the end of all before it."""
+    able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    return {"PDL": able, "launch_pdl": able}
+
+
+@triton.jit
+def begin(PDL: tl.constexpr):
+    """The first thing a kernel does: lets the next one come, and waits for the one before."""
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()

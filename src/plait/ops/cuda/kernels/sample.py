@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from plait.ops.cuda.kernels.philox import token_uniform
-from plait.ops.cuda.kernels.runtime import power
+from plait.ops.cuda.kernels.runtime import begin, overlap, power
 from plait.ops.cuda.kernels.select import compact, floor_key, kth_key, mass_key, weight
 
 CHUNK = 1024
@@ -31,8 +31,9 @@ FLOATS = 6
 @triton.jit
 def _prepare(
     logits, stride, ints, floats, history, drawn, values, ids, tops, first, sums, bad, vocabulary,
-    INTS: tl.constexpr, FLOATS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, COPY: tl.constexpr,
+    INTS: tl.constexpr, FLOATS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, COPY: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    begin(PDL)
     row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     mine, real = ints + row * INTS, floats + row * FLOATS
     token = chunk * CHUNK + tl.arange(0, CHUNK)
@@ -40,10 +41,10 @@ def _prepare(
     source = logits + tl.load(mine).to(tl.int64) * stride
     x = tl.load(source + token, mask=inside, other=float("-inf")).to(tl.float32)
     wrong = tl.sum(((x != x) | (x == float("inf"))).to(tl.int32), 0)
-    begin, count = tl.load(mine + 6), tl.load(mine + 7)
+    oldest, count = tl.load(mine + 6), tl.load(mine + 7)
     if count > 0:
         seen = tl.zeros((CHUNK,), tl.int32)
-        for i in range(begin, begin + count):
+        for i in range(oldest, oldest + count):
             past = tl.load(history + i)
             if past < 0:
                 past = tl.load(drawn - 1 - past)
@@ -80,8 +81,9 @@ def _place(x, live, top, temperature, target):
 def _draw(
     logits, stride, ints, floats, values, ids, tops, first, sums, bad, tokens, status, vocabulary,
     INTS: tl.constexpr, FLOATS: tl.constexpr, STAGES: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
-    BLOCK_CHUNKS: tl.constexpr, SWEEP: tl.constexpr, COPY: tl.constexpr,
+    BLOCK_CHUNKS: tl.constexpr, SWEEP: tl.constexpr, COPY: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    begin(PDL)
     row = tl.program_id(0).to(tl.int64)
     mine, real = ints + row * INTS, floats + row * FLOATS
     part = tl.arange(0, BLOCK_CHUNKS)
@@ -188,7 +190,7 @@ def draw(logits: torch.Tensor, rows: Draws, drawn: torch.Tensor, status: torch.T
     tops = torch.empty((count, chunks), dtype=torch.float32, device=device)
     first, bad = (torch.empty((count, chunks), dtype=torch.int32, device=device) for _ in range(2))
     sums = torch.empty((count, chunks), dtype=torch.float64, device=device)
-    common = {"INTS": INTS, "FLOATS": FLOATS, "CHUNK": CHUNK, "CHUNKS": chunks, "COPY": rows.copy}
+    common = {"INTS": INTS, "FLOATS": FLOATS, "CHUNK": CHUNK, "CHUNKS": chunks, "COPY": rows.copy} | overlap(device)
     _prepare[(count, chunks)](
         logits, logits.stride(0), rows.ints, rows.floats, rows.history, drawn, values, ids, tops, first, sums, bad,
         vocabulary, num_warps=4, **common,
