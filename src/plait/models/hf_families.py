@@ -205,9 +205,7 @@ def internlm2_from_hf(source: ModelSource) -> DecoderConfig:
 def internlm3_from_hf(source: ModelSource) -> DecoderConfig:
     keys = hf_keys(source)
     bias = keys.boolean("bias", default=False)
-    return read_decoder(
-        keys, qkv_bias=keys.boolean("qkv_bias", default=False), out_bias=bias, mlp_bias=bias
-    )
+    return read_decoder(keys, qkv_bias=keys.boolean("qkv_bias", default=False), out_bias=bias, mlp_bias=bias)
 
 
 def glm_from_hf(source: ModelSource) -> DecoderConfig:
