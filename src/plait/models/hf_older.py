@@ -6,6 +6,7 @@ Knows keys; reads no tensors. Every reader raises what `hf_config.llama_from_hf`
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from plait.errors import UnsupportedModelError
 from plait.formats.tensor import ModelSource
@@ -223,7 +224,7 @@ def cohere2_from_hf(source: ModelSource) -> DecoderConfig:
     )
 
 
-def _cohere(keys: Keys, **changes: object) -> DecoderConfig:
+def _cohere(keys: Keys, **changes: Any) -> DecoderConfig:
     bias = keys.boolean("attention_bias", default=False)
     return read_decoder(
         keys,

@@ -68,7 +68,7 @@ class CudaBackend:
         steps need. Raises BackendError where nothing is left."""
         free, total = torch.cuda.mem_get_info(self.device)
         weights = weight_bytes(program, self.dtype)
-        room = int(total * fraction) - (total - free) - weights - WORKSPACE
+        room: int = int(total * fraction) - (total - free) - weights - WORKSPACE
         if room <= 0:
             raise BackendError(
                 f"{self.device} has {free / 2**30:.1f} GiB free of {total / 2**30:.1f}; the weights take "

@@ -44,8 +44,8 @@ def drawn_on_device(row: SampleRow) -> bool:
         return False
     if params.temperature != 0 and params.seed is None:
         return False
-    return all(stage in _CODES or stage is SamplerStage.PENALTIES or _idle(stage, params) for stage in params.samplers) \
-        and _penalties_first(params)  # fmt: skip
+    known = (*_CODES, SamplerStage.PENALTIES)
+    return all(stage in known or _idle(stage, params) for stage in params.samplers) and _penalties_first(params)
 
 
 def _idle(stage: SamplerStage, params: SamplingParams) -> bool:
@@ -109,7 +109,8 @@ def _window(row: SampleRow) -> list[int]:
     """The tokens that the penalties look at."""
     if not _penalty(row.params):
         return []
-    return last_tokens(row.history, row.params.repeat_last_n).tolist()
+    found: list[int] = last_tokens(row.history, row.params.repeat_last_n).tolist()
+    return found
 
 
 def outcome(token: int, status: int, vocabulary: int) -> Sampled:

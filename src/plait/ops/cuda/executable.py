@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ from plait.ops.cuda.staging import (
 from plait.ops.program import vocabulary
 from plait.ops.sampling import Sampled, SampleRow, sample_picks
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 MOST_DRAWS = 4096
 """Rows drawn in one step."""
 ENTRIES_A_ROW = 512

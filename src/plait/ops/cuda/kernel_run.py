@@ -4,7 +4,7 @@ step of fixed shapes can be captured."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 import torch
 from torch.nn import functional
@@ -42,7 +42,7 @@ from plait.ops.cuda.products import Products
 from plait.ops.cuda.staging import StepTensors
 from plait.ops.cuda.weights import DeviceWeights
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ class _Run:
         k, v = self.model.memory.layer(op.layer)
         table = None if op.rope is None else self.tables[op.rope]
         layout = RopeLayout.HALF if op.rope is None else op.rope.layout
-        values = (self._get(value) for value in (op.q, op.k, op.v))
+        values = self._get(op.q), self._get(op.k), self._get(op.v)
         self._put(op.out, rope_and_store(*values, table, layout, k, v, group.store_row, group.store_slot))
 
     def _attention(self, op: Attention) -> None:
