@@ -27,6 +27,7 @@ SOURCES: dict[str, MemorySource] = {
     "Q8_0": quantised(TINY.source("gguf"), "Q8_0"),
     "Q4_K_M": in_k_formats(K_SIZED.source("gguf"), np.random.default_rng(5)),
 }
+BACKENDS: tuple[Backend, ...] = (ReferenceBackend(), *(CpuBackend(2, path) for path in CpuBackend.paths()))
 PROGRAMS: dict[str, Callable[[], Program]] = {
     "everything": everything,
     **{name: lambda source=source: load_model(source).program for name, source in SOURCES.items()},  # type: ignore[misc]
@@ -45,9 +46,7 @@ def run(executable: Executable, step: StepInputs) -> tuple[np.ndarray, np.ndarra
 
 @pytest.mark.parametrize("name", PROGRAMS)
 @pytest.mark.parametrize("rows", [1, 5, 23, 61])
-@pytest.mark.parametrize(
-    "backend", [ReferenceBackend(), *(CpuBackend(2, path) for path in CpuBackend.paths())], ids=str
-)
+@pytest.mark.parametrize("backend", BACKENDS, ids=str)
 def test_rows_without_logits_change_no_bit_of_the_others(backend: Backend, name: str, rows: int) -> None:
     program = PROGRAMS[name]()
     config = KVConfig(16, (20,) * len(program.kv.groups), "f32")
@@ -65,9 +64,8 @@ def test_rows_without_logits_change_no_bit_of_the_others(backend: Backend, name:
 @pytest.mark.parametrize("path", CpuBackend.paths())
 def test_the_cpu_has_the_hidden_states_of_the_reference(path: str) -> None:
     config = KVConfig(4, (60, 60), "f32")
-    ours, theirs = (
-        b.compile(everything(), config) for b in (CpuBackend(2, path), ReferenceBackend(np.float32, np.float64))
-    )
+    backends = (CpuBackend(2, path), ReferenceBackend(np.float32, np.float64))
+    ours, theirs = (backend.compile(everything(), config) for backend in backends)
     step = a_step(Driver(ours, config), 21)
     got, want = run(ours, step)[1], run(theirs, step)[1]
     assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
