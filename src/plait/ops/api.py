@@ -364,21 +364,29 @@ class KVInputs:
 @dataclass(frozen=True, slots=True)
 class StepInputs:
     """One batch of tokens, packed. Rows of one sequence are adjacent, sequences in ascending order: row_seq never
-    falls. All int32. `tokens` are in the vocabulary (checked by the caller)."""
+    falls. All int32. `tokens` are in the vocabulary (checked by the caller). The last `hidden_only` of `out_rows` want
+    their hidden states and no logits; for each of the others both are there."""
 
     tokens: I32Array  # (R,)
     positions: I32Array  # (R,)
     row_seq: I32Array  # (R,) in 0..S-1
     out_rows: I32Array  # (L,)
     kv: tuple[KVInputs, ...]  # one for each group
+    hidden_only: int = 0
 
 
 class Executable(Protocol):
     """A compiled program with its weights and KV memory. Not thread-safe: one step at a time."""
 
     def run(self, step: StepInputs) -> F32Array:
-        """Run one step; returns logits, float32, (L, vocabulary), fresh or valid until the next run. A step without
-        rows does its edits and nothing else."""
+        """Run one step; returns logits, float32, (L - hidden_only, vocabulary), fresh or valid until the next run. A
+        step without rows does its edits and nothing else."""
+        ...
+
+    def hidden(self) -> F32Array:
+        """The hidden states of the last step's output rows, which their logits are made from: after the final norm,
+        float32, (L, width), fresh or valid until the next run. Raises BackendError for a program whose logits are no
+        product of a row."""
         ...
 
     def sample(self, logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:
