@@ -81,7 +81,7 @@ def _rows(
         until = tl.minimum(end, begin + AHEAD)
         for start in range(begin, until, LINE * LINES):
             ahead = start + LINE * tl.arange(0, LINES)
-            where = w + line + tl.minimum(ahead, until - 1)[:, None]
+            where = w + tl.minimum(n, width - 1).to(tl.int64)[None, :] * depth + tl.minimum(ahead, until - 1)[:, None]
             _prefetch(where)
             if GATED:
                 _prefetch(where + width.to(tl.int64) * depth)
