@@ -185,7 +185,8 @@ def small() -> None:
         y = torch.randn(count, 28672, device="cuda", dtype=BF16)
         d = timed([lambda: gate.gate(y, Activation.SILU)] * 32)
         print(
-            f"small {count:3}: add+norm {a * 1e6:.1f} us, rope+store {b * 1e6:.1f}, angles {c * 1e6:.1f}, gate {d * 1e6:.1f}"
+            f"small {count:3}: add+norm {a * 1e6:.1f} us, rope+store {b * 1e6:.1f}, "
+            f"angles {c * 1e6:.1f}, gate {d * 1e6:.1f}"
         )
 
 

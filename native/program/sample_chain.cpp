@@ -4,7 +4,6 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <utility>
 
 #include "program/philox.h"
@@ -13,7 +12,6 @@
 namespace plait {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr double kLeastTemperature = 1e-200;  // keeps logit / temperature finite
 constexpr double kLongestFall = 700;          // exp(-x) is a normal number up to here
 
@@ -50,7 +48,7 @@ bool Chain::choose() {
         if (!apply(*stage)) return false;
     }
     if (!record_.greedy && !record_.seeded) return fail(SampleError::NoSeed);
-    drawn_->token = record_.greedy ? kernels_.find_logit(x_, n_, top_) : draw();
+    drawn_->token = record_.greedy ? kernels_.find_logit(x_, n_, top_) : record_.mirostat ? draw_mirostat() : draw();
     return true;
 }
 
@@ -63,6 +61,8 @@ bool Chain::apply(Stage stage) {
         case Stage::TopP: top_p(); break;
         case Stage::MinP: min_p(); break;
         case Stage::Temperature: divide(); break;
+        case Stage::TopNSigma: top_n_sigma(); break;
+        case Stage::Xtc: return xtc();
         case Stage::End: break;
     }
     return true;
@@ -161,19 +161,6 @@ void Chain::expand() {
 }
 
 // --- lists ------------------------------------------------------------------------------------------------------
-
-template <class Keep>
-void Chain::keep_if(Keep keep) {
-    std::int32_t* ids = scratch_.ids.data();
-    double* values = scratch_.values.data();
-    int kept = 0;
-    for (int i = 0; i < count_; ++i) {
-        if (!keep(i)) continue;
-        ids[kept] = ids[i];
-        values[kept++] = values[i];
-    }
-    count_ = kept;
-}
 
 bool Chain::check_list(SamplePoint point) {
     const double* values = scratch_.values.data();
@@ -341,7 +328,10 @@ void Chain::divide() {
 
 std::int32_t Chain::draw() {
     const double uniform = token_uniform(record_.seed, record_.sample_index, record_.position);
-    if (whole_) return draw_whole(uniform);
+    return whole_ ? draw_whole(uniform) : draw_listed(uniform);
+}
+
+std::int32_t Chain::draw_listed(double uniform) {
     double* weights = scratch_.weights.data();
     const double target = uniform * kernels_.weigh_doubles(scratch_.values.data(), count_, list_top_, weights);
     double sum = 0;

@@ -10,12 +10,13 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from numbers import Real
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, TypeVar
 
 from plait.errors import OptionError
 from plait.types import SamplingParams
 
+T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda", "reference")
 KV_TYPES = ("f16", "f32", "bf16", "q8_0")
 GPU_TYPES = ("bf16", "f16", "f32")
@@ -276,6 +277,12 @@ SAMPLING_OPTIONS: tuple[SamplingOption, ...] = (
     _sampling("dry_base", "--dry-base", help="Growth of the DRY penalty for each further token of the run."),
     _sampling("dry_allowed_length", "--dry-allowed-length", help="Runs up to this length carry no DRY penalty."),
     _sampling("dry_penalty_last_n", "--dry-penalty-last-n", help="How far back DRY looks; -1 is the whole context."),
+    _sampling("top_n_sigma", "--top-nsigma", "--top-n-sigma", help="Keep tokens within n deviations; -1 is off."),
+    _sampling("xtc_probability", "--xtc-probability", help="How often XTC drops all but the least likely top token."),
+    _sampling("xtc_threshold", "--xtc-threshold", help="A token of at least this probability is a top one for XTC."),
+    _sampling("mirostat", "--mirostat", help="Draw by Mirostat 1 or 2, after the temperature alone; 0 is off."),
+    _sampling("mirostat_tau", "--mirostat-ent", help="Surprise of a token that Mirostat aims at, in bits."),
+    _sampling("mirostat_eta", "--mirostat-lr", help="How fast Mirostat adapts."),
     _sampling(
         "seed",
         "-s",
@@ -297,8 +304,6 @@ NOT_HERE: dict[tuple[str, ...], str] = {
         "prefill and decode share their steps; choose CPUs with -C or -Cr"
     ),
     ("--prio", "--poll"): "threads run at the process's priority (see nice), and wait as long as pays",
-    ("--mirostat",): "it is not in the sampler chain yet",
-    ("--grammar", "--grammar-file", "-j", "--json-schema"): "structured output is not there yet",
     ("--lora", "--lora-scaled"): "adapters are not there yet",
     ("--mmproj", "--image"): "multimodal input is not there yet",
     (
@@ -310,7 +315,24 @@ NOT_HERE: dict[tuple[str, ...], str] = {
     ("-cnv", "--conversation", "-sys", "--system-prompt"): "use --chat for one turn with the model's template",
     ("--no-mmap", "--mlock"): "weights are always mapped from the file",
     ("--rope-scaling", "--rope-freq-base", "--rope-freq-scale"): "these are taken from the model file",
-    ("--slot-save-path", "--api-key", "--metrics"): "the server is not there yet",
+    ("--slot-save-path",): "it is an option of plait serve",
+    ("--api-key", "--api-key-file"): "it is an option of plait serve",
+    (
+        "--metrics",
+        "--slots",
+        "--props",
+        "--embedding",
+        "--embeddings",
+        "--jinja",
+        "--webui",
+    ): "plait serve always has it",
+    ("--no-webui", "--no-slots", "--no-jinja"): "what plait serve has cannot be switched off",
+    ("-cb", "--cont-batching", "-nocb", "--no-cont-batching"): "batching is always continuous",
+    ("--threads-http",): "HTTP is served by one thread; --max-connections bounds it",
+    ("-sps", "--slot-prompt-similarity"): "sequences have no slots: a prefix is found wherever it is",
+    ("--reranking", "--rerank"): "reranking is not there yet",
+    ("--chat-template", "--chat-template-file"): "the model's own template is used",
+    ("--reasoning-format", "--reasoning-budget"): "reasoning is always given apart from the answer",
 }
 """Flags of llama.cpp's that Plait does not have, each with what to do instead: refused by name, never ignored."""
 
@@ -321,28 +343,71 @@ def flag_of(cls: type, name: str) -> str:
 
 
 def from_environment(values: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> EngineOptions:
-    """`EngineOptions` from explicit `values`, then the environment (see each option's `env`), then defaults.
+    """`resolve` for the engine's options."""
+    return resolve(EngineOptions, values, environ)
+
+
+def resolve(cls: type[T], values: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> T:
+    """Options of the class `cls` from explicit `values`, then the environment (see each option's `env`), then defaults.
 
     Raises `OptionError` for an unusable value, naming the variable it came from.
     """
     environ = os.environ if environ is None else environ
     resolved = dict(values)
-    known = [f.name for f in fields(EngineOptions)]
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for name in resolved:
         if name not in known:
             raise OptionError(f"there is no option '{name}'; there are {', '.join(known)}")
-    for name, _, default, info in option_fields(EngineOptions):
+    for name, _, default, info in option_fields(cls):
         if name in resolved or info.env is None or not environ.get(info.env):
             continue
         text = environ[info.env]
         try:
-            resolved[name] = type(default)(text)
-            EngineOptions(**{name: resolved[name]})
+            resolved[name] = (text,) if isinstance(default, tuple) else type(default)(text)
+            cls(**{name: resolved[name]})
         except ValueError:
             raise OptionError(f"environment variable {info.env} is '{text}'; give a whole number") from None
         except OptionError as error:
             raise OptionError(f"environment variable {info.env} is '{text}': {error}") from None
-    return EngineOptions(**resolved)
+    return cls(**resolved)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisorOptions:
+    """How an engine process is watched. Times are in seconds.
+
+    Raises `OptionError` for a value that cannot be used.
+    """
+
+    step_timeout: float = option(
+        120.0, "--step-timeout", help="A step of more seconds than this hangs: the engine is started anew; 0 never is."
+    )
+    max_restarts: int = option(
+        5, "--max-restarts", help="Give up after so many crashes in a row without a single new token in between."
+    )
+    drain_timeout: float = option(
+        30.0, "--drain-timeout", help="Seconds that running requests have to end when the server is stopped."
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("step_timeout", "drain_timeout", "max_restarts"):
+            value: Any = getattr(self, name)
+            whole = name == "max_restarts"
+            is_number = isinstance(value, Integral if whole else Real)
+            if not is_number or not 0 <= value <= MOST:
+                what = "a whole number" if whole else "seconds"
+                raise OptionError(f"{flag_of(SupervisorOptions, name)} is {value!r}; give {what}, 0 or more")
+
+
+CRASH_TOKEN = "PLAIT_TEST_CRASH_TOKEN"
+
+
+def crash_token(environ: Mapping[str, str] | None = None) -> int | None:
+    """For tests of recovery: the token whose step kills the process, None outside of them. Raises `OptionError`."""
+    text = (os.environ if environ is None else environ).get(CRASH_TOKEN, "")
+    if text and not text.isdecimal():
+        raise OptionError(f"environment variable {CRASH_TOKEN} is '{text}'; give a token id")
+    return int(text) if text else None
 
 
 def sampling_default(name: str) -> Any:

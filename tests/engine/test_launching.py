@@ -8,16 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from plait.config import EngineOptions
 from plait.engine.build import assemble_engine
 from plait.errors import StepError
+from plait.formats.open import open_model
+from plait.models.registry import LoadedModel, load_model
 from plait.ops.api import Executable, KVConfig, StepInputs
 from plait.ops.reference import ReferenceBackend
 from plait.ops.sampling import Sampled, SampleRow
-from plait.config import EngineOptions
 from plait.types import EngineRequest, SamplingParams
 from support.tiny_llama import TinyLlama
-from plait.formats.open import open_model
-from plait.models.registry import LoadedModel, load_model
 
 
 class Done:
@@ -89,5 +89,25 @@ def requests(count: int, **last: object) -> list[EngineRequest]:
     return made
 
 
-def test_tokens_are_those_of_the_plain_runner() -> None:
-    pass
+def test_tokens_are_those_of_the_plain_runner(model: LoadedModel) -> None:
+    asked = requests(5)
+    tokens, executable = run(model, asked, launching=True)
+    assert tokens == run(model, asked, launching=False)[0]
+    assert executable.num_launched > 10  # type: ignore[attr-defined]
+    assert executable.num_plain == 0  # type: ignore[attr-defined]
+
+
+def test_steps_that_need_the_host_take_turns_with_launches(model: LoadedModel) -> None:
+    asked = requests(5, logprobs=1)
+    tokens, executable = run(model, asked, launching=True)
+    assert tokens == run(model, asked, launching=False)[0]
+    assert executable.num_launched > 3  # type: ignore[attr-defined]
+    assert executable.num_plain > 3  # type: ignore[attr-defined]
+
+
+def test_a_launch_that_fails_goes_the_plain_way(model: LoadedModel) -> None:
+    """Token 13 is in every prompt that is long enough: those steps do not start, and nothing is lost."""
+    asked = requests(5)
+    assert any(13 in request.prompt for request in asked)
+    tokens, _ = run(model, asked, launching=True)
+    assert tokens == run(model, asked, launching=False)[0]

@@ -101,7 +101,8 @@ def test_edits() -> None:
     for driver in (ours, theirs):
         driver.step({"s": Chunk([3, 1, 4, 1, 5, 9])})
         edits = [
-            {"repositions": [Reposition(int(slot), i + 15) for i, slot in enumerate(driver.slots("s", g))]} for g in (0, 1)
+            {"repositions": [Reposition(int(slot), i + 15) for i, slot in enumerate(driver.slots("s", g))]}
+            for g in (0, 1)
         ]
         edits[0]["entries"] = np.array([(p, f, n) for p, f, n in driver.table("s", 0)[:-1]] + [
             (driver.table("s", 0)[-1][0], 1, 2)], np.int32)  # fmt: skip

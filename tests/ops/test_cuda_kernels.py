@@ -116,7 +116,8 @@ class Paged:
         for i, (s, at) in enumerate(zip(row_sequence, row_positions, strict=True)):
             slots = torch.as_tensor(self.slots[s], device=DEVICE)
             visible = formulas.visible_keys(
-                ints([[at]]), self.pages.positions[slots][None], torch.ones(1, len(slots), dtype=torch.bool, device=DEVICE),
+                ints([[at]]), self.pages.positions[slots][None],
+                torch.ones(1, len(slots), dtype=torch.bool, device=DEVICE),
                 shape.window,
             )  # fmt: skip
             q_row = q[i].view(1, 1, self.heads, -1)

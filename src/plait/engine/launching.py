@@ -11,10 +11,11 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from typing import Protocol, TypeVar, runtime_checkable
 
-from plait.engine.packing import Packer
-from plait.engine.runner import REMEMBERED_STEPS, Runner
+from plait.engine.packing import Packer, only_edits
+from plait.engine.runner import REMEMBERED_STEPS, Masks, Runner
 from plait.ops.api import Executable, StepInputs
 from plait.ops.sampling import Sampled, SampleRow
 from plait.scheduler.plan import FromStep, PlannedSampling, RowResult, StepPlan, StepResult
@@ -92,16 +93,18 @@ class LaunchHandle:
 class LaunchingRunner:
     """Like `runner.Runner`, over a `LaunchingExecutable`."""
 
-    def __init__(self, executable: Executable, num_groups: int) -> None:
+    def __init__(self, executable: Executable, num_groups: int, masks: Masks | None = None) -> None:
         assert isinstance(executable, LaunchingExecutable)
         self._launching: LaunchingExecutable = executable
-        self._plain = Runner(executable, num_groups)
+        self._executable = executable
+        self._plain = Runner(executable, num_groups, masks)
         self._packer = Packer(num_groups)
         self._launched: OrderedDict[int, _Launched] = OrderedDict()
         self._last: int | None = None  # the step launched last
 
     def submit(self, plan: StepPlan) -> LaunchHandle:
         """Queue a step. Its FromStep tokens must be drawn by steps submitted before."""
+        self._plain.begin(plan)
         return LaunchHandle(self._plain.queue(lambda: self._run(plan)))
 
     def call(self, work: Callable[[Executable], T]) -> T:
@@ -113,7 +116,12 @@ class LaunchingRunner:
         self._plain.close()
 
     def _run(self, plan: StepPlan) -> _Launched | StepResult:
-        launched = None if self._plain.failed_lately(plan) else self._try(plan)
+        launched = None
+        if not self._plain.failed_lately(plan):
+            if any(plan.edits):  # once, whichever way the rows go
+                self._executable.run(only_edits(plan.edits))
+                plan = replace(plan, edits=())
+            launched = self._try(plan)
         if launched is None:
             self._settle()
             return self._plain.run(plan)
@@ -125,6 +133,8 @@ class LaunchingRunner:
     def _try(self, plan: StepPlan) -> _Launched | None:
         """Starts the step; None where it must go the plain way."""
         samplings = [s for planned in plan.sequences for _, s in planned.outputs]
+        if any(s is not None and (s.constraint is not None or s.params.mirostat) for s in samplings):
+            return None
         rows = [self._sample_row(s) for s in samplings if s is not None]
         if not self._launching.launches(rows):
             return None
@@ -133,7 +143,7 @@ class LaunchingRunner:
         out_rows, picks = _outputs(plan)
         wanted = [pick for pick, sampling in zip(picks, samplings, strict=True) if sampling is not None]
         try:
-            step = self._packer.pack(plan.sequences, plan.edits, out_rows, self._token)
+            step = self._packer.pack(plan.sequences, out_rows, self._token)
             return _Launched(plan, self._launching.launch(step, wanted, rows), draws)
         except Exception:
             # The plain way finds who is to blame, by halves.

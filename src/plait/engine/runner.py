@@ -10,16 +10,23 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from plait.cache.edits import GroupEdits
 from plait.engine.halving import Rows, run_by_halves
-from plait.engine.packing import Packer
-from plait.errors import StepError
+from plait.engine.packing import Packer, only_edits
+from plait.errors import PlaitError, StepError
 from plait.formats.tensor import F32Array
 from plait.ops.api import Executable
-from plait.ops.sampling import Sampled, SampleRow
-from plait.scheduler.plan import FromStep, PlannedSampling, PlannedSequence, RowResult, StepPlan, StepResult
+from plait.ops.sampling import Sampled, SampleRow, U32Array
+from plait.scheduler.plan import (
+    Constraint,
+    FromStep,
+    PlannedSampling,
+    PlannedSequence,
+    RowResult,
+    StepPlan,
+    StepResult,
+)
 from plait.types import TokenId
 
 T = TypeVar("T")
@@ -43,12 +50,22 @@ class Handle:
         wait((self._future,))
 
 
+class Masks(Protocol):
+    """Which tokens may be drawn; see `grammar.Grammars`."""
+
+    def begin(self, plan: StepPlan) -> None: ...
+
+    def mask(self, constraint: Constraint) -> U32Array: ...
+
+
 class Runner:
     """Owns an executable. A step that raises is run again by halves: the sequences that raise alone are its
     `failures`, the others have their results as if nothing had happened."""
 
-    def __init__(self, executable: Executable, num_groups: int) -> None:
+    def __init__(self, executable: Executable, num_groups: int, masks: Masks | None = None) -> None:
+        """`masks` must be there if any row has a constraint."""
         self._executable = executable
+        self._masks = masks
         self._packer = Packer(num_groups)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="plait-step")
         self._drawn: OrderedDict[int, list[RowResult]] = OrderedDict()
@@ -57,7 +74,13 @@ class Runner:
 
     def submit(self, plan: StepPlan) -> Handle:
         """Queue a step. Its FromStep tokens must be drawn by steps submitted before."""
+        self.begin(plan)
         return Handle(self.queue(lambda: self.run(plan)))
+
+    def begin(self, plan: StepPlan) -> None:
+        """Prepare the masks of a plan while others run."""
+        if self._masks is not None:
+            self._masks.begin(plan)
 
     def queue(self, work: Callable[[], T]) -> Future[T]:
         """Do `work` on the worker, after what was submitted before."""
@@ -86,9 +109,9 @@ class Runner:
             outcomes.update(errors)
         live = [planned for planned in plan.sequences if planned.sequence not in outcomes]
         if live:
-            outcomes.update(
-                zip((p.sequence for p in live), run_by_halves(live, plan.edits, self._run_part), strict=True)
-            )
+            if any(plan.edits):
+                self._executable.run(only_edits(plan.edits))
+            outcomes.update(zip((p.sequence for p in live), run_by_halves(live, self._run_part), strict=True))
         rows: list[RowResult] = []
         failures: dict[int, StepError] = {}
         for planned in plan.sequences:
@@ -110,30 +133,38 @@ class Runner:
 
     # --- one run of the program -----------------------------------------------------------------------------------
 
-    def _run_part(self, sequences: Sequence[PlannedSequence], edits: tuple[GroupEdits, ...]) -> Rows:
+    def _run_part(self, sequences: Sequence[PlannedSequence]) -> Rows:
         out_rows: dict[int, int] = {}  # row of the step: row of the logits
         picks: list[int] = []  # for each output, its row of the logits
         base = 0
         for planned in sequences:
             picks += [out_rows.setdefault(base + row, len(out_rows)) for row, _ in planned.outputs]
             base += len(planned.tokens)
-        logits = self._executable.run(self._packer.pack(sequences, edits, list(out_rows), self.token))
+        logits = self._executable.run(self._packer.pack(sequences, list(out_rows), self.token))
         start = time.perf_counter()
         results = iter(self._sample(logits, picks, [s for p in sequences for _, s in p.outputs]))
         self._sample_seconds += time.perf_counter() - start
         return [tuple(next(results) for _ in planned.outputs) for planned in sequences]
 
     def _sample(self, logits: F32Array, picks: list[int], samplings: list[PlannedSampling | None]) -> list[RowResult]:
-        wanted = [(pick, sampling) for pick, sampling in zip(picks, samplings, strict=True) if sampling is not None]
-        rows = [self._sample_row(sampling) for _, sampling in wanted]
-        drawn = iter(self._executable.sample(logits, [pick for pick, _ in wanted], rows))
-        return [RowResult(()) if sampling is None else _row_result(next(drawn)) for sampling in samplings]
+        rows = [None if sampling is None else self._sample_row(sampling) for sampling in samplings]
+        wanted = [(pick, row) for pick, row in zip(picks, rows, strict=True) if isinstance(row, SampleRow)]
+        drawn = iter(self._executable.sample(logits, [pick for pick, _ in wanted], [row for _, row in wanted]))
+        return [_row_result(next(drawn)) if isinstance(row, SampleRow) else RowResult((), (), row) for row in rows]
 
-    def _sample_row(self, sampling: PlannedSampling) -> SampleRow:
-        history = sampling.history
-        if sampling.pending is not None:
-            history = (*history, self.token(sampling.pending))
-        return SampleRow(sampling.params, sampling.sample_index, sampling.position, history, sampling.dry_breaker_ids)
+    def _sample_row(self, sampling: PlannedSampling) -> SampleRow | PlaitError:
+        """How to sample a row, or why its grammar gives no mask."""
+        params, index, position, history, pending, breakers, constraint, mu = sampling
+        if pending is not None:
+            history = (*history, self.token(pending))
+        mask = None
+        if constraint is not None:
+            assert self._masks is not None, "a row has a grammar and there are no masks"
+            try:
+                mask = self._masks.mask(constraint)
+            except Exception as error:
+                return error if isinstance(error, PlaitError) else StepError.of(error)
+        return SampleRow(params, index, position, history, breakers, mask, mu)
 
     def token(self, source: FromStep) -> TokenId:
         """The token that an earlier step drew."""
@@ -145,4 +176,4 @@ class Runner:
 def _row_result(sampled: Sampled) -> RowResult:
     if sampled.error is not None:
         return RowResult((), (), sampled.error)
-    return RowResult((sampled.token,), (sampled.logprobs,) if sampled.logprobs else ())
+    return RowResult((sampled.token,), (sampled.logprobs,) if sampled.logprobs else (), None, sampled.mu)

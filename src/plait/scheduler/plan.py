@@ -23,10 +23,19 @@ class FromStep(NamedTuple):
     output: int
 
 
+class Constraint(NamedTuple):
+    """Whose grammar the next token must keep to, and all that was drawn for it so far."""
+
+    request_id: str
+    sample: int
+    tokens: tuple[TokenId, ...]
+
+
 class PlannedSampling(NamedTuple):
     """How to sample one output row. `position` is the index in the sequence of the token to be drawn; the random
     number is keyed by (params.seed, sample_index, position). `history` are the tokens so far that the host knows
-    (empty unless a stage of the chain looks at them); `pending` is the token it does not know yet, if any."""
+    (empty unless a stage of the chain looks at them); `pending` is the token it does not know yet, if any.
+    `constraint` is there where the request has a grammar; `mu` is Mirostat's state, None at the beginning."""
 
     params: SamplingParams
     sample_index: int
@@ -34,6 +43,8 @@ class PlannedSampling(NamedTuple):
     history: tuple[TokenId, ...] = ()
     pending: FromStep | None = None
     dry_breaker_ids: tuple[tuple[TokenId, ...], ...] = ()
+    constraint: Constraint | None = None
+    mu: float | None = None
 
 
 class PlannedSequence(NamedTuple):
@@ -70,11 +81,12 @@ class StepPlan:
 
 class RowResult(NamedTuple):
     """One output row: the tokens it yields (more than one with verified drafts), with their log-probabilities where
-    asked for, or the error that this row alone suffered."""
+    asked for, or the error that this row alone suffered. `mu` is Mirostat's state after them."""
 
     tokens: tuple[TokenId, ...]
     logprobs: tuple[tuple[Logprob, ...], ...] = ()
     error: Exception | None = None
+    mu: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

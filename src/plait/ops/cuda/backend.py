@@ -16,7 +16,7 @@ import torch
 from plait.errors import BackendError
 from plait.formats.tensor import F32Array
 from plait.ops.api import (
-    Embed,
+    Attention,
     Executable,
     I32Array,
     KVConfig,
@@ -32,6 +32,7 @@ from plait.ops.cuda.interpreter import Interpreter
 from plait.ops.cuda.memory import TORCH_DTYPES, DeviceKV
 from plait.ops.cuda.step import upload
 from plait.ops.cuda.weights import load_weights, weight_bytes
+from plait.ops.program import vocabulary
 from plait.ops.sampling import Sampled, SampleRow, sample_picks
 
 Tensor: TypeAlias = torch.Tensor
@@ -67,7 +68,7 @@ class CudaBackend:
         steps need. Raises BackendError where nothing is left."""
         free, total = torch.cuda.mem_get_info(self.device)
         weights = weight_bytes(program, self.dtype)
-        room = int(total * fraction) - (total - free) - weights - WORKSPACE
+        room: int = int(total * fraction) - (total - free) - weights - WORKSPACE
         if room <= 0:
             raise BackendError(
                 f"{self.device} has {free / 2**30:.1f} GiB free of {total / 2**30:.1f}; the weights take "
@@ -87,7 +88,7 @@ class CudaBackend:
                 f"{self.device} has too little memory for this model and its KV memory ({free:.1f} GiB are left); "
                 f"give less with --kv-memory or --gpu-memory, or use --device cpu"
             ) from None
-        if not self.kernels:
+        if not self.kernels or _has_slopes(program):
             return CudaExecutable(program, weights.each, memory)
         from plait.ops.cuda.executable import KernelExecutable
         from plait.ops.cuda.kernel_run import Model
@@ -103,7 +104,7 @@ class CudaExecutable:
     def __init__(self, program: Program, weights: Mapping[int, Tensor], memory: DeviceKV) -> None:
         self._memory = memory
         self.interpret = Interpreter(program, weights, memory)
-        self._vocab = min(op.table.shape[0] for op in program.instructions if isinstance(op, Embed))
+        self._vocab = vocabulary(program)
         self._graphs: list[DecodeGraph] = []
 
     def run(self, step: StepInputs) -> F32Array:
@@ -142,6 +143,11 @@ class CudaExecutable:
 
     def kv_bytes(self) -> int:
         return self._memory.nbytes()
+
+
+def _has_slopes(program: Program) -> bool:
+    """Whether keys lose weight by their distance (ALiBi), which the kernels of attention do not know."""
+    return any(isinstance(op, Attention) and op.slopes is not None for op in program.instructions)
 
 
 def _find_device(name: str) -> torch.device:

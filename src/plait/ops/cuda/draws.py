@@ -40,18 +40,22 @@ class DrawArrays:
 def drawn_on_device(row: SampleRow) -> bool:
     """Whether the kernels can draw this row as `ops.sampling` means it."""
     params = row.params
-    if row.mask is not None or params.logit_bias or params.logprobs is not None:
+    if row.mask is not None or params.mirostat or params.logit_bias or params.logprobs is not None:
         return False
     if params.temperature != 0 and params.seed is None:
         return False
-    return all(stage in _CODES or stage is SamplerStage.PENALTIES or _idle(stage, params) for stage in params.samplers) \
-        and _penalties_first(params)  # fmt: skip
+    known = (*_CODES, SamplerStage.PENALTIES)
+    return all(stage in known or _idle(stage, params) for stage in params.samplers) and _penalties_first(params)
 
 
 def _idle(stage: SamplerStage, params: SamplingParams) -> bool:
     """Whether a stage that only the host has changes nothing."""
     if stage is SamplerStage.DRY:
         return params.dry_multiplier == 0
+    if stage is SamplerStage.TOP_N_SIGMA:
+        return params.top_n_sigma <= 0
+    if stage is SamplerStage.XTC:
+        return params.xtc_probability <= 0
     return stage is SamplerStage.TYPICAL_P and params.typical_p >= 1
 
 
@@ -105,7 +109,8 @@ def _window(row: SampleRow) -> list[int]:
     """The tokens that the penalties look at."""
     if not _penalty(row.params):
         return []
-    return last_tokens(row.history, row.params.repeat_last_n).tolist()
+    found: list[int] = last_tokens(row.history, row.params.repeat_last_n).tolist()
+    return found
 
 
 def outcome(token: int, status: int, vocabulary: int) -> Sampled:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
 from plait.formats.tensor import F32Array
-from plait.ops.api import Embed, I32Array, StepInputs
+from plait.ops.api import I32Array, StepInputs
 from plait.ops.check import check_step
 from plait.ops.cuda.draws import DrawArrays, draw_arrays, drawn_on_device
 from plait.ops.cuda.graphs import DECODE_ROWS, MIXED_OUTPUTS, MIXED_ROWS, Graphs, round_up
@@ -33,9 +34,10 @@ from plait.ops.cuda.staging import (
     mixed_capacity,
     pack_step,
 )
+from plait.ops.program import vocabulary
 from plait.ops.sampling import Sampled, SampleRow, sample_picks
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 MOST_DRAWS = 4096
 """Rows drawn in one step."""
 ENTRIES_A_ROW = 512
@@ -48,7 +50,7 @@ class KernelExecutable:
 
     def __init__(self, model: Model) -> None:
         self.model, self._memory, self._device = model, model.memory, model.memory.device
-        self._vocab = min(op.table.shape[0] for op in model.program.instructions if isinstance(op, Embed))
+        self._vocab = vocabulary(model.program)
         heads, kv = model.program.n_heads, model.memory.shape
         self._tile_rows = rows_of_tile(heads // kv.n_kv_heads)
         self._moved = [False] * len(kv.groups)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
 from plait.ops.cuda.staging import Capacity, Layout, StepTensors
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 Body = Callable[[StepTensors, bool, bool], Tensor]
 """The program on a step's tensors, with single rows, with several rows of a sequence; returns logits."""
 

@@ -4,13 +4,16 @@ step of fixed shapes can be captured."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 import torch
+from torch.nn import functional
 
 from plait.ops.api import (
+    Activate,
     Add,
     Attention,
+    Clamp,
     Embed,
     GatedMlp,
     Instruction,
@@ -39,7 +42,7 @@ from plait.ops.cuda.products import Products
 from plait.ops.cuda.staging import StepTensors
 from plait.ops.cuda.weights import DeviceWeights
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +91,14 @@ class _Run:
     def execute(self, op: Instruction) -> None:
         match op:
             case Embed():
-                self._put(op.out, embed(self.step.tokens, self.drawn, self._w(op.table)))
+                self._embed(op)
             case Linear():
                 self._linear(op)
             case RmsNorm():
                 self._rms_norm(op)
             case LayerNorm():
                 weight, shift = self._w(op.weight), self._optional(op.bias)
-                self._put(op.out, formulas.layer_norm(self._get(op.x), weight, shift, op.eps))
+                self._put(op.out, formulas.layer_norm(self._get(op.x), weight, shift, op.eps, op.groups))
             case RopeAndStore():
                 self._rope_and_store(op)
             case Attention():
@@ -112,10 +115,22 @@ class _Run:
                 self._put(op.out, self._get(op.x) * op.factor)
             case Softcap():
                 self._put(op.out, formulas.softcap(self._get(op.x), op.cap))
+            case Clamp():
+                self._put(op.out, self._get(op.x).clamp(-op.limit, op.limit))
+            case Activate():
+                self._put(op.out, formulas.activate(self._get(op.x), op.activation))
             case TakeRows():
                 self._put(op.out, self._get(op.x).index_select(0, self.step.out_rows))
             case _:
                 assert_never(op)
+
+    def _embed(self, op: Embed) -> None:
+        table = self._w(op.table)
+        if op.by_position:
+            rows = self.step.positions.clamp(max=len(table) - 1)
+            self._put(op.out, functional.embedding(rows, table))
+        else:
+            self._put(op.out, embed(self.step.tokens, self.drawn, table))
 
     def _linear(self, op: Linear) -> None:
         x, keys = self._get(op.x), _keys(op.weights)
@@ -160,7 +175,7 @@ class _Run:
         k, v = self.model.memory.layer(op.layer)
         table = None if op.rope is None else self.tables[op.rope]
         layout = RopeLayout.HALF if op.rope is None else op.rope.layout
-        values = (self._get(value) for value in (op.q, op.k, op.v))
+        values = self._get(op.q), self._get(op.k), self._get(op.v)
         self._put(op.out, rope_and_store(*values, table, layout, k, v, group.store_row, group.store_slot))
 
     def _attention(self, op: Attention) -> None:

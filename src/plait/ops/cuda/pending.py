@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import TypeAlias
 
 import torch
 
 from plait.ops.cuda.draws import outcome
 from plait.ops.sampling import Sampled
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 
 
 class Pending:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch.nn import functional
@@ -13,7 +14,7 @@ from plait.ops.cuda import formulas
 from plait.ops.cuda.kernels.gate import gate
 from plait.ops.cuda.kernels.rows import MOST_ROWS, Tickets, Tiling, rows_matmul
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 Key = tuple[int, int, int, bool]
 """Rows (rounded up to a power of two), columns, depth, gated."""
 
@@ -44,7 +45,7 @@ class Products:
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x (rows, K) @ weight (N, K).T + bias."""
-        tiling = self._choices.of(len(x), *weight.shape, False)
+        tiling = self._choices.of(len(x), len(weight), weight.shape[1], False)
         if tiling is None:
             return functional.linear(x, weight, bias)
         return rows_matmul(x, weight, bias, tiling, self._tickets)
@@ -58,7 +59,7 @@ class Products:
 
     def logits(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same as `linear`, but rounded to float32: among the largest logits, ties of a half type are common."""
-        tiling = self._choices.of(len(x), *weight.shape, False)
+        tiling = self._choices.of(len(x), len(weight), weight.shape[1], False)
         if tiling is not None:
             return rows_matmul(x, weight, bias, tiling, self._tickets, out_dtype=torch.float32)
         if x.device.type != "cuda" or x.dtype == torch.float32 or bias is not None:

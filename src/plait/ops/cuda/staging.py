@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,14 +16,14 @@ import torch
 from plait.ops.api import I32Array, StepInputs
 from plait.ops.cuda.work import SPLITS, Work, lengths_of, page_table, sequences_of, work_of
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 RING = 4
 """Host buffers in turn: one is written while the copies from the others may still wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What fits: token rows, rows that want logits, stores, items of single rows and of tiles, entries of page tables."""
+    """What fits: token rows, rows that want logits, stores, items of single rows and of tiles, page tables' entries."""
 
     rows: int
     outputs: int

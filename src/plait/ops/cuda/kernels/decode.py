@@ -1,7 +1,7 @@
 """Paged attention of single rows: keys split over programs, the heads of a group packed, partials merged in order.
 
-The work is a list of items, (row, sequence, first key, end), made on the host: the same launch serves any lengths, so it
-can be captured. Each item leaves (max, sum, output); a second kernel merges a row's items in ascending order.
+The work is a list of items, (row, sequence, first key, end), made on the host: the same launch serves any lengths, so
+it can be captured. Each item leaves (max, sum, output); a second kernel merges a row's items in ascending order.
 """
 
 from __future__ import annotations

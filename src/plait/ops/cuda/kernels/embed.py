@@ -29,6 +29,13 @@ def embed(tokens: torch.Tensor, drawn: torch.Tensor, table: torch.Tensor) -> tor
     block = power(table.shape[1])
     if len(tokens):
         _embed[(len(tokens),)](
-            tokens, drawn, table, out, table.shape[1], BLOCK=block, num_warps=min(8, max(1, block // 512)), **overlap(tokens.device)
+            tokens,
+            drawn,
+            table,
+            out,
+            table.shape[1],
+            BLOCK=block,
+            num_warps=min(8, max(1, block // 512)),
+            **overlap(tokens.device),
         )
     return out

@@ -42,5 +42,15 @@ def gate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
     out = torch.empty((rows, width), dtype=x.dtype, device=x.device)
     if rows:
         grid = (rows, triton.cdiv(width, BLOCK))
-        _gate[grid](x, x.stride(0), out, out.stride(0), width, ACT=CODES[activation], BLOCK=BLOCK, num_warps=4, **overlap(x.device))
+        _gate[grid](
+            x,
+            x.stride(0),
+            out,
+            out.stride(0),
+            width,
+            ACT=CODES[activation],
+            BLOCK=BLOCK,
+            num_warps=4,
+            **overlap(x.device),
+        )
     return out

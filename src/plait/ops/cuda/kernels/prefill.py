@@ -1,5 +1,5 @@
-"""Paged attention of several rows of a sequence, after FlashAttention-2 (Dao, arXiv:2307.08691): a tile of rows, with the
-heads of a group packed beside them, goes once over the sequence's keys.
+"""Paged attention of several rows of a sequence, after FlashAttention-2 (Dao, arXiv:2307.08691): a tile of rows, with
+the heads of a group packed beside them, goes once over the sequence's keys.
 
 Items are (first row, rows, sequence, keys, full): the first `full` keys are seen by every row of the item, so they need
 no mask; the rest is masked by position.

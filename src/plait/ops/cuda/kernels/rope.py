@@ -28,7 +28,9 @@ def angles(positions: torch.Tensor, inv_freq: torch.Tensor, scale: float) -> Tab
     rows, pairs = len(positions), len(inv_freq)
     cos, sin = (torch.empty((rows, pairs), dtype=torch.float32, device=positions.device) for _ in range(2))
     if rows:
-        _angles[(rows,)](positions, inv_freq, cos, sin, scale, PAIRS=pairs, BLOCK=power(pairs), num_warps=2, **overlap(cos.device))
+        _angles[(rows,)](
+            positions, inv_freq, cos, sin, scale, PAIRS=pairs, BLOCK=power(pairs), num_warps=2, **overlap(cos.device)
+        )
     return cos, sin
 
 
@@ -48,7 +50,9 @@ def store_positions(
     """memory[store_slot[i]] = positions[store_row[i]]; all int32."""
     count = len(store_slot)
     if count:
-        _store_positions[(triton.cdiv(count, 256),)](positions, store_row, store_slot, memory, count, BLOCK=256, **overlap(memory.device))
+        _store_positions[(triton.cdiv(count, 256),)](
+            positions, store_row, store_slot, memory, count, BLOCK=256, **overlap(memory.device)
+        )
 
 
 @triton.jit
@@ -85,13 +89,14 @@ def _rope_and_store(
         if i < rows:
             head = part * AT_ONCE + tl.arange(0, AT_ONCE)[:, None]
             _rotated(q + i * q_stride + head * DIM, out + i * HEADS * DIM + head * DIM, cos + i * PAIRS,
-                     sin + i * PAIRS, head, head < HEADS, DIM, PAIRS, INTERLEAVED, BLOCK_PAIRS, BLOCK_REST)  # fmt: skip
+                     sin + i * PAIRS, head, head < HEADS, DIM, PAIRS, INTERLEAVED, BLOCK_PAIRS,
+                 BLOCK_REST)  # fmt: skip
     elif i < stores:
         head = (part - Q_PARTS) * AT_ONCE + tl.arange(0, AT_ONCE)[:, None]
         row = tl.load(store_row + i).to(tl.int64)
         slot = tl.load(store_slot + i).to(tl.int64)
         _rotated(k + row * k_stride + head * DIM, k_memory + (slot * KV_HEADS + head) * DIM, cos + row * PAIRS,
-                 sin + row * PAIRS, head, head < KV_HEADS, DIM, PAIRS, INTERLEAVED, BLOCK_PAIRS, BLOCK_REST)  # fmt: skip
+               sin + row * PAIRS, head, head < KV_HEADS, DIM, PAIRS, INTERLEAVED, BLOCK_PAIRS, BLOCK_REST)  # fmt: skip
         column = tl.arange(0, BLOCK_V)[None, :]
         inside = (head < KV_HEADS) & (column < V_DIM)
         value = tl.load(v + row * v_stride + head * V_DIM + column, mask=inside, other=0.0)

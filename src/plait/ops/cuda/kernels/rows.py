@@ -1,8 +1,8 @@
 """Products of few rows (1 to 16) with a matrix: bound by reading the weights, which go through once, in order.
 
 A program owns some columns and one share of K. The shares' sums are added in the order of K by whichever program of a
-column tile ends last, so the result does not depend on which that is. With `gated` the matrix holds gate and up, and the
-product ends with act(gate) * up.
+column tile ends last, so the result does not depend on which that is. With `gated` the matrix holds gate and up, and
+the product ends with act(gate) * up.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def _rows(
     if PDL:
         # The weights do not come from another kernel: some are on their way to the L2 cache while that still runs.
         gdc_launch_dependents()
+    if PDL and AHEAD > 0:
         until = tl.minimum(end, begin + AHEAD)
         for start in range(begin, until, LINE * LINES):
             ahead = start + LINE * tl.arange(0, LINES)
@@ -85,6 +86,7 @@ def _rows(
             _prefetch(where)
             if GATED:
                 _prefetch(where + width.to(tl.int64) * depth)
+    if PDL:
         gdc_wait()
     for start in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
         at = start + k
@@ -131,7 +133,8 @@ class Tickets:
 def _ahead(tiling: Tiling, width: int, gated: bool) -> int:
     """How many elements of each column a program fetches ahead."""
     programs = min(RESIDENT, triton.cdiv(width, tiling.columns) * tiling.split)
-    return 256 * max(1, AHEAD_BYTES // (2 * 256 * programs * tiling.columns * (1 + gated)))
+    ahead: int = 256 * max(1, AHEAD_BYTES // (2 * 256 * programs * tiling.columns * (1 + gated)))
+    return ahead
 
 
 def rows_matmul(

@@ -23,7 +23,7 @@ SWEEP = 4096
 STAGES = 4
 TOP_K, TOP_P, MIN_P, TEMPERATURE = 1, 2, 3, 4
 INTS = 9 + STAGES
-"""int32 for each row: its logits, seed (2), sample index, position (2), first of its history, how many, top_k; stages."""
+"""int32 of a row: its logits, seed (2), sample index, position (2), first of its history, how many, top_k, stages."""
 FLOATS = 6
 """float64 for each row: temperature (0 is greedy), top_p, log(min_p), repeat, frequency and presence penalty."""
 
@@ -31,7 +31,8 @@ FLOATS = 6
 @triton.jit
 def _prepare(
     logits, stride, ints, floats, history, drawn, values, ids, tops, first, sums, bad, vocabulary,
-    INTS: tl.constexpr, FLOATS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, COPY: tl.constexpr, PDL: tl.constexpr,
+    INTS: tl.constexpr, FLOATS: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, COPY: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     begin(PDL)
     row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
