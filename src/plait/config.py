@@ -19,6 +19,7 @@ from plait.types import SamplingParams
 T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda", "reference")
 KV_TYPES = ("f16", "f32", "bf16", "q8_0")
+GPU_TYPES = ("bf16", "f16", "f32")
 MOST = 2**31 - 1
 MOST_THREADS = 1024
 MOST_CPUS = 8192
@@ -43,6 +44,12 @@ CPU_PATHS = ("auto", "scalar", "avx2", "avx512", "avx_vnni", "avx512_vnni", "neo
 
 class NotGiven(int):
     """A default that the controller may move; the same number, given, stays."""
+
+
+class NotNamed(str):
+    """A default that follows the device; the same word, given, stays."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +91,15 @@ class EngineOptions:
     threads: int = option(
         0, "-t", "--threads", help="CPU threads; 0 takes the cores this process may use.", env="PLAIT_THREADS"
     )
-    kv_type: str = option("f16", "-ctk", "--cache-type", help="Number type of the KV memory.", choices=KV_TYPES)
+    kv_type: str = option(NotNamed("f16"), "-ctk", "--cache-type", help="Number type of the KV memory; on a GPU bf16, if not given.", choices=KV_TYPES)
     kv_memory: int = option(
         0, "--kv-memory", help="KV memory in MiB; 0 holds every sequence at full context, within a quarter of the RAM."
+    )
+    gpu_memory: float = option(
+        0.9, "--gpu-memory", help="Share of a GPU's memory to use for weights, steps and KV memory; above 0, at most 1."
+    )
+    gpu_type: str = option(
+        "bf16", "--gpu-type", help="Number type that a GPU computes in; weights are turned to it.", choices=GPU_TYPES
     )
     device: str = option("auto", "--device", help="Where to run.", choices=DEVICES, env="PLAIT_DEVICE")
     cpu_path: str = option(
@@ -151,7 +164,7 @@ class EngineOptions:
                 raise OptionError(f"{flag_of(EngineOptions, name)} is {value!r}; give a whole number")
             if not low <= value <= MOST:
                 raise OptionError(f"{flag_of(EngineOptions, name)} is {value}; give {low} to {MOST}")
-        for name in ("kv_type", "device", "cpu_path", "profile", "adaptive"):
+        for name in ("kv_type", "gpu_type", "device", "cpu_path", "profile", "adaptive"):
             info = next(info for n, _, _, info in option_fields(EngineOptions) if n == name)
             if getattr(self, name) not in info.choices:
                 raise OptionError(
@@ -161,6 +174,8 @@ class EngineOptions:
             raise OptionError(f"--threads is {self.threads}; give at most {MOST_THREADS}")
         if not isinstance(self.calibrate, Real) or not 0 <= self.calibrate <= MOST_CALIBRATION_S:
             raise OptionError(f"--calibrate is {self.calibrate}; give 0 to {MOST_CALIBRATION_S} seconds")
+        if not isinstance(self.gpu_memory, Real) or not 0 < self.gpu_memory <= 1:
+            raise OptionError(f"--gpu-memory is {self.gpu_memory}; give a share above 0, at most 1")
         parse_slo(self.slo)
         parse_hours(self.hours)
         if self.cpu_strict > 1:

@@ -78,13 +78,15 @@ def _rows(
     if PDL:
         # The weights do not come from another kernel: some are on their way to the L2 cache while that still runs.
         gdc_launch_dependents()
+    if PDL and AHEAD > 0:
         until = tl.minimum(end, begin + AHEAD)
         for start in range(begin, until, LINE * LINES):
             ahead = start + LINE * tl.arange(0, LINES)
-            where = w + line + tl.minimum(ahead, until - 1)[:, None]
+            where = w + tl.minimum(n, width - 1).to(tl.int64)[None, :] * depth + tl.minimum(ahead, until - 1)[:, None]
             _prefetch(where)
             if GATED:
                 _prefetch(where + width.to(tl.int64) * depth)
+    if PDL:
         gdc_wait()
     for start in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
         at = start + k
