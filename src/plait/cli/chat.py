@@ -57,7 +57,10 @@ def _chat_with(url: str, api_key: str | None, model: str | None, system: str, re
     for name, _, default, info in option_fields(EngineOptions):
         if given.get(name, default) != default:
             raise OptionError(f"{info.flags[-1]} is the server's to choose; with --url leave it out")
-    sampling = {o.name: rest[o.name] for o in SAMPLING_OPTIONS if rest.get(o.name) not in (None, (), False)}
+    values = {o.name: rest[o.name] for o in SAMPLING_OPTIONS}
+    sampling = {
+        name: value for name, value in values.items() if value is not None and value is not False and value != ()
+    }
     take_sampling(rest)  # refuses what no server would take either
 
     from plait.cli.partners import RemotePartner
