@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.support.servers import RunningServer, start_server
 
 KINDS: list[dict[str, Any]] = [

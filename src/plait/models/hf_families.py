@@ -113,8 +113,7 @@ def _gemma3_local_rope(keys: Keys, head_dim: int) -> Rope:
         return rope
     base = keys.number("rope_local_base_freq", 1e-6, 1e15, default=10000.0)
     local = Keys(keys.path, {"rope_theta": base})
-    rope = read_ropes(local, head_dim, RopeLayout.HALF, 1.0, MAX_CONTEXT)["rope"]
-    return rope
+    return read_ropes(local, head_dim, RopeLayout.HALF, 1.0, MAX_CONTEXT)["rope"]
 
 
 def _gemma(keys: Keys, **changes: object) -> DecoderConfig:
