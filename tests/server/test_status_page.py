@@ -1,4 +1,4 @@
-"""The status page in a real browser without a window; skipped where there is none (Debian: apt-get install chromium)."""
+"""The status page in a real browser without a window; skipped where there is none (Debian: install chromium)."""
 
 from __future__ import annotations
 

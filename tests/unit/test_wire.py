@@ -52,6 +52,8 @@ EVENTS = st.builds(
     st.none(),
     st.integers(0, 9),
     st.integers(0, 9),
+    LOGPROBS.map(tuple),
+    st.lists(st.floats(-1, 1), max_size=3).map(tuple),
 )
 
 

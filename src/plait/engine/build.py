@@ -26,8 +26,9 @@ from plait.engine.fingerprint import Fingerprint, fingerprint
 from plait.engine.grammar import Grammars
 from plait.engine.kvdisk import KVDisk
 from plait.engine.kvstore import KVStore
+from plait.engine.launching import LaunchingExecutable, LaunchingRunner
 from plait.engine.prefixes import Prefixes
-from plait.engine.runner import Runner
+from plait.engine.runner import Masks, Runner
 from plait.errors import BackendError, OptionError
 from plait.metrics.meter import Meter
 from plait.metrics.records import Bounds
@@ -122,7 +123,7 @@ def assemble_engine(
         calibrate(executable, config, context, controller.fit, options.calibrate)
     queue = QueueBounds(max_requests=options.max_queue_requests, max_tokens=options.max_queue_tokens)
     cache = KVCache(config)
-    runner = Runner(executable, len(shape.groups), grammars)
+    runner = make_runner(executable, len(shape.groups), grammars)
     keep = bool(options.kv_cache_dir) and options.prefix_cache
     disk = _kv_disk(cache, runner, shape, options, mark) if mark and keep else None
     ready = _all_ready([part.ready for part in (grammars, disk) if part is not None])
@@ -145,7 +146,16 @@ def _all_ready(parts: list[Ready]) -> Ready | None:
     return (lambda request: all(ready(request) for ready in parts)) if parts else None
 
 
-def _kv_disk(cache: KVCache, runner: Runner, shape: KVShape, options: EngineOptions, mark: Fingerprint) -> KVDisk:
+def make_runner(executable: Executable, num_groups: int, masks: Masks | None = None) -> Runner | LaunchingRunner:
+    """Steps are launched ahead where the executable can do that."""
+    if isinstance(executable, LaunchingExecutable):
+        return LaunchingRunner(executable, num_groups, masks)
+    return Runner(executable, num_groups, masks)
+
+
+def _kv_disk(
+    cache: KVCache, runner: Runner | LaunchingRunner, shape: KVShape, options: EngineOptions, mark: Fingerprint
+) -> KVDisk:
     block = lcm(BLOCK_TOKENS, options.page_size)
     store = KVStore(Path(options.kv_cache_dir), mark, block, options.kv_cache_size * MIB)
     slot_bytes = [group_page_bytes(shape, group, options) // options.page_size for group in shape.groups]

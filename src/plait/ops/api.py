@@ -246,8 +246,20 @@ class TakeRows:
 
 
 Instruction: TypeAlias = (
-    Embed | Linear | RmsNorm | LayerNorm | RopeAndStore | Attention | GatedMlp | Moe | Add | Scale | Softcap | Clamp
-    | Activate | TakeRows
+    Embed
+    | Linear
+    | RmsNorm
+    | LayerNorm
+    | RopeAndStore
+    | Attention
+    | GatedMlp
+    | Moe
+    | Add
+    | Scale
+    | Softcap
+    | Clamp
+    | Activate
+    | TakeRows
 )
 
 

@@ -131,8 +131,9 @@ class _Recorder:
                 self._rope_and_store(op)
             case Attention():
                 # A cap of 0 would divide by it; 0 is the native word for none.
-                sizes = op.scale, op.softcap or 0.0, vector(op.sinks), list(op.slopes or ())
-                native.attention(value(op.q), op.layer, *sizes, value(op.out))
+                cap, slopes = op.softcap or 0.0, list(op.slopes or ())
+                sinks = vector(op.sinks)
+                native.attention(value(op.q), op.layer, op.scale, cap, sinks, slopes, value(op.out))
             case GatedMlp():
                 weights, biases = [matrix(w) for w in (op.gate, op.up, op.down)], [vector(b) for b in op.biases]
                 native.gated_mlp(value(op.x), weights, biases, _ACTIVATIONS[op.activation], value(op.out))

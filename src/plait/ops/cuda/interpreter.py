@@ -52,7 +52,7 @@ class Interpreter:
     def __call__(self, step: DeviceStep) -> Tensor:
         """Logits, (L, vocabulary), float32."""
         for positions, group in zip(self._memory.positions, step.groups, strict=True):
-            positions.index_copy_(0, group.store_slot, step.positions[group.store_row])
+            positions.index_copy_(0, group.store_slot, step.positions[group.store_row].int())
         run = _Run(self._program, self._weights, self._memory, step, self._rope_tables(step), self._slopes)
         for op in self._program.instructions:
             run.execute(op)
