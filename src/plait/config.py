@@ -312,7 +312,7 @@ NOT_HERE: dict[tuple[str, ...], str] = {
         "--draft-p-min",
     ): "guesses adapt to how often they are right; see --draft-max",
     ("-md", "--model-draft"): "draft models are not there yet",
-    ("-cnv", "--conversation", "-sys", "--system-prompt"): "use --chat for one turn with the model's template",
+    ("-cnv", "--conversation", "-sys", "--system-prompt"): "use plait chat; in plait run, --chat is one turn",
     ("--no-mmap", "--mlock"): "weights are always mapped from the file",
     ("--rope-scaling", "--rope-freq-base", "--rope-freq-scale"): "these are taken from the model file",
     ("--slot-save-path",): "it is an option of plait serve",

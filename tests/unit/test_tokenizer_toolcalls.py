@@ -122,6 +122,21 @@ def test_no_text_breaks_it(style: ToolFormat | None, text: str) -> None:
     assert parse(style, list(text)) == parse(style, [text])
 
 
+FRAGMENTS = [
+    *("<tool_call>", "</tool_call>", "<think>", "</think>", "[TOOL_CALLS]", "<|python_tag|>", CALL, LLAMA_CALL),
+    *('{"name":', '"name"', '"arguments":', '"parameters"', '"a\\"b"', "[", "]", "{", "}", ",", ":", " ", "\n", "</"),
+    *("hello ", "<", "\\", '"', "1", "[TOOL", "é"),
+]
+
+
+@given(st.sampled_from([*ToolFormat, None]), st.lists(st.sampled_from(FRAGMENTS), max_size=9).map("".join))
+def test_no_mixture_of_marks_and_calls_depends_on_the_division(style: ToolFormat | None, text: str) -> None:
+    whole = parse(style, [text])
+    assert parse(style, list(text)) == whole
+    if "<think>" not in text and not any(isinstance(part, ToolCallStart) for part in whole):
+        assert "".join(part.text for part in whole if isinstance(part, Text)) == text
+
+
 def test_the_template_tells_the_format() -> None:
     assert format_of("... <tool_call> ...") is ToolFormat.HERMES
     assert format_of("[TOOL_CALLS]") is ToolFormat.MISTRAL

@@ -162,15 +162,19 @@ class OutputParser:
         place, marker = _earliest(self._buffer, markers)
         if marker is None:
             shown = self._buffer[: len(self._buffer) - _overlap(self._buffer, markers)]
+            if self._fresh and not shown.strip():  # white space in front of a marker says nothing: wait for which it is
+                return False
             self._buffer = self._buffer[len(shown) :]
             if shown:
                 self._fresh = False
                 parts.append(Text(shown))
             return False
-        if self._buffer[:place].strip():
-            parts.append(Text(self._buffer[:place]))
+        before = self._buffer[:place]
         self._buffer = self._buffer[place + len(marker) :]
-        self._mode, self._opener = (_Mode.REASONING, "") if marker == THINK else (_Mode.HEAD, marker)
+        if before and not (self._fresh and not before.strip()):
+            parts.append(Text(before))
+            before = ""
+        self._mode, self._opener = (_Mode.REASONING, "") if marker == THINK else (_Mode.HEAD, before + marker)
         return True
 
     def _think(self, parts: list[Part]) -> bool:
@@ -192,7 +196,7 @@ class OutputParser:
         start = 0
         if self._style is ToolFormat.MISTRAL:
             start = _skip(self._buffer, 0)
-            start += self._buffer.startswith("[", start) and self._opener == OPENERS[ToolFormat.MISTRAL]
+            start += self._buffer.startswith("[", start) and self._opener.endswith(OPENERS[ToolFormat.MISTRAL])
         found = _call_head(self._buffer, start)
         if found is None:
             return False
