@@ -7,12 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from support.triton_interpreter import DEVICE  # noqa: E402 - torch may be missing
-
 from plait.ops.cuda.draws import draw_arrays, drawn_on_device, outcome  # noqa: E402
 from plait.ops.cuda.kernels.sample import Draws, draw  # noqa: E402
 from plait.ops.sampling import SampleRow, sample_rows  # noqa: E402
 from plait.types import LLAMA_CPP_CHAIN, OPENAI_CHAIN, SamplerStage, SamplingParams  # noqa: E402
+from support.triton_interpreter import DEVICE  # noqa: E402 - torch may be missing
 
 pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("one_torch_thread")]
 VOCABULARY = 3000

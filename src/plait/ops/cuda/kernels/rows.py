@@ -16,7 +16,6 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from plait.ops.api import Activation
 from plait.ops.cuda.kernels.gate import CODES, activate
-from plait.ops.cuda.kernels.runtime import overlap
 
 MOST_ROWS = 16
 
@@ -65,7 +64,8 @@ def _end(acc, up, bias, n, n_inside, width, GATED: tl.constexpr, BIAS: tl.conste
 def _rows(
     x, x_stride, w, bias, out, partial, tickets, rows, width, depth,
     GATED: tl.constexpr, BIAS: tl.constexpr, ACT: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr, EARLY: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr, EARLY: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     tile, share = tl.program_id(0), tl.program_id(1)
     m, n, k = tl.arange(0, BLOCK_M), tile * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
