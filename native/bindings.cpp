@@ -197,6 +197,8 @@ nb::class_<Program> bind_program(nb::module_& m) {
         .def("add", &Program::add)
         .def("scale", &Program::scale)
         .def("softcap", &Program::softcap)
+        .def("clamp", &Program::clamp)
+        .def("activate", &Program::activate)
         .def("take_rows", &Program::take_rows)
         .def("finish", &Program::finish, "logits"_a, "hidden"_a = -1)
         .def("run", run, "tokens"_a.noconvert(), "positions"_a.noconvert(), "row_seq"_a.noconvert(),

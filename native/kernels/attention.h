@@ -43,12 +43,19 @@ inline std::uint64_t seen_of(const AttentionArgs& a, const Block& b, std::int64_
     return seen;
 }
 
+// What a query's scores grow by for each position that its key lies ahead of the row.
+struct Bias {
+    float slope;
+    std::int32_t row_position;
+};
+
 // Queries that see something of a block.
 struct Queries {
     int n = 0;
     const float* q[kQueriesPerPiece];
     float *top[kQueriesPerPiece], *total[kQueriesPerPiece];  // where they are kept
     Weighted weighted[kQueriesPerPiece];
+    Bias bias[kQueriesPerPiece];
     alignas(64) float block_top[kQueriesPerPiece] = {}, block_total[kQueriesPerPiece];
     alignas(64) float scores[kQueriesPerPiece * kKeyBlock];
 };
@@ -56,6 +63,8 @@ struct Queries {
 // Where a block's K and V lie, for all queries of the piece.
 struct BlockKeys {
     KeyGroups keys;
+    const std::int32_t* positions;
+    int count;
     const std::uint8_t* values[kKeyBlock];
     bool keys_converted, values_converted;
 };
@@ -90,10 +99,18 @@ inline float block_sum(const float* s) {
     return sum_lanes(lanes);
 }
 
+inline void add_bias(float* s, const BlockKeys& block, const Bias& bias) {
+    for (int j = 0; j < block.count; ++j) {
+        s[j] = s[j] + bias.slope * static_cast<float>(block.positions[j] - bias.row_position);
+    }
+}
+
 // Turns scores into weights. exp(-infinity) is 0: a hidden key adds nothing to its lane of the sum.
-inline void weigh(const AttentionArgs& a, float* s, std::uint64_t seen, float* top, float* total) {
+inline void weigh(const AttentionArgs& a, const BlockKeys& block, const Bias& bias, float* s, std::uint64_t seen,
+                  float* top, float* total) {
     for (int j = 0; j < kKeyBlock; ++j) s[j] = s[j] * a.scale;
     if (a.softcap != 0.0f) softcap(s, a.softcap, s, kKeyBlock);
+    if (a.slopes != nullptr) add_bias(s, block, bias);
     if (seen != kAllKeys) hide(s, seen);
     const float peak = block_maximum(s);
     for (int j = 0; j < kKeyBlock; ++j) s[j] = exponential(s[j] - peak);
@@ -129,7 +146,7 @@ inline void attend(const AttentionArgs& a, const BlockKeys& block, Queries& t) {
         score<Keys>(t.q, t.n, block.keys, a.head_dim, t.scores);
     }
     for (int i = 0; i < t.n; ++i) {
-        weigh(a, t.scores + i * kKeyBlock, t.weighted[i].seen, t.block_top + i, t.block_total + i);
+        weigh(a, block, t.bias[i], t.scores + i * kKeyBlock, t.weighted[i].seen, t.block_top + i, t.block_total + i);
     }
     if (a.partials == nullptr) {
         merge_sums(t);
@@ -154,6 +171,8 @@ inline void find_block(const AttentionArgs& a, const Block& b, int queries, Bloc
     float* const raw = a.scratch;
     float* const k = raw + kKeyBlock * a.head_dim;
     float* const v = k + kKeyBlock * a.head_dim;
+    block.positions = a.key_positions + b.first;
+    block.count = b.count;
     block.keys = key_groups(a, b.first, b.count, reinterpret_cast<std::uint8_t*>(raw));
     const bool many = a.kv_type != KvType::F32 && queries > 2 * kTileQueries;
     block.keys_converted = many;
@@ -184,6 +203,7 @@ inline void add_query(const AttentionArgs& a, Queries& t, int block, int i, int 
     const std::int32_t row = a.rows[i];
     t.q[n] = a.q + state_at(a.state, row, head) * static_cast<std::size_t>(a.head_dim);
     float* out = out_at(a.state, row, head);
+    if (a.slopes != nullptr) t.bias[n] = {a.slopes[head], a.row_positions[row]};
     t.top[n] = a.state.top + state_at(a.state, row, head);
     t.total[n] = a.state.total + state_at(a.state, row, head);
     if (a.partials != nullptr) {

@@ -21,6 +21,8 @@ struct AttentionState {
     const float* sinks;
 };
 
+// `slopes` is null, or has each head's: a score grows by slope * (key position - row position).
+//
 // Rows rows[0..n_rows-1] against the keys first_key..last_key-1 of a sequence, for the query heads of one KV head.
 // Key i lies at slot key_rows[i] % page_size of its page; its row would be number key_rows[i] + kv_head * page_size if
 // K lay as V does. `window` 0 is none. first_key is a multiple of kKeyBlock.
@@ -39,6 +41,7 @@ struct AttentionArgs {
     KvType kv_type;
     int page_size;
     float scale, softcap;
+    const float* slopes;
     int window;
     float* partials;
     bool starts, finishes;  // sets the state to nothing before, divides by the sum after

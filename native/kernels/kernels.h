@@ -95,11 +95,12 @@ struct RmsNormArgs {
     int groups, width, rows;
 };
 
+// Each of `groups` parts of the row is normed by itself. From one part to the next, weight and bias go on by `stride`.
 struct LayerNormArgs {
     const float *x, *weight, *bias;
     float* out;
     float eps;
-    int width, rows;
+    int groups, stride, width, rows;
 };
 
 // Rotates the first 2 * pairs elements of each of `heads` heads; the others are copied.
@@ -148,6 +149,7 @@ struct Kernels {
     void (*add)(const float* a, const float* b, float* out, std::size_t n);
     void (*scale)(const float* x, float factor, float* out, std::size_t n);
     void (*softcap)(const float* x, float cap, float* out, std::size_t n);
+    void (*clamp)(const float* x, float limit, float* out, std::size_t n);
     void (*softmax)(const float* x, float* out, int n);
     void (*add_scaled)(const float* x, float factor, float* sum, int n);  // sum += factor * x
     void (*exponential)(const float* x, float* out, int n);

@@ -19,6 +19,14 @@ inline void softcap(const float* x, float cap, float* out, std::size_t n) {
     for (std::size_t i = 0; i < n; ++i) out[i] = cap * hyperbolic_tangent(x[i] / cap);
 }
 
+// What is not a number stays so.
+inline void clamp(const float* x, float limit, float* out, std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) {
+        const float low = x[i] < -limit ? -limit : x[i];
+        out[i] = low > limit ? limit : low;
+    }
+}
+
 inline void add_scaled(const float* x, float factor, float* sum, int n) {
     for (int i = 0; i < n; ++i) sum[i] += factor * x[i];
 }
@@ -61,16 +69,23 @@ inline void rms_norm(const RmsNormArgs& a) {
     }
 }
 
+inline void layer_norm_part(const float* x, const float* weight, const float* bias, float* out, float eps, int n) {
+    const float mean = sum_of(n, [x](int i) { return x[i]; }) / static_cast<float>(n);
+    const float var = sum_of(n, [x, mean](int i) { return (x[i] - mean) * (x[i] - mean); }) / static_cast<float>(n);
+    const float inverse = 1.0f / __builtin_sqrtf(var + eps);
+    for (int i = 0; i < n; ++i) out[i] = (x[i] - mean) * inverse * weight[i];
+    if (bias != nullptr) add(out, bias, out, static_cast<std::size_t>(n));
+}
+
 inline void layer_norm(const LayerNormArgs& a) {
-    const float n = static_cast<float>(a.width);
+    const int part = a.width / a.groups;
     for (int r = 0; r < a.rows; ++r) {
-        const float* x = a.x + static_cast<std::size_t>(r) * static_cast<std::size_t>(a.width);
-        float* out = a.out + static_cast<std::size_t>(r) * static_cast<std::size_t>(a.width);
-        const float mean = sum_of(a.width, [x](int i) { return x[i]; }) / n;
-        const float var = sum_of(a.width, [x, mean](int i) { return (x[i] - mean) * (x[i] - mean); }) / n;
-        const float inverse = 1.0f / __builtin_sqrtf(var + a.eps);
-        for (int i = 0; i < a.width; ++i) out[i] = (x[i] - mean) * inverse * a.weight[i];
-        if (a.bias != nullptr) add(out, a.bias, out, static_cast<std::size_t>(a.width));
+        const std::size_t row = static_cast<std::size_t>(r) * static_cast<std::size_t>(a.width);
+        for (int g = 0; g < a.groups; ++g) {
+            const std::size_t at = row + static_cast<std::size_t>(g * part);
+            const float* bias = a.bias == nullptr ? nullptr : a.bias + g * a.stride;
+            layer_norm_part(a.x + at, a.weight + g * a.stride, bias, a.out + at, a.eps, part);
+        }
     }
 }
 

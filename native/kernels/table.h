@@ -28,6 +28,7 @@ constexpr Kernels make_table(const char* name) {
         .add = add,
         .scale = scale,
         .softcap = softcap,
+        .clamp = clamp,
         .softmax = softmax,
         .add_scaled = add_scaled,
         .exponential = exponential_row,

@@ -68,7 +68,8 @@ struct LinearPart {
     Array out;
 };
 
-std::unique_ptr<Op> make_embed(Matrix table, Array out);
+// `by_position`: the table's rows go by the row's position, not by its token.
+std::unique_ptr<Op> make_embed(Matrix table, bool by_position, Array out);
 // `normed`: x's panels are in Shared::normed.
 std::unique_ptr<Op> make_linear(Array x, std::vector<LinearPart> parts, bool normed);
 
@@ -81,7 +82,14 @@ struct RmsNormSpec {
     Array out;
 };
 std::unique_ptr<Op> make_rms_norm(const RmsNormSpec& spec);
-std::unique_ptr<Op> make_layer_norm(Array x, const float* weight, const float* bias, float eps, Array out);
+struct LayerNormSpec {
+    Array x;
+    const float *weight, *bias;
+    float eps;
+    int groups, stride;  // see LayerNormArgs
+    Array out;
+};
+std::unique_ptr<Op> make_layer_norm(const LayerNormSpec& spec);
 
 struct RopeAndStoreSpec {
     Array q, k, v, out;
@@ -95,7 +103,7 @@ struct AttentionSpec {
     Array q, out;
     const KvLayer* layer;
     float scale, softcap;
-    const float* sinks;
+    const float *sinks, *slopes;  // null: none
 };
 std::unique_ptr<Op> make_attention(const AttentionSpec& spec, const KvShape& shape);
 
@@ -122,6 +130,8 @@ std::unique_ptr<Op> make_moe(const MoeSpec& spec);
 std::unique_ptr<Op> make_add(Array a, Array b, Array out);
 std::unique_ptr<Op> make_scale(Array x, float factor, Array out);
 std::unique_ptr<Op> make_softcap(Array x, float cap, Array out);
+std::unique_ptr<Op> make_clamp(Array x, float limit, Array out);
+std::unique_ptr<Op> make_activate(Array x, Activation activation, Array out);
 std::unique_ptr<Op> make_take_rows(Array x, Array out);
 
 constexpr int kMostColumns = 4 * kPackedColumns;

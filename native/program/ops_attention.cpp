@@ -99,6 +99,7 @@ class Attention final : public Op {
         a.page_size = shape_.page_size;
         a.scale = s_.scale;
         a.softcap = s_.softcap;
+        a.slopes = s_.slopes;
         a.window = shape_.groups[s_.layer->group].window;
         a.scratch = c.scratch_of(worker);
         return a;

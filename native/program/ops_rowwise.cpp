@@ -7,17 +7,23 @@ namespace {
 
 class Embed final : public Op {
   public:
-    Embed(Matrix table, Array out) : table_(table), out_(out) {}
+    Embed(Matrix table, bool by_position, Array out) : table_(table), by_position_(by_position), out_(out) {}
     void run(Worker& worker, const Context& c) override {
         each_rows(worker, c.step.counts.tokens, [&](int first, int count) {
             for (int r = first; r < first + count; ++r) {
-                c.kernels.dequantise(table_, c.step.inputs->tokens[static_cast<std::size_t>(r)], out_.row(r));
+                c.kernels.dequantise(table_, row_of(*c.step.inputs, static_cast<std::size_t>(r)), out_.row(r));
             }
         });
     }
 
   private:
+    std::int64_t row_of(const StepInputs& step, std::size_t r) const {
+        if (!by_position_) return step.tokens[r];
+        return std::clamp<std::int64_t>(step.positions[r], 0, table_.rows - 1);
+    }
+
     Matrix table_;
+    bool by_position_;
     Array out_;
 };
 
@@ -69,18 +75,16 @@ class RmsNorm final : public Op {
 
 class LayerNorm final : public Op {
   public:
-    LayerNorm(Array x, const float* weight, const float* bias, float eps, Array out)
-        : x_(x), out_(out), weight_(weight), bias_(bias), eps_(eps) {}
+    explicit LayerNorm(const LayerNormSpec& s) : s_(s) {}
     void run(Worker& worker, const Context& c) override {
-        each_rows(worker, c.rows(x_), [&](int first, int count) {
-            c.kernels.layer_norm({x_.row(first), weight_, bias_, out_.row(first), eps_, x_.width, count});
+        each_rows(worker, c.rows(s_.x), [&](int first, int count) {
+            c.kernels.layer_norm({s_.x.row(first), s_.weight, s_.bias, s_.out.row(first), s_.eps, s_.groups, s_.stride,
+                                  s_.x.width, count});
         });
     }
 
   private:
-    Array x_, out_;
-    const float *weight_, *bias_;
-    float eps_;
+    LayerNormSpec s_;
 };
 
 class TakeRows final : public Op {
@@ -124,11 +128,11 @@ std::unique_ptr<Op> elementwise(Array shape, Apply apply) {
 
 }  // namespace
 
-std::unique_ptr<Op> make_embed(Matrix table, Array out) { return std::make_unique<Embed>(table, out); }
-std::unique_ptr<Op> make_rms_norm(const RmsNormSpec& spec) { return std::make_unique<RmsNorm>(spec); }
-std::unique_ptr<Op> make_layer_norm(Array x, const float* weight, const float* bias, float eps, Array out) {
-    return std::make_unique<LayerNorm>(x, weight, bias, eps, out);
+std::unique_ptr<Op> make_embed(Matrix table, bool by_position, Array out) {
+    return std::make_unique<Embed>(table, by_position, out);
 }
+std::unique_ptr<Op> make_rms_norm(const RmsNormSpec& spec) { return std::make_unique<RmsNorm>(spec); }
+std::unique_ptr<Op> make_layer_norm(const LayerNormSpec& spec) { return std::make_unique<LayerNorm>(spec); }
 std::unique_ptr<Op> make_take_rows(Array x, Array out) { return std::make_unique<TakeRows>(x, out); }
 
 std::unique_ptr<Op> make_add(Array a, Array b, Array out) {
@@ -144,6 +148,16 @@ std::unique_ptr<Op> make_scale(Array x, float factor, Array out) {
 std::unique_ptr<Op> make_softcap(Array x, float cap, Array out) {
     return elementwise(out, [=](std::int64_t at, std::size_t n, const Kernels& k) {
         k.softcap(x.row(0) + at, cap, out.row(0) + at, n);
+    });
+}
+std::unique_ptr<Op> make_clamp(Array x, float limit, Array out) {
+    return elementwise(out, [=](std::int64_t at, std::size_t n, const Kernels& k) {
+        k.clamp(x.row(0) + at, limit, out.row(0) + at, n);
+    });
+}
+std::unique_ptr<Op> make_activate(Array x, Activation activation, Array out) {
+    return elementwise(out, [=](std::int64_t at, std::size_t n, const Kernels& k) {
+        k.activate(activation, x.row(0) + at, nullptr, out.row(0) + at, static_cast<int>(n));
     });
 }
 

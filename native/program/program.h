@@ -51,19 +51,21 @@ class Program {
     int add_vector(std::vector<float> values);
     int add_value(int storage, Rows rows, int width);
 
-    void embed(int table, int out);
+    void embed(int table, int out, bool by_position);
     void linear(int x, const std::vector<int>& weights, const std::vector<int>& biases, const std::vector<int>& outs);
     void rms_norm(int x, int residual, int weight, float eps, float offset, int groups, int out, int total);
-    void layer_norm(int x, int weight, int bias, float eps, int out);
+    void layer_norm(int x, int weight, int bias, float eps, int groups, int out);
     void rope_and_store(int q, int k, int v, int layer, RopeLayout layout, const std::vector<double>& inv_freq,
                         float scale, int out);
-    void attention(int q, int layer, float scale, float softcap, int sinks, int out);
+    void attention(int q, int layer, float scale, float softcap, int sinks, const std::vector<float>& slopes, int out);
     void gated_mlp(int x, const std::vector<int>& weights, const std::vector<int>& biases, Activation activation,
                    int out);
     void moe(int x, const std::vector<int>& weights, int top_k, bool normalise, Activation activation, int out);
     void add(int a, int b, int out);
     void scale(int x, float factor, int out);
     void softcap(int x, float cap, int out);
+    void clamp(int x, float limit, int out);
+    void activate(int x, Activation activation, int out);
     void take_rows(int x, int out);
     // `hidden` are the rows that the logits are made from: those may be asked for.
     void finish(int logits, int hidden = -1);
@@ -126,6 +128,7 @@ class Program {
     std::vector<Origin> origins_;  // of the matrices
     HugePages packed_;
     std::vector<std::vector<float>> vectors_;
+    std::vector<std::unique_ptr<std::vector<float>>> slopes_;  // of attention; moving one would leave it behind
     std::vector<std::unique_ptr<Growing<float>>> storages_;
     std::vector<Array> values_;
     std::vector<RopeTable> ropes_;

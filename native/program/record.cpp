@@ -137,10 +137,10 @@ const Array& Program::value(int id, std::int64_t width, Rows rows) const {
     return v;
 }
 
-void Program::embed(int table, int out) {
+void Program::embed(int table, int out, bool by_position) {
     const Matrix& m = matrix(table);
-    vocabulary_ = vocabulary_ == 0 ? m.rows : std::min(vocabulary_, m.rows);
-    add_op("embed", make_embed(m, value(out, m.columns, Rows::Tokens)));
+    if (!by_position) vocabulary_ = vocabulary_ == 0 ? m.rows : std::min(vocabulary_, m.rows);
+    add_op("embed", make_embed(m, by_position, value(out, m.columns, Rows::Tokens)));
 }
 
 void Program::linear(int x, const std::vector<int>& weights, const std::vector<int>& biases,
@@ -169,10 +169,15 @@ void Program::rms_norm(int x, int residual, int weight, float eps, float offset,
         {value(x), added, sum, vector(weight, width / groups), eps, offset, groups, value(out, width, rows)}), out);
 }
 
-void Program::layer_norm(int x, int weight, int bias, float eps, int out) {
+void Program::layer_norm(int x, int weight, int bias, float eps, int groups, int out) {
     const int width = value(x).width;
     const Array& normed = value(out, width, value(x).rows);
-    add_op("layer_norm", make_layer_norm(value(x), vector(weight, width), vector(bias, width), eps, normed));
+    expect(groups > 0 && width % groups == 0, "a row divides into its norm groups");
+    const int part = width / groups;
+    const bool own = static_cast<std::int64_t>(at(vectors_, weight, "vector").size()) == width;
+    const int length = own ? width : part;
+    add_op("layer_norm", make_layer_norm({value(x), vector(weight, length), vector(bias, length), eps, groups,
+                                          own ? part : 0, normed}));
 }
 
 int Program::rope_table(const std::vector<double>& inv_freq, float scale) {
@@ -204,14 +209,19 @@ void Program::rope_and_store(int q, int k, int v, int layer, RopeLayout layout, 
     add_op("rope_and_store", make_rope_and_store(spec));
 }
 
-void Program::attention(int q, int layer, float scale, float softcap, int sinks, int out) {
+void Program::attention(int q, int layer, float scale, float softcap, int sinks, const std::vector<float>& slopes,
+                        int out) {
     const KvShape& s = kv_.shape();
+    expect(slopes.empty() || slopes.size() == static_cast<std::size_t>(s.n_heads), "a slope for each head");
+    const float* slope = nullptr;
+    if (!slopes.empty()) slope = slopes_.emplace_back(std::make_unique<std::vector<float>>(slopes))->data();
     const AttentionSpec spec{value(q, s.n_heads * s.head_dim, Rows::Tokens),
                              value(out, s.n_heads * s.v_head_dim, Rows::Tokens),
                              &kv_.layer(layer),
                              scale,
                              softcap,
-                             vector(sinks, s.n_heads)};
+                             vector(sinks, s.n_heads),
+                             slope};
     add_op("attention", make_attention(spec, s));
 }
 
@@ -258,6 +268,15 @@ void Program::scale(int x, float factor, int out) {
 
 void Program::softcap(int x, float cap, int out) {
     add_op("softcap", make_softcap(value(x, value(out).width, value(out).rows), cap, value(out)));
+}
+
+void Program::clamp(int x, float limit, int out) {
+    expect(limit >= 0.0f, "a limit is not negative");
+    add_op("clamp", make_clamp(value(x, value(out).width, value(out).rows), limit, value(out)));
+}
+
+void Program::activate(int x, Activation activation, int out) {
+    add_op("activate", make_activate(value(x, value(out).width, value(out).rows), activation, value(out)));
 }
 
 void Program::take_rows(int x, int out) {

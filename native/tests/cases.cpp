@@ -128,7 +128,7 @@ Bytes norms(const Kernels& k, bool layer) {
     for (int way = 0; way < 2; ++way) {
         Floats out(x.size()), total(x.size());
         if (layer) {
-            k.layer_norm({x.data(), weight.data(), way ? bias.data() : nullptr, out.data(), 1e-5f, width, rows});
+            k.layer_norm({x.data(), weight.data(), way ? bias.data() : nullptr, out.data(), 1e-5f, 1, 0, width, rows});
         } else {
             const int groups = way + 1;
             k.rms_norm({x.data(), way ? residual.data() : nullptr, weight.data(), total.data(), out.data(), 1e-6f,
@@ -138,6 +138,27 @@ Bytes norms(const Kernels& k, bool layer) {
         append(all, total);
     }
     return all;
+}
+
+// Four parts that share a weight, and six that have one each.
+Bytes grouped_layer_norm(const Kernels& k) {
+    constexpr int rows = 3, width = 84;
+    const Floats x = exact_floats(rows * width, 32), weight = exact_floats(width, 33), bias = exact_floats(width, 34);
+    Bytes all;
+    for (const int groups : {4, 6}) {
+        Floats out(x.size());
+        k.layer_norm({x.data(), weight.data(), groups == 4 ? bias.data() : nullptr, out.data(), 1e-5f, groups,
+                      groups == 6 ? width / groups : 0, width, rows});
+        append(all, out);
+    }
+    return all;
+}
+
+Bytes clamped(const Kernels& k) {
+    const Floats wild = every_float();
+    Floats out(wild.size());
+    k.clamp(wild.data(), 3.0f, out.data(), wild.size());
+    return bytes_of(out);
 }
 
 Bytes rotate(const Kernels& k) {
@@ -159,7 +180,7 @@ struct Attending {
     KvType type;
     int head_dim, v_head_dim, window, page;
     float softcap;
-    bool pieces;
+    bool pieces, slopes = false;
 
     // The pages lie in reverse.
     std::int32_t key_row(int i) const { return ((kKeys - 1) / page - i / page) * page * kKvHeads + i % page; }
@@ -182,7 +203,8 @@ struct Attending {
 
 // 20 rows over 150 keys, two whole blocks and a ragged one.
 Bytes attention(const Kernels& k, const Attending& how) {
-    const Floats q = exact_floats(size(kRows * kHeads * how.head_dim), 18), sinks = exact_floats(kHeads, 19);
+    const Floats q = exact_floats(size(kRows * kHeads * how.head_dim), 18), sinks = exact_floats(kHeads, 19),
+                 slopes = exact_floats(kHeads, 31);
     const Bytes keys = how.stored(k, how.head_dim, 21, true), values = how.stored(k, how.v_head_dim, 22, false);
     std::vector<std::int32_t> rows, positions, key_rows, key_positions;
     for (int r = 0; r < kRows; ++r) {
@@ -201,7 +223,7 @@ Bytes attention(const Kernels& k, const Attending& how) {
     for (int head = 0; head < kKvHeads; ++head) {
         AttentionArgs a{state, q.data(), kKvHeads, how.head_dim, head, rows.data(), kRows, positions.data(),
                         key_rows.data(), key_positions.data(), 0, how.pieces ? kKeyBlock : kKeys, keys.data(),
-                        values.data(), how.type, how.page, 0.1f, how.softcap, how.window, nullptr, true, !how.pieces,
+                        values.data(), how.type, how.page, 0.1f, how.softcap, how.slopes ? slopes.data() : nullptr, how.window, nullptr, true, !how.pieces,
                         scratch.data()};
         k.attention(a);
         if (!how.pieces) continue;
@@ -313,6 +335,8 @@ void add_attention(std::vector<Case>& cases) {
         const bool blocks = type == KvType::Q8_0;
         const Attending odd{type, blocks ? 32 : 26, blocks ? 32 : 19, 40, 10, 5.0f, true};
         cases.push_back({"attention" + name, [plain](const Kernels& k) { return attention(k, plain); }});
+        const Attending sloping{type, 64, 64, 0, 48, 0.0f, true, true};
+        cases.push_back({"attention, slopes, pieces" + name, [sloping](const Kernels& k) { return attention(k, sloping); }});
         cases.push_back({"attention, odd, window, softcap, sinks, pieces" + name,
                          [odd](const Kernels& k) { return attention(k, odd); }});
     }
@@ -357,7 +381,9 @@ std::vector<Case> kernel_cases() {
          [](const Kernels& k) { return bytes_of(quantised(k, exact_floats(7 * 512, 29), 7, 512, 256)); }},
         {"rms_norm", [](const Kernels& k) { return norms(k, false); }},
         {"layer_norm", [](const Kernels& k) { return norms(k, true); }},
+        {"layer_norm, groups", grouped_layer_norm},
         {"rotate", rotate},
+        {"clamp", clamped},
         {"elementwise", elementwise},
         {"sampling", sampling},
         {"silu", [](const Kernels& k) { return activations(k, Activation::Silu); }},

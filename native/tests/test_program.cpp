@@ -26,11 +26,11 @@ class Model {
         const int last = p.add_value(storages_++, Rows::Outputs, kWidth),
                   logits = p.add_value(storages_++, Rows::Outputs, kVocabulary);
         const int table = matrix(kVocabulary, kWidth), norm = p.add_vector(std::vector<float>(kWidth, 1.0f));
-        p.embed(table, x);
+        p.embed(table, x, false);
         p.rms_norm(x, -1, norm, 1e-5f, 0.0f, 1, h, -1);
         p.linear(h, {matrix(32, kWidth), matrix(16, kWidth), matrix(16, kWidth)}, {-1, -1, -1}, {q, k, v});
         p.rope_and_store(q, k, v, 0, RopeLayout::Half, {1.0, 0.1, 0.01, 0.001}, 1.0f, r);
-        p.attention(r, 0, 0.35f, 0.0f, -1, a);
+        p.attention(r, 0, 0.35f, 0.0f, -1, {}, a);
         p.rms_norm(a, x, norm, 1e-5f, 0.0f, 1, n, t);
         p.gated_mlp(n, {matrix(40, kWidth), matrix(40, kWidth), matrix(kWidth, 40)}, {-1, -1, -1}, Activation::Silu, m);
         p.moe(m, {matrix(3, kWidth), matrix(3 * 24, kWidth), matrix(3 * 24, kWidth), matrix(3 * kWidth, 24)}, 2, true,
@@ -143,8 +143,8 @@ TEST(recordings_that_do_not_fit_are_refused) {
     CHECK_THROWS(p.add(0, 2000, 1));
     CHECK_THROWS(p.take_rows(0, 3));
     CHECK_THROWS(p.add_value(1000, Rows::Tokens, 4));
-    CHECK_THROWS(p.attention(3, 0, 1.0f, 0.0f, -1, 0));
-    CHECK_THROWS(p.attention(2, 7, 1.0f, 0.0f, -1, 6));
+    CHECK_THROWS(p.attention(3, 0, 1.0f, 0.0f, -1, {}, 0));
+    CHECK_THROWS(p.attention(2, 7, 1.0f, 0.0f, -1, {}, 6));
     CHECK_THROWS(p.set_threads(0));
     CHECK_THROWS(Program(scalar_kernels(), {4, 3, 8, 8, kPage, KvType::F16, {{{0}, 0, kPages}}}, 1));
     CHECK_THROWS(Program(scalar_kernels(), {4, 2, 8, 8, kPage, KvType::F16, {{{0}, 0, 1}, {{0}, 0, 1}}}, 1));

@@ -11,13 +11,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 from plait.errors import OptionError
 from plait.types import SamplingParams
 
+T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda", "reference")
 KV_TYPES = ("f16", "f32", "bf16", "q8_0")
+GPU_TYPES = ("bf16", "f16", "f32")
 MOST = 2**31 - 1
 MOST_THREADS = 1024
 MOST_CPUS = 8192
@@ -42,6 +44,12 @@ CPU_PATHS = ("auto", "scalar", "avx2", "avx512", "avx_vnni", "avx512_vnni", "neo
 
 class NotGiven(int):
     """A default that the controller may move; the same number, given, stays."""
+
+
+class NotNamed(str):
+    """A default that follows the device; the same word, given, stays."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +91,15 @@ class EngineOptions:
     threads: int = option(
         0, "-t", "--threads", help="CPU threads; 0 takes the cores this process may use.", env="PLAIT_THREADS"
     )
-    kv_type: str = option("f16", "-ctk", "--cache-type", help="Number type of the KV memory.", choices=KV_TYPES)
+    kv_type: str = option(NotNamed("f16"), "-ctk", "--cache-type", help="Number type of the KV memory; on a GPU bf16, if not given.", choices=KV_TYPES)
     kv_memory: int = option(
         0, "--kv-memory", help="KV memory in MiB; 0 holds every sequence at full context, within a quarter of the RAM."
+    )
+    gpu_memory: float = option(
+        0.9, "--gpu-memory", help="Share of a GPU's memory to use for weights, steps and KV memory; above 0, at most 1."
+    )
+    gpu_type: str = option(
+        "bf16", "--gpu-type", help="Number type that a GPU computes in; weights are turned to it.", choices=GPU_TYPES
     )
     device: str = option("auto", "--device", help="Where to run.", choices=DEVICES, env="PLAIT_DEVICE")
     cpu_path: str = option(
@@ -150,7 +164,7 @@ class EngineOptions:
                 raise OptionError(f"{flag_of(EngineOptions, name)} is {value!r}; give a whole number")
             if not low <= value <= MOST:
                 raise OptionError(f"{flag_of(EngineOptions, name)} is {value}; give {low} to {MOST}")
-        for name in ("kv_type", "device", "cpu_path", "profile", "adaptive"):
+        for name in ("kv_type", "gpu_type", "device", "cpu_path", "profile", "adaptive"):
             info = next(info for n, _, _, info in option_fields(EngineOptions) if n == name)
             if getattr(self, name) not in info.choices:
                 raise OptionError(
@@ -160,6 +174,8 @@ class EngineOptions:
             raise OptionError(f"--threads is {self.threads}; give at most {MOST_THREADS}")
         if not isinstance(self.calibrate, Real) or not 0 <= self.calibrate <= MOST_CALIBRATION_S:
             raise OptionError(f"--calibrate is {self.calibrate}; give 0 to {MOST_CALIBRATION_S} seconds")
+        if not isinstance(self.gpu_memory, Real) or not 0 < self.gpu_memory <= 1:
+            raise OptionError(f"--gpu-memory is {self.gpu_memory}; give a share above 0, at most 1")
         parse_slo(self.slo)
         parse_hours(self.hours)
         if self.cpu_strict > 1:
@@ -296,10 +312,27 @@ NOT_HERE: dict[tuple[str, ...], str] = {
         "--draft-p-min",
     ): "guesses adapt to how often they are right; see --draft-max",
     ("-md", "--model-draft"): "draft models are not there yet",
-    ("-cnv", "--conversation", "-sys", "--system-prompt"): "use --chat for one turn with the model's template",
+    ("-cnv", "--conversation", "-sys", "--system-prompt"): "use plait chat; in plait run, --chat is one turn",
     ("--no-mmap", "--mlock"): "weights are always mapped from the file",
     ("--rope-scaling", "--rope-freq-base", "--rope-freq-scale"): "these are taken from the model file",
-    ("--slot-save-path", "--api-key", "--metrics"): "the server is not there yet",
+    ("--slot-save-path",): "it is an option of plait serve",
+    ("--api-key", "--api-key-file"): "it is an option of plait serve",
+    (
+        "--metrics",
+        "--slots",
+        "--props",
+        "--embedding",
+        "--embeddings",
+        "--jinja",
+        "--webui",
+    ): "plait serve always has it",
+    ("--no-webui", "--no-slots", "--no-jinja"): "what plait serve has cannot be switched off",
+    ("-cb", "--cont-batching", "-nocb", "--no-cont-batching"): "batching is always continuous",
+    ("--threads-http",): "HTTP is served by one thread; --max-connections bounds it",
+    ("-sps", "--slot-prompt-similarity"): "sequences have no slots: a prefix is found wherever it is",
+    ("--reranking", "--rerank"): "reranking is not there yet",
+    ("--chat-template", "--chat-template-file"): "the model's own template is used",
+    ("--reasoning-format", "--reasoning-budget"): "reasoning is always given apart from the answer",
 }
 """Flags of llama.cpp's that Plait does not have, each with what to do instead: refused by name, never ignored."""
 
@@ -310,28 +343,33 @@ def flag_of(cls: type, name: str) -> str:
 
 
 def from_environment(values: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> EngineOptions:
-    """`EngineOptions` from explicit `values`, then the environment (see each option's `env`), then defaults.
+    """`resolve` for the engine's options."""
+    return resolve(EngineOptions, values, environ)
+
+
+def resolve(cls: type[T], values: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> T:
+    """Options of the class `cls` from explicit `values`, then the environment (see each option's `env`), then defaults.
 
     Raises `OptionError` for an unusable value, naming the variable it came from.
     """
     environ = os.environ if environ is None else environ
     resolved = dict(values)
-    known = [f.name for f in fields(EngineOptions)]
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for name in resolved:
         if name not in known:
             raise OptionError(f"there is no option '{name}'; there are {', '.join(known)}")
-    for name, _, default, info in option_fields(EngineOptions):
+    for name, _, default, info in option_fields(cls):
         if name in resolved or info.env is None or not environ.get(info.env):
             continue
         text = environ[info.env]
         try:
-            resolved[name] = type(default)(text)
-            EngineOptions(**{name: resolved[name]})
+            resolved[name] = (text,) if isinstance(default, tuple) else type(default)(text)
+            cls(**{name: resolved[name]})
         except ValueError:
             raise OptionError(f"environment variable {info.env} is '{text}'; give a whole number") from None
         except OptionError as error:
             raise OptionError(f"environment variable {info.env} is '{text}': {error}") from None
-    return EngineOptions(**resolved)
+    return cls(**resolved)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,7 +144,7 @@ def test_a_runner_that_breaks_ends_every_request_and_the_engine_goes_on(
         engine.add(greedy(name, (1, 2, 3), 8))
     events = [event for _ in range(3) for event in engine.step()]
     with monkeypatch.context() as patch:
-        patch.setattr(Runner, "_remember", lambda *_: 1 / 0)
+        patch.setattr(Runner, "remember", lambda *_: 1 / 0)
         while not any(event.final for event in events):
             events += engine.step()
     assert {end for _, end in collect(events).values()} == {StepError}

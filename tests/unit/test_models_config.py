@@ -132,7 +132,7 @@ def test_gguf_that_is_wrong(changes: dict[str, object], message: str) -> None:
     [
         ({"expert_count": 8}, "mixture of experts"),
         ({"attention.head_count_kv": [2, 4]}, r"differs between layers \(\[2, 4\]\)"),
-        ({"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, "is 'yarn'; Plait knows none, linear"),
+        ({"rope.scaling.type": "ntk", "rope.scaling.factor": 4.0}, "is 'ntk'; Plait knows none, linear"),
         ({"block_count": 1}, "'blk.1.* have no place in this architecture"),
     ],
 )
@@ -224,9 +224,8 @@ def test_hf_that_is_wrong(changes: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic'"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope type 'yarn'"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"rope_parameters": {"rope_type": "xpos", "factor": 2.0}}, "rope type 'xpos'"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "ntk", "factor": 2.0}}, "rope type 'ntk'"),
         ({"hidden_act": "relu"}, "hidden_act' is 'relu'"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised by 'gptq'"),
         ({"num_hidden_layers": 1}, "no place in this architecture"),

@@ -1,5 +1,5 @@
-"""However engines die: every sample ends exactly once, with exactly the tokens it yields alone, and nobody is blamed but
-who crashed the engine alone, twice in a row.
+"""However engines die: every sample ends exactly once, with exactly the tokens it yields alone, and nobody is blamed
+but who crashed the engine alone, twice in a row.
 
 The engine is a formula here: a request it has gains the next token of each of its samples when a step has rows of it.
 Some requests kill it once they have so many tokens, and it may be killed from outside at any time, with news unread.

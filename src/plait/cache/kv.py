@@ -70,10 +70,9 @@ class KVCache:
         return tuple(tuple(node.pages) for node in path)
 
     def forget(self, tokens: Sequence[int], salt: str = "", salt_from: int = 0) -> int:
-        """Drop the resident prefix of `tokens`, in whole pages from its end, as far as no sequence holds it and no
-        other path goes on from it; how many tokens."""
-        tree = self._store.tree
-        return tree.forget(tree.match((*tokens, 0), Salt.of(salt, salt_from, self._page_size))) * self._page_size
+        """Drop the resident prefix of `tokens` from its end, as far as no sequence holds it and no other path goes on
+        from it; how many tokens."""
+        return self._store.tree.forget(tokens, Salt.of(salt, salt_from, self._page_size))
 
     def open(self, seq: int, tokens: Sequence[int] = (), salt: str = "", reuse: bool = True, salt_from: int = 0) -> int:
         """A new sequence. Holds the longest resident prefix of `tokens` (none where `reuse` is False) and returns its

@@ -208,15 +208,27 @@ class RadixTree:
             if not node.children and not any(node.pages):
                 self._remove(node)
 
-    def forget(self, path: Sequence[RadixNode]) -> int:
-        """Takes the last nodes of a path out of the tree, as far as no sequence holds them and no other path goes on
-        from them. How many."""
-        for count, node in enumerate(reversed(path)):
-            held = any(page and page not in pool.idle for page, pool in zip(node.pages, self._pools, strict=True))
-            if node.children or held:
-                return count
+    def forget(self, tokens: Sequence[int], salt: Salt) -> int:
+        """Takes the end of a path out of the tree, its ragged leaf first, as far as no sequence holds it and no other
+        path goes on from it. How many tokens."""
+        path, dropped = self.match((*tokens, 0), salt), 0
+        above = path[-1] if path else self._roots.get(salt.root)
+        rest = tuple(tokens[len(path) * self._page_size :])
+        for leaf in list(above.children.values()) if above else ():
+            count = len(leaf.tokens)
+            if count < self._page_size and leaf.key == salt.key(len(path), rest[:count]) and self._unused(leaf):
+                self._remove(leaf)
+                dropped = max(dropped, count)
+        for node in reversed(path):
+            if node.children or not self._unused(node):
+                break
             self._remove(node)
-        return len(path)
+            dropped += self._page_size
+        return dropped
+
+    def _unused(self, node: RadixNode) -> bool:
+        """Whether no sequence holds a page of it."""
+        return all(not page or page in pool.idle for page, pool in zip(node.pages, self._pools, strict=True))
 
     def _withdraw(self, node: RadixNode, group: int) -> None:
         page = node.pages[group]

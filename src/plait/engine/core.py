@@ -260,12 +260,13 @@ class Engine:
             except Exception as error:
                 self._give_up(error)
                 return
+            finally:
+                if self.watch is not None:
+                    self.watch.landed(plan)
             self._news += events
             if self._grammars is not None:
                 for request_id, index in self._grammars.completed(events):
                     self._news += self._scheduler.finish(request_id, index)
-            if self.watch is not None:
-                self.watch.landed(plan)
             record = self._observer.landed(plan, planned, result, now)
             self.records.append(record)
             if self.controller is not None:

@@ -78,9 +78,17 @@ class Runner:
 
     def submit(self, plan: StepPlan) -> Handle:
         """Queue a step. Its FromStep tokens must be drawn by steps submitted before."""
+        self.begin(plan)
+        return Handle(self.queue(lambda: self.run(plan)))
+
+    def begin(self, plan: StepPlan) -> None:
+        """Prepare the masks of a plan while others run."""
         if self._masks is not None:
             self._masks.begin(plan)
-        return Handle(self._worker.submit(self._run, plan))
+
+    def queue(self, work: Callable[[], T]) -> Future[T]:
+        """Do `work` on the worker, after what was submitted before."""
+        return self._worker.submit(work)
 
     def call(self, work: Callable[[Executable], T]) -> T:
         """Do `work` between the steps submitted before and those after, and wait for it. Raises what it raises."""
@@ -90,7 +98,13 @@ class Runner:
         """Finish what is queued, then stop the worker."""
         self._worker.shutdown(wait=True)
 
-    def _run(self, plan: StepPlan) -> StepResult:
+    def failed_lately(self, plan: StepPlan) -> bool:
+        """Whether a sequence of this plan failed in a step that the plan may not have heard of."""
+        failed = {sequence for errors in self._failed.values() for sequence in errors}
+        return bool(failed) and any(planned.sequence in failed for planned in plan.sequences)
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """Run a plan; on the worker only."""
         start, self._sample_seconds = time.perf_counter(), 0.0
         # What a failed sequence planned ahead has nothing to stand on. Its result is dropped, and so are its edits:
         # a plan's edits serve the sequences of that plan alone.
@@ -110,11 +124,12 @@ class Runner:
                 failures[planned.sequence] = outcome
                 outcome = (RowResult((), (), outcome),) * len(planned.outputs)
             rows += outcome
-        self._remember(plan.step, rows, failures)
+        self.remember(plan.step, rows, failures)
         seconds = time.perf_counter() - start
         return StepResult(plan.step, tuple(rows), seconds, tuple(failures.items()), self._sample_seconds)
 
-    def _remember(self, step: int, rows: list[RowResult], failures: dict[int, StepError]) -> None:
+    def remember(self, step: int, rows: list[RowResult], failures: dict[int, StepError]) -> None:
+        """What a step drew, for the plans that name its tokens."""
         self._drawn[step], self._failed[step] = rows, failures
         while len(self._drawn) > REMEMBERED_STEPS:
             self._drawn.popitem(last=False)
@@ -124,7 +139,7 @@ class Runner:
 
     def _run_part(self, sequences: Sequence[PlannedSequence]) -> Rows:
         rows = OutputRows(sequences)
-        step = self._packer.pack(sequences, rows.wanted, self._token, rows.hidden_only)
+        step = self._packer.pack(sequences, rows.wanted, self.token, rows.hidden_only)
         logits = self._executable.run(step)
         hidden = self._executable.hidden()[len(logits) :].copy() if rows.hidden_only else None
         start = time.perf_counter()
@@ -157,7 +172,7 @@ class Runner:
         """How to sample a row, or why its grammar gives no mask."""
         params, index, position, history, pending, breakers, constraint, mu = sampling
         if pending is not None:
-            history = (*history, self._token(pending))
+            history = (*history, self.token(pending))
         mask = None
         if constraint is not None:
             assert self._masks is not None, "a row has a grammar and there are no masks"
@@ -168,7 +183,8 @@ class Runner:
                 return RowResult((), (), found)
         return SampleRow(params, index, position, history, breakers, mask, mu)
 
-    def _token(self, source: FromStep) -> TokenId:
+    def token(self, source: FromStep) -> TokenId:
+        """The token that an earlier step drew."""
         tokens = self._drawn[source.step][source.output].tokens
         # A row that failed drew nothing; what follows it is dropped, so any token of the vocabulary will do.
         return tokens[-1] if tokens else 0

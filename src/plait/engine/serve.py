@@ -108,7 +108,7 @@ class EngineProcess:
                 self._take(decode_to_engine(message))
             if engine.has_work:
                 self._tell(engine.step())
-            else:
+            elif not self._stopped:
                 marks.idle()
                 channel.pause()
         self._tell(engine.close())

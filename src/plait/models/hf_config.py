@@ -1,121 +1,124 @@
-"""Hugging Face's config.json to `DecoderConfig`, for Llama and Mistral, as transformers 5 and older ones write it.
+"""Hugging Face's config.json to `DecoderConfig`: what all families share, and Llama with those that differ from it in
+little. The others: `hf_families`. As transformers 5 and older ones write it.
 
-Knows keys; reads no tensors. Defaults are those of transformers' LlamaConfig and MistralConfig.
+Knows keys; reads no tensors. Defaults are those of transformers' config classes.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from plait.errors import UnsupportedModelError
 from plait.formats.tensor import ModelSource
 from plait.models.config import MAX_CONTEXT, MAX_HEADS, MAX_LAYERS, MAX_WIDTH, DecoderConfig, checked, head_dim_of
+from plait.models.hf_rope import read_ropes
 from plait.models.keys import Keys
-from plait.models.rope import default_inv_freq, linear_inv_freq, llama3_inv_freq
-from plait.ops.api import Activation, Rope, RopeLayout
+from plait.ops.api import Activation, RopeLayout
 
 ACTIVATIONS = {
     "silu": Activation.SILU,
     "swish": Activation.SILU,
     "gelu": Activation.GELU,
     "gelu_new": Activation.GELU_TANH,
+    "gelu_fast": Activation.GELU_TANH,
     "gelu_pytorch_tanh": Activation.GELU_TANH,
 }
 
 
-def llama_from_hf(source: ModelSource) -> DecoderConfig:
-    """LlamaForCausalLM. Raises ModelFileError for keys that are missing, out of range or contradict each other, and
-    UnsupportedModelError for a rope type, activation or quantisation that Plait does not know."""
+def hf_keys(source: ModelSource) -> Keys:
+    """The decoder's keys. Raises UnsupportedModelError for quantised weights."""
     keys = Keys(source.path, source.metadata)
-    bias = keys.boolean("attention_bias", default=False)
-    return _decoder(keys, window=None, attention_bias=bias, mlp_bias=keys.boolean("mlp_bias", default=False))
-
-
-def mistral_from_hf(source: ModelSource) -> DecoderConfig:
-    """MistralForCausalLM: Llama without biases and perhaps with a sliding window. Raises what `llama_from_hf` does."""
-    keys = Keys(source.path, source.metadata)
-    window = None
-    # Left out it is 4096; null says that there is none.
-    if "sliding_window" not in source.metadata or keys.has("sliding_window"):
-        window = keys.integer("sliding_window", 1, MAX_CONTEXT, default=4096)
-    return _decoder(keys, window=window, attention_bias=False, mlp_bias=False)
-
-
-def _decoder(keys: Keys, *, window: int | None, attention_bias: bool, mlp_bias: bool) -> DecoderConfig:
-    _refuse_quantization(keys)
-    d_model = keys.integer("hidden_size", 1, MAX_WIDTH)
-    n_heads = keys.integer("num_attention_heads", 1, MAX_HEADS)
-    head_default = None if keys.has("head_dim") else head_dim_of(d_model, n_heads, keys.path)
-    head_dim = keys.integer("head_dim", 1, MAX_HEADS, head_default)
-    config = DecoderConfig(
-        n_layers=keys.integer("num_hidden_layers", 1, MAX_LAYERS),
-        d_model=d_model,
-        n_heads=n_heads,
-        n_kv_heads=keys.integer("num_key_value_heads", 1, MAX_HEADS, default=n_heads),
-        head_dim=head_dim,
-        v_head_dim=head_dim,
-        ff=keys.integer("intermediate_size", 1, MAX_WIDTH),
-        vocab=keys.integer("vocab_size", 1, MAX_WIDTH),
-        eps=keys.number("rms_norm_eps", 0, 1),
-        rope=_rope(keys, head_dim),
-        context_length=keys.integer("max_position_embeddings", 1, MAX_CONTEXT),
-        attention_scale=1 / math.sqrt(head_dim),
-        window=window,
-        tied=keys.boolean("tie_word_embeddings", default=False),
-        qkv_bias=attention_bias,
-        out_bias=attention_bias,
-        mlp_bias=mlp_bias,
-        activation=_activation(keys),
-    )
-    return checked(config, keys.path)
-
-
-def _refuse_quantization(keys: Keys) -> None:
     if keys.has("quantization_config"):
         method = keys.section("quantization_config").string("quant_method", default="unnamed")
         raise UnsupportedModelError(
             keys.path, f"its weights are quantised by '{method}'; give the original directory or a GGUF file"
         )
+    return keys
 
 
-def _activation(keys: Keys) -> Activation:
-    name = keys.string("hidden_act", default="silu")
+def read_decoder(
+    keys: Keys, *, layout: RopeLayout | None = RopeLayout.HALF, partial: float = 1.0, **changes: Any
+) -> DecoderConfig:
+    """The config that Llama's keys give, with `changes` to its fields; a field among `changes` is not read. `layout`
+    None: the family does not rotate. `partial`: the share of a head that it rotates by default."""
+    found = _sizes(keys, changes)
+    found.setdefault("attention_scale", 1 / math.sqrt(found["head_dim"]))
+    if layout is not None and "rope" not in changes:
+        found |= read_ropes(keys, found["head_dim"], layout, partial, found["context_length"])
+    return checked(DecoderConfig(**{"rope": None, **found}), keys.path)
+
+
+def _sizes(keys: Keys, changes: dict[str, Any]) -> dict[str, Any]:
+    found = dict(changes)
+
+    def want(field: str, key: str, high: int, default: int | None = None) -> int:
+        if field not in found:
+            found[field] = keys.integer(key, 1, high, default)
+        return int(found[field])
+
+    d_model = want("d_model", "hidden_size", MAX_WIDTH)
+    n_heads = want("n_heads", "num_attention_heads", MAX_HEADS)
+    has_dim = "head_dim" in found or keys.has("head_dim")
+    head_dim = want("head_dim", "head_dim", MAX_HEADS, None if has_dim else head_dim_of(d_model, n_heads, keys.path))
+    found.setdefault("v_head_dim", head_dim)
+    want("n_layers", "num_hidden_layers", MAX_LAYERS)
+    want("n_kv_heads", "num_key_value_heads", MAX_HEADS, n_heads)
+    want("ff", "intermediate_size", MAX_WIDTH)
+    want("vocab", "vocab_size", MAX_WIDTH)
+    want("context_length", "max_position_embeddings", MAX_CONTEXT)
+    if "eps" not in found:
+        found["eps"] = keys.number("rms_norm_eps", 0, 1)
+    if "tied" not in found:
+        found["tied"] = keys.boolean("tie_word_embeddings", default=False)
+    if "activation" not in found:
+        found["activation"] = activation(keys, "hidden_act", "silu")
+    return found
+
+
+def activation(keys: Keys, key: str, default: str) -> Activation:
+    name = keys.string(key, default=default)
     if name not in ACTIVATIONS:
-        raise UnsupportedModelError(
-            keys.path, f"{keys.name('hidden_act')} is '{name}'; Plait knows {', '.join(ACTIVATIONS)}"
-        )
+        raise UnsupportedModelError(keys.path, f"{keys.name(key)} is '{name}'; Plait knows {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
-def _rope(keys: Keys, head_dim: int) -> Rope:
-    """transformers 5 writes one object, rope_parameters; older ones rope_theta beside rope_scaling (null or an object
-    whose type is under rope_type or, older still, type)."""
-    if head_dim % 2:
-        raise keys.error("head_dim", f"is {head_dim}; elements are rotated in pairs")
-    scaling = keys.section("rope_parameters" if keys.has("rope_parameters") else "rope_scaling")
-    theta_from = scaling if scaling.has("rope_theta") else keys
-    inv_freq = default_inv_freq(theta_from.number("rope_theta", 1e-6, 1e15, default=10000.0), head_dim)
-    for place in (scaling, keys):
-        if place.number("partial_rotary_factor", 0, 1, default=1.0) != 1.0:
-            raise UnsupportedModelError(keys.path, "key 'partial_rotary_factor': Llama and Mistral rotate whole heads")
-    return Rope(RopeLayout.HALF, _scaled(inv_freq, scaling, keys))
+def window(keys: Keys, default: int | None = None) -> int | None:
+    """The sliding window. Left out it is `default`; null says that there is none."""
+    if keys.has("sliding_window") or ("sliding_window" not in keys.metadata and default is not None):
+        return keys.integer("sliding_window", 1, MAX_CONTEXT, default)
+    return None
 
 
-def _scaled(inv_freq: tuple[float, ...], scaling: Keys, keys: Keys) -> tuple[float, ...]:
-    kind = scaling.string("rope_type", default=scaling.string("type", default="default"))
-    if kind == "default":
-        return inv_freq
-    if kind == "linear":
-        return linear_inv_freq(inv_freq, scaling.number("factor", 1e-6, 1e6))
-    if kind == "llama3":
-        low, high = scaling.number("low_freq_factor", 0, 1e6), scaling.number("high_freq_factor", 0, 1e6)
-        if low >= high:
-            raise scaling.error("low_freq_factor", f"is {low}; it must be below high_freq_factor, {high}")
-        original = scaling.integer(
-            "original_max_position_embeddings",
-            1,
-            MAX_CONTEXT,
-            default=keys.integer("max_position_embeddings", 1, MAX_CONTEXT),
-        )
-        return llama3_inv_freq(inv_freq, scaling.number("factor", 1e-6, 1e6), low, high, original)
-    raise UnsupportedModelError(keys.path, f"rope type '{kind}'; Plait knows default, linear and llama3")
+def sliding_layers(keys: Keys, n_layers: int, pattern: int) -> tuple[bool, ...]:
+    """Which layers have the window: what layer_types says, else all but every `pattern`-th."""
+    kinds = keys.metadata.get("layer_types")
+    if kinds is None:
+        return tuple((layer + 1) % pattern != 0 for layer in range(n_layers))
+    known = {"full_attention": False, "sliding_attention": True}
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        raise keys.error("layer_types", f"is {kinds!r}; it must be a list of names")
+    odd = sorted(set(kinds) - set(known))
+    if odd:
+        raise UnsupportedModelError(keys.path, f"a layer is of type '{odd[0]}'; Plait knows {', '.join(known)}")
+    return tuple(known[kind] for kind in kinds)
+
+
+def window_layers(keys: Keys, window: int | None, pattern: int) -> tuple[int | None, ...]:
+    """Each layer's window."""
+    n_layers = keys.integer("num_hidden_layers", 1, MAX_LAYERS)
+    return tuple(window if slides else None for slides in sliding_layers(keys, n_layers, pattern))
+
+
+def llama_from_hf(source: ModelSource) -> DecoderConfig:
+    """LlamaForCausalLM. Raises ModelFileError for keys that are missing, out of range or contradict each other, and
+    UnsupportedModelError for a rope type, activation or quantisation that Plait does not know."""
+    keys = hf_keys(source)
+    bias = keys.boolean("attention_bias", default=False)
+    return read_decoder(keys, qkv_bias=bias, out_bias=bias, mlp_bias=keys.boolean("mlp_bias", default=False))
+
+
+def mistral_from_hf(source: ModelSource) -> DecoderConfig:
+    """MistralForCausalLM: Llama without biases and perhaps with a sliding window. Raises what `llama_from_hf` does."""
+    keys = hf_keys(source)
+    return read_decoder(keys, window=window(keys, 4096))

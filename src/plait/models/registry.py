@@ -1,45 +1,20 @@
 """From an opened model file to a recorded program: which architectures there are, and which a file holds.
 
-An architecture is a row here: how its config is read, its table of names, and the function that records it.
+An architecture is a row of `families`: how its config is read, its tables of names, and the function that records it.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from plait.errors import ModelFileError, UnsupportedModelError
 from plait.formats.tensor import ModelSource
 from plait.models.config import DecoderConfig
-from plait.models.gguf_config import llama_from_gguf
-from plait.models.hf_config import llama_from_hf, mistral_from_hf
-from plait.models.llama import record_llama
-from plait.models.names import GGUF_LLAMA, HF_LLAMA, DecoderNames
+from plait.models.families import GGUF_ARCHITECTURES, HF_ARCHITECTURES, Architecture
+from plait.models.names import pick
 from plait.models.weights import WeightReader
 from plait.ops.api import KVShape, Program
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """One family in one container."""
-
-    name: str
-    read_config: Callable[[ModelSource], DecoderConfig]
-    names: DecoderNames
-    record: Callable[[DecoderConfig, DecoderNames, WeightReader], Program]
-
-
-GGUF_ARCHITECTURES: Mapping[str, Architecture] = {
-    "llama": Architecture("llama", llama_from_gguf, GGUF_LLAMA, record_llama),
-}
-"""By general.architecture. Mistral's models are llama there."""
-
-HF_ARCHITECTURES: Mapping[str, Architecture] = {
-    "LlamaForCausalLM": Architecture("llama", llama_from_hf, HF_LLAMA, record_llama),
-    "MistralForCausalLM": Architecture("mistral", mistral_from_hf, HF_LLAMA, record_llama),
-}
-"""By the first of config.json's architectures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +41,16 @@ class LoadedModel:
         return self.program.kv
 
 
-def load_model(source: ModelSource) -> LoadedModel:
-    """Reads config and names, and records the program; no weight is read yet.
+def load_model(source: ModelSource, n_ctx: int = 0) -> LoadedModel:
+    """Reads config and names, and records the program for sequences of up to `n_ctx` tokens (0: as many as it was made
+    for); no weight is read yet.
 
     Raises UnsupportedModelError for an architecture that Plait does not run, ModelFileError for a defective file."""
     architecture = find_architecture(source)
-    config = architecture.read_config(source)
-    weights = WeightReader(source)
-    program = architecture.record(config, architecture.names, weights)
-    weights.check_all_taken(architecture.names.unused)
+    config = architecture.read_config(source).for_context(n_ctx)
+    names, weights = pick(architecture.names, source), WeightReader(source)
+    program = architecture.record(config, names, weights)
+    weights.check_all_taken(names.unused)
     return LoadedModel(architecture.name, config, program, weights.n_parameters(), weights.nbytes())
 
 
@@ -83,7 +59,7 @@ def find_architecture(source: ModelSource) -> Architecture:
     supported = GGUF_ARCHITECTURES if source.container == "gguf" else HF_ARCHITECTURES
     name = _architecture_name(source)
     if name not in supported:
-        nearest = difflib.get_close_matches(name, supported, n=2, cutoff=0.5) or sorted(supported)
+        nearest = difflib.get_close_matches(name, supported, n=3, cutoff=0.5) or list(supported)[:3]
         raise UnsupportedModelError(
             source.path, f"the architecture '{name}' is not supported; the nearest that are: {', '.join(nearest)}"
         )

@@ -90,10 +90,12 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """out[r] = table[token[r]]."""
+    """out[r] = table[token[r]]. With `by_position` instead table[p], p being the row's position, or the table's last
+    row where that lies beyond it."""
 
     table: Weight
     out: Value
+    by_position: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +125,15 @@ class RmsNorm:
 
 @dataclass(frozen=True, slots=True)
 class LayerNorm:
-    """out = (x - mean) / sqrt(var + eps) * weight + bias; var is the biased one."""
+    """out = (x - mean) / sqrt(var + eps) * weight + bias; var is the biased one. `groups` > 1 norms each of that many
+    equal parts of the row; weight and bias have the width of a part, or of the row (each part has its own)."""
 
     x: Value
     weight: Weight
     bias: Weight | None
     eps: float
     out: Value
+    groups: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +156,8 @@ class Attention:
     and V from the pages only, also for tokens of this step. Head h reads KV head h // (n_heads / n_kv_heads).
 
     The sum is defined as partials (max, sum, output) over blocks of 64 keys by index in the sequence's page table,
-    merged in ascending order; a key that is masked takes part in no arithmetic."""
+    merged in ascending order; a key that is masked takes part in no arithmetic. With `slopes`, one for each head, a
+    score grows by slope * (key position - row position) after the cap (ALiBi, arXiv:2108.12409)."""
 
     q: Value
     layer: int
@@ -160,6 +165,7 @@ class Attention:
     softcap: float | None
     sinks: Weight | None
     out: Value
+    slopes: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +222,22 @@ class Softcap:
 
 
 @dataclass(frozen=True, slots=True)
+class Clamp:
+    """out = min(max(x, -limit), limit)."""
+
+    x: Value
+    limit: float
+    out: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Activate:
+    x: Value
+    activation: Activation
+    out: Value
+
+
+@dataclass(frozen=True, slots=True)
 class TakeRows:
     """out[l] = x[out_rows[l]]: from R token rows to the L rows that want logits."""
 
@@ -224,7 +246,20 @@ class TakeRows:
 
 
 Instruction: TypeAlias = (
-    Embed | Linear | RmsNorm | LayerNorm | RopeAndStore | Attention | GatedMlp | Moe | Add | Scale | Softcap | TakeRows
+    Embed
+    | Linear
+    | RmsNorm
+    | LayerNorm
+    | RopeAndStore
+    | Attention
+    | GatedMlp
+    | Moe
+    | Add
+    | Scale
+    | Softcap
+    | Clamp
+    | Activate
+    | TakeRows
 )
 
 

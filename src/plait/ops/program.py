@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import assert_never
 
 from plait.ops.api import (
+    Activate,
     Add,
     Attention,
+    Clamp,
     Embed,
     GatedMlp,
     Instruction,
@@ -40,7 +42,9 @@ def values_read(op: Instruction) -> tuple[Value, ...]:
             return (op.q,)
         case Add():
             return (op.a, op.b)
-        case Linear() | LayerNorm() | GatedMlp() | Moe() | Scale() | Softcap() | TakeRows():
+        case Linear() | LayerNorm() | GatedMlp() | Moe():
+            return (op.x,)
+        case Scale() | Softcap() | Clamp() | Activate() | TakeRows():
             return (op.x,)
         case _:
             assert_never(op)
@@ -122,6 +126,11 @@ def _take(width: int, widths: list[int], free: list[int]) -> int:
     return best
 
 
+def vocabulary(program: Program) -> int:
+    """How many tokens the program's tables know."""
+    return min(op.table.shape[0] for op in program.instructions if isinstance(op, Embed) and not op.by_position)
+
+
 def program_weights(program: Program) -> list[Weight]:
     """Every parameter that the program uses, once, in the order of first use."""
     found: dict[int, Weight] = {}
@@ -152,7 +161,7 @@ def _weights_of(op: Instruction) -> tuple[Weight | None, ...]:
             return (op.gate, op.up, op.down, *op.biases)
         case Moe():
             return (op.router, op.gate, op.up, op.down)
-        case RopeAndStore() | Add() | Scale() | Softcap() | TakeRows():
+        case RopeAndStore() | Add() | Scale() | Softcap() | Clamp() | Activate() | TakeRows():
             return ()
         case _:
             assert_never(op)

@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plait.ops.api import (
+    Activate,
     Activation,
     Add,
     Attention,
+    Clamp,
     Embed,
     GatedMlp,
     Instruction,
@@ -54,6 +56,11 @@ class Ops:
         self._add(Embed(table, out))
         return out
 
+    def embed_positions(self, table: Weight) -> Value:
+        out = self._value(table.shape[1])
+        self._add(Embed(table, out, by_position=True))
+        return out
+
     def linear(self, x: Value, weight: Weight, bias: Weight | None = None) -> Value:
         return self.linears(x, (weight,), (bias,))[0]
 
@@ -79,9 +86,9 @@ class Ops:
         self._add(RmsNorm(x, residual, weight, eps, offset, 1, out, total))
         return out, total
 
-    def layer_norm(self, x: Value, weight: Weight, bias: Weight | None, eps: float) -> Value:
+    def layer_norm(self, x: Value, weight: Weight, bias: Weight | None, eps: float, *, groups: int = 1) -> Value:
         out = self._value(x.width, x.rows)
-        self._add(LayerNorm(x, weight, bias, eps, out))
+        self._add(LayerNorm(x, weight, bias, eps, out, groups))
         return out
 
     def rope_and_store(self, q: Value, k: Value, v: Value, *, layer: int, rope: Rope | None) -> Value:
@@ -90,10 +97,18 @@ class Ops:
         return out
 
     def attention(
-        self, q: Value, *, layer: int, scale: float, softcap: float | None = None, sinks: Weight | None = None
+        self,
+        q: Value,
+        *,
+        layer: int,
+        scale: float,
+        softcap: float | None = None,
+        sinks: Weight | None = None,
+        slopes: tuple[float, ...] | None = None,
     ) -> Value:
+        assert slopes is None or len(slopes) == self.n_heads, "a slope for each head"
         out = self._value(self.n_heads * self.kv.v_head_dim)
-        self._add(Attention(q, layer, scale, softcap, sinks, out))
+        self._add(Attention(q, layer, scale, softcap, sinks, out, slopes))
         return out
 
     def gated_mlp(
@@ -138,6 +153,16 @@ class Ops:
     def softcap(self, x: Value, cap: float) -> Value:
         out = self._value(x.width, x.rows)
         self._add(Softcap(x, cap, out))
+        return out
+
+    def clamp(self, x: Value, limit: float) -> Value:
+        out = self._value(x.width, x.rows)
+        self._add(Clamp(x, limit, out))
+        return out
+
+    def activate(self, x: Value, activation: Activation) -> Value:
+        out = self._value(x.width, x.rows)
+        self._add(Activate(x, activation, out))
         return out
 
     def take_rows(self, x: Value) -> Value:

@@ -14,8 +14,10 @@ import numpy.typing as npt
 from plait.errors import BackendError
 from plait.formats.tensor import F32Array
 from plait.ops.api import (
+    Activate,
     Add,
     Attention,
+    Clamp,
     Embed,
     GatedMlp,
     I32Array,
@@ -38,10 +40,11 @@ from plait.ops.api import (
     Weight,
 )
 from plait.ops.check import check_step
-from plait.ops.program import head_of, program_weights
+from plait.ops.program import head_of, program_weights, vocabulary
 from plait.ops.reference_kv import ReferenceKV
 from plait.ops.reference_math import (
     Array,
+    activate,
     attend,
     gated_mlp,
     layer_norm,
@@ -84,7 +87,7 @@ class ReferenceExecutable:
     ) -> None:
         self._program, self._memory, self._weights = program, memory, weights
         self._dtype, self._accumulate = dtype, accumulate
-        self._vocab = min(i.table.shape[0] for i in program.instructions if isinstance(i, Embed))
+        self._vocab = vocabulary(program)
         self._values: dict[int, Array] = {}
         self._head = head_of(program)
         self._hidden: F32Array = np.zeros((0, self._head.x.width if self._head else 0), np.float32)
@@ -133,7 +136,7 @@ class ReferenceExecutable:
     def _execute(self, op: Instruction, step: StepInputs) -> None:
         match op:
             case Embed():
-                self._put(op.out, self._w(op.table)[step.tokens])
+                self._put(op.out, self._w(op.table)[_table_rows(op, step)])
             case Linear():
                 for weight, bias, out in zip(op.weights, op.biases, op.out, strict=True):
                     self._put(out, matmul(self._get(op.x), self._w(weight), self._optional(bias)))
@@ -141,7 +144,7 @@ class ReferenceExecutable:
                 self._rms_norm(op)
             case LayerNorm():
                 gain, shift = self._w(op.weight), self._optional(op.bias)
-                self._put(op.out, layer_norm(self._get(op.x), gain, shift, op.eps))
+                self._put(op.out, layer_norm(self._get(op.x), gain, shift, op.eps, op.groups))
             case RopeAndStore():
                 self._rope_and_store(op, step)
             case Attention():
@@ -159,6 +162,10 @@ class ReferenceExecutable:
                 self._put(op.out, self._get(op.x) * self._accumulate.type(op.factor))
             case Softcap():
                 self._put(op.out, softcap(self._get(op.x), op.cap))
+            case Clamp():
+                self._put(op.out, np.clip(self._get(op.x), -op.limit, op.limit))
+            case Activate():
+                self._put(op.out, activate(self._get(op.x), op.activation))
             case TakeRows():
                 self._put(op.out, self._get(op.x)[step.out_rows])
             case _:
@@ -199,9 +206,13 @@ class ReferenceExecutable:
                 for head in range(n_heads):
                     kv_head = head // (n_heads // shape.n_kv_heads)
                     sink = None if sinks is None else float(sinks[head])
-                    head_k, head_v = k[:, kv_head], v[:, kv_head]
-                    out[row, head] = attend(q[row, head], head_k, head_v, visible, op.scale, op.softcap, sink)
+                    bias = self._alibi(op, head, key_positions - step.positions[row])
+                    keys, values = k[:, kv_head], v[:, kv_head]
+                    out[row, head] = attend(q[row, head], keys, values, visible, op.scale, op.softcap, sink, bias)
         self._put(op.out, out.reshape(rows, -1))
+
+    def _alibi(self, op: Attention, head: int, distances: I32Array) -> Array | None:
+        return None if op.slopes is None else self._accumulate.type(op.slopes[head]) * distances
 
     def _get(self, value: Value) -> Array:
         return self._values[value.id].astype(self._accumulate)
@@ -215,6 +226,10 @@ class ReferenceExecutable:
 
     def _optional(self, weight: Weight | None) -> Array | None:
         return None if weight is None else self._w(weight)
+
+
+def _table_rows(op: Embed, step: StepInputs) -> I32Array:
+    return np.minimum(step.positions, op.table.shape[0] - 1) if op.by_position else step.tokens
 
 
 def sequence_slots(inputs: KVInputs, sequence: int, page_size: int) -> I32Array:

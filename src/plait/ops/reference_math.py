@@ -43,14 +43,17 @@ def rms_norm(x: Array, weight: Array, eps: float, offset: float, groups: int) ->
     return out
 
 
-def layer_norm(x: Array, weight: Array, bias: Array | None, eps: float) -> Array:
-    """(x - mean) / sqrt(var + eps) * weight + bias, with the biased variance."""
+def layer_norm(x: Array, weight: Array, bias: Array | None, eps: float, groups: int = 1) -> Array:
+    """(x - mean) / sqrt(var + eps) * weight + bias, with the biased variance, over each of `groups` equal parts of a
+    row. weight and bias have the width of a part or, (parts, width) or in one piece, of the row."""
+    gain, shift = (None if w is None else w.reshape(-1, x.shape[1] // groups) for w in (weight, bias))
     out = np.empty_like(x)
     for r, row in enumerate(x):
-        centred = row - np.mean(row)
-        out[r] = centred / np.sqrt(np.mean(centred * centred) + x.dtype.type(eps)) * weight
-        if bias is not None:
-            out[r] += bias
+        parts = row.reshape(groups, -1)
+        centred = parts - np.mean(parts, axis=1, keepdims=True)
+        variance = np.mean(centred * centred, axis=1, keepdims=True)
+        normed = centred / np.sqrt(variance + x.dtype.type(eps)) * gain
+        out[r] = (normed if shift is None else normed + shift).reshape(-1)
     return out
 
 
@@ -97,9 +100,16 @@ def visible_keys(row_position: int, key_positions: I32Array, window: int | None)
 
 
 def attend(
-    q: Array, k: Array, v: Array, visible: npt.NDArray[np.bool_], scale: float, cap: float | None, sink: float | None
+    q: Array,
+    k: Array,
+    v: Array,
+    visible: npt.NDArray[np.bool_],
+    scale: float,
+    cap: float | None,
+    sink: float | None,
+    bias: Array | None = None,
 ) -> Array:
-    """One head of one row: q (dim,), keys k (n, dim), values v (n, v_dim), visible (n,); returns (v_dim,).
+    """One head of one row: q (dim,), keys k (n, dim), values v (n, v_dim), visible and bias (n,); returns (v_dim,).
 
     Partials (max, sum, output) over blocks of `KEY_BLOCK` keys by index, merged in ascending order; the sink, a logit
     without a value, is the last partial. Masked keys are dropped before any arithmetic; no key at all gives zeros."""
@@ -107,7 +117,8 @@ def attend(
     for start in range(0, len(k), KEY_BLOCK):
         chosen = np.flatnonzero(visible[start : start + KEY_BLOCK]) + start
         if chosen.size:
-            partials.append(_partial(q, k[chosen], v[chosen], scale, cap))
+            added = None if bias is None else bias[chosen]
+            partials.append(_partial(q, k[chosen], v[chosen], scale, cap, added))
     if sink is not None:
         partials.append((np.asarray(sink, q.dtype), np.asarray(1, q.dtype), np.zeros(v.shape[1], q.dtype)))
     if not partials:
@@ -122,10 +133,12 @@ def _merge(done: Partial, following: Partial) -> Partial:
     return np.asarray(top), done[1] * old + following[1] * new, done[2] * old + following[2] * new
 
 
-def _partial(q: Array, k: Array, v: Array, scale: float, cap: float | None) -> Partial:
+def _partial(q: Array, k: Array, v: Array, scale: float, cap: float | None, bias: Array | None) -> Partial:
     scores: Array = (k @ q) * q.dtype.type(scale)
     if cap is not None:
         scores = softcap(scores, cap)
+    if bias is not None:
+        scores = scores + bias.astype(q.dtype)
     top = np.max(scores)
     weights = np.exp(scores - top)
     return np.asarray(top), np.asarray(np.sum(weights)), weights @ v

@@ -20,7 +20,10 @@ from plait.types import EngineRequest
 
 
 def check_bounds(request: EngineRequest, waiting: WaitingQueue, bounds: QueueBounds, now: float) -> None:
-    """Raises `QueueFullError`. To be asked first of all, as it is what an overload meets: it looks at nothing else."""
+    """Raises `QueueFullError`. To be asked first of all, as it is what an overload meets: it looks at nothing else.
+    A request that an engine had accepted before asks for no place."""
+    if request.resume:
+        return
     if bounds.max_requests and len(waiting) >= bounds.max_requests:
         problem = f"{len(waiting)} requests wait, and no more than {bounds.max_requests} may"
     elif bounds.max_tokens and len(waiting) and waiting.tokens + len(request.prompt) > bounds.max_tokens:

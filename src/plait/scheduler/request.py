@@ -198,17 +198,27 @@ class Request:
     @property
     def first(self) -> list[Sample]:
         """The samples to begin with: the one that computes the prompt for all, or those that go on by themselves."""
-        return [s for s in self.samples if s.phase is Phase.PENDING] if self.drawn else self.samples[:1]
+        complete = self.complete
+        return [s for s in self._resumed if s not in complete] if self.drawn else self.samples[:1]
 
     @property
     def complete(self) -> list[Sample]:
-        """Samples that go on after an answer of full length."""
-        return [s for s in self.first if self.prompt_length < len(s.tokens) >= self.limit]
+        """Samples that would go on after an answer of full length."""
+        return [s for s in self._resumed if self.prompt_length < len(s.tokens) >= self.limit]
+
+    @property
+    def _resumed(self) -> list[Sample]:
+        return [s for s in self.samples if s.phase is Phase.PENDING] if self.drawn else []
 
     @property
     def begun(self) -> bool:
         """Whether a sample of it has had a sequence."""
         return any(sample.cached_tokens is not None for sample in self.samples)
+
+    def all_end(self) -> list[Sample]:
+        """The samples that have not ended, all of which are to end now: nobody takes over."""
+        self.drawn = True
+        return [s for s in self.samples if s.phase is not Phase.ENDED]
 
     # --- what is looked at ------------------------------------------------------------------------------------
 

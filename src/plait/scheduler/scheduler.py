@@ -74,16 +74,14 @@ class Scheduler:
     # --- requests -------------------------------------------------------------------------------------------------
 
     def add(self, request: EngineRequest) -> list[TokenEvent]:
-        """Accept a request. One that was accepted before (`resume`) asks for no place in the queue; those of its
-        samples that have all their tokens end at once, which makes the events.
+        """Accept a request. The events are of samples that were resumed with all their tokens, and end at once.
 
         Raises `QueueFullError` where the queue is at its bounds, `RequestError` for an empty prompt or an id in use,
         `PromptTooLongError` for a prompt that leaves no room in the context or the KV memory for a single new token.
         """
         now = self._clock()
         try:
-            if not request.resume:
-                check_bounds(request, self._admission.waiting, self._queue, now)
+            check_bounds(request, self._admission.waiting, self._queue, now)
             context, known = self.context_length, request.request_id in self._requests
             check_request(request, known, context, context < self.limits.context_length)
         except PlaitError as error:
@@ -93,20 +91,20 @@ class Scheduler:
         accepted = Request(request, next(self._arrivals), self.context_length, account, now)
         self._requests[request.request_id] = accepted
         self._timeouts.add(accepted)
-        done = accepted.complete
         for sample in accepted.first:
-            if sample not in done:
-                self._admission.enqueue(sample, returning=accepted.drawn)
-        return [self._end(sample, FinishReason.LENGTH) for sample in done]
+            self._admission.enqueue(sample, returning=accepted.drawn)
+        return [self._end(sample, FinishReason.LENGTH) for sample in accepted.complete]
 
     def abort(self, request_id: str) -> list[TokenEvent]:
         """End what is left of a request with `abort`. An id that is not (or no longer) known gives no events."""
-        return self._end_samples(request_id, None, FinishReason.ABORT)
+        request = self._requests.get(request_id)
+        return [self._end(sample, FinishReason.ABORT) for sample in request.all_end()] if request else []
 
     def finish(self, request_id: str, index: int) -> list[TokenEvent]:
         """End one sample with `stop`, because the caller found a stop string in its text. Tokens drawn meanwhile are
         dropped. No events if it has ended already."""
-        return self._end_samples(request_id, index, FinishReason.STOP)
+        samples = self._requests[request_id].samples if request_id in self._requests else []
+        return [self._end(s, FinishReason.STOP) for s in samples if s.index == index and s.phase is not Phase.ENDED]
 
     def expire(self) -> list[TokenEvent]:
         """End the requests whose deadline has passed, and those that were not begun within their `queue_timeout`. To
@@ -114,8 +112,7 @@ class Scheduler:
         events: list[TokenEvent] = []
         for request, error in self._timeouts.due(self._clock(), self._requests):
             self.counters.refuse(error.code)
-            request.drawn = True  # all end: nobody takes over
-            events += [self._end(sample, error=error) for sample in request.samples if sample.phase is not Phase.ENDED]
+            events += [self._end(sample, error=error) for sample in request.all_end()]
         return events
 
     def fail_all(self, error: Exception) -> list[TokenEvent]:
@@ -125,8 +122,7 @@ class Scheduler:
         self._in_flight.clear()
         events = []
         for request in list(self._requests.values()):
-            request.drawn = True  # nobody takes over
-            events += [self._end(sample, error=error) for sample in request.samples if sample.phase is not Phase.ENDED]
+            events += [self._end(sample, error=error) for sample in request.all_end()]
         for sample in list(self._sequences.by_id.values()):
             self._admission.settle(sample)
         return events
@@ -311,13 +307,6 @@ class Scheduler:
         return TokenEvent(request_id, sample.index, tokens, logprobs, prompt_logprobs=entries)
 
     # --- ends -----------------------------------------------------------------------------------------------------
-
-    def _end_samples(self, request_id: str, index: int | None, reason: FinishReason) -> list[TokenEvent]:
-        request = self._requests.get(request_id)
-        chosen = [] if request is None else [s for s in request.samples if index in (None, s.index)]
-        if request is not None and index is None:
-            request.drawn = True  # all end: nobody takes over
-        return [self._end(sample, reason) for sample in chosen if sample.phase is not Phase.ENDED]
 
     def _end(
         self,

@@ -56,6 +56,10 @@ class RequestStream(Protocol):
 
     async def __anext__(self) -> TokenEvent: ...
 
+    async def batch(self) -> list[TokenEvent]:
+        """All events that are there, at least one; none at the end."""
+        ...
+
     def abort(self) -> None:
         """Nobody reads on: end all samples and free their pages. May be called at any time, and again."""
         ...

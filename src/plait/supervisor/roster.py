@@ -52,9 +52,6 @@ class Roster:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, request_id: object) -> bool:
-        return request_id in self._entries
-
     @property
     def request_ids(self) -> tuple[str, ...]:
         return tuple(self._entries)
@@ -181,8 +178,10 @@ class Roster:
             timeout = None if begun else max(LEAST_TIMEOUT_S, timeout - (now - entry.arrived_s))
         if self.suspects.suspects(entry.number):
             priority = min(priority, Priority.LOW)
+        told = bool(entry.tokens[0]) or 0 in entry.ended  # with the first event of sample 0
         return replace(
             request,
+            prompt_logprobs=None if told else request.prompt_logprobs,
             resume=tuple(tuple(tokens) for tokens in entry.tokens),
             ended=frozenset(entry.ended),
             queue_timeout=timeout,

@@ -20,17 +20,21 @@ class Stream:
         on_finish: Callable[[str, int], None],
     ) -> None:
         self._request_id = request_id
+        self._coming = samples  # whose final event has not come
         self._open = samples  # whose final event has not been read
         self._on_abort, self._on_finish = on_abort, on_finish
         self._events: deque[TokenEvent] = deque()
         self._waiter: asyncio.Future[None] | None = None
 
-    def push(self, event: TokenEvent) -> None:
-        """News from the engine."""
+    def push(self, event: TokenEvent) -> bool:
+        """News from the engine. Whether it was the last."""
         self._events.append(event)
+        if event.finish_reason is not None or event.error is not None:
+            self._coming -= 1
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+        return not self._coming
 
     def __aiter__(self) -> Stream:
         return self
@@ -44,6 +48,19 @@ class Stream:
                 await self._waiter
             finally:
                 self._waiter = None
+        return self._next()
+
+    async def batch(self) -> list[TokenEvent]:
+        """All events that are there, at least one; none at the end."""
+        try:
+            events = [await self.__anext__()]
+        except StopAsyncIteration:
+            return []
+        while self._events:
+            events.append(self._next())
+        return events
+
+    def _next(self) -> TokenEvent:
         event = self._events.popleft()
         if event.finish_reason is not None or event.error is not None:
             self._open -= 1

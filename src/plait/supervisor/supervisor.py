@@ -111,12 +111,13 @@ class Supervisor:
             self._abort(request_id)
         await self._until_idle(LAST_WORDS_S)
         self._end_all(EngineDownError("the server is stopping"))
-        child = self._child
+        child, self._child = self._child, None
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if child is not None:
             await self._bury(child)
+        self._serving = False
         self._state, self._reason = EngineState.FAILED, "the server was stopped"
 
     async def _until_idle(self, seconds: float) -> None:
@@ -131,6 +132,13 @@ class Supervisor:
         await child.gone
 
     async def _live(self) -> None:
+        try:
+            await self._lives()
+        except Exception as error:
+            _log.exception("the engine's supervisor fails")
+            self._give_up(EngineDownError(f"the engine's supervisor failed: {type(error).__name__}: {error}"))
+
+    async def _lives(self) -> None:
         """One engine after another."""
         while True:
             self._serving, self._refusal = False, None
@@ -196,6 +204,11 @@ class Supervisor:
     @property
     def info(self) -> EngineInfo | None:
         return self._info
+
+    @property
+    def pid(self) -> int | None:
+        """The engine process of now; None between two."""
+        return self._child.pid if self._child is not None else None
 
     def health(self) -> Health:
         """Answered at once, without the engine."""
@@ -282,8 +295,7 @@ class Supervisor:
             self._push(event)
 
     def _push(self, event: TokenEvent) -> None:
-        self._streams[event.request_id].push(event)
-        if event.final and event.request_id not in self._roster:
+        if self._streams[event.request_id].push(event):
             del self._streams[event.request_id]
             if not self._streams:
                 self._idle.set()

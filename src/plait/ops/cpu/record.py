@@ -14,9 +14,11 @@ from plait.errors import BackendError
 from plait.formats.mapped import is_mapped
 from plait.formats.tensor import F32Array, U8Array
 from plait.ops.api import (
+    Activate,
     Activation,
     Add,
     Attention,
+    Clamp,
     Embed,
     GatedMlp,
     Instruction,
@@ -119,7 +121,7 @@ class _Recorder:
         native, value, matrix, vector = self._native, self.value, self._matrix, self._vector
         match op:
             case Embed():
-                native.embed(matrix(op.table), value(op.out))
+                native.embed(matrix(op.table), value(op.out), op.by_position)
             case Linear():
                 weights, biases = [matrix(w) for w in op.weights], [vector(b) for b in op.biases]
                 native.linear(value(op.x), weights, biases, [value(out) for out in op.out])
@@ -127,12 +129,15 @@ class _Recorder:
                 sizes = vector(op.weight), op.eps, op.offset, op.groups
                 native.rms_norm(value(op.x), value(op.residual), *sizes, value(op.out), value(op.total))
             case LayerNorm():
-                native.layer_norm(value(op.x), vector(op.weight), vector(op.bias), op.eps, value(op.out))
+                sizes = vector(op.weight), vector(op.bias), op.eps, op.groups
+                native.layer_norm(value(op.x), *sizes, value(op.out))
             case RopeAndStore():
                 self._rope_and_store(op)
             case Attention():
                 # A cap of 0 would divide by it; 0 is the native word for none.
-                native.attention(value(op.q), op.layer, op.scale, op.softcap or 0.0, vector(op.sinks), value(op.out))
+                cap, slopes = op.softcap or 0.0, list(op.slopes or ())
+                sinks = vector(op.sinks)
+                native.attention(value(op.q), op.layer, op.scale, cap, sinks, slopes, value(op.out))
             case GatedMlp():
                 weights, biases = [matrix(w) for w in (op.gate, op.up, op.down)], [vector(b) for b in op.biases]
                 native.gated_mlp(value(op.x), weights, biases, _ACTIVATIONS[op.activation], value(op.out))
@@ -146,6 +151,10 @@ class _Recorder:
                 native.scale(value(op.x), op.factor, value(op.out))
             case Softcap():
                 native.softcap(value(op.x), op.cap, value(op.out))
+            case Clamp():
+                native.clamp(value(op.x), op.limit, value(op.out))
+            case Activate():
+                native.activate(value(op.x), _ACTIVATIONS[op.activation], value(op.out))
             case TakeRows():
                 native.take_rows(value(op.x), value(op.out))
             case _:

@@ -24,9 +24,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float, groups: int) 
     return normed.view(x.shape).to(x.dtype)
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
-    """(x - mean) / sqrt(var + eps) * weight + bias, with the biased variance; weight and bias are float32."""
-    return functional.layer_norm(x.float(), (x.shape[1],), weight, bias, eps).to(x.dtype)
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, groups: int = 1) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * weight + bias, with the biased variance, over each of `groups` equal parts of a
+    row; weight and bias are float32 and have the width of a part or of the row."""
+    part = x.shape[1] // groups
+    normed = functional.layer_norm(x.float().view(len(x), groups, part), (part,), eps=eps) * weight.view(-1, part)
+    return (normed if bias is None else normed + bias.view(-1, part)).view(x.shape).to(x.dtype)
 
 
 def rope_table(positions: Tensor, inv_freq: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -67,11 +70,25 @@ def visible_keys(positions: Tensor, key_positions: Tensor, present: Tensor, wind
     return visible if window is None else visible & (distance < window)
 
 
+def alibi(slopes: Tensor, positions: Tensor, key_positions: Tensor) -> Tensor:
+    """slope * (key position - row position), (B, heads, T, N)."""
+    distance = key_positions[:, None, :] - positions[:, :, None]
+    return slopes.view(1, -1, 1, 1) * distance[:, None].float()
+
+
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, cap: float | None, sinks: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Tensor,
+    scale: float,
+    cap: float | None,
+    sinks: Tensor | None,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """Attention of q (B, T, heads, dim) over k (B, N, kv_heads, dim) and v (B, N, kv_heads, v_dim), in float32;
-    returns (B, T, heads, v_dim). Masked keys leave no trace, not even NaN; a row that sees no key gets zeros."""
+    """Attention of q (B, T, heads, dim) over k (B, N, kv_heads, dim) and v (B, N, kv_heads, v_dim), in float32, with
+    `bias` (B, heads, T, N) added to the scores; returns (B, T, heads, v_dim). Masked keys leave no trace, not even NaN;
+    a row that sees no key gets zeros."""
     batch, rows, heads, dim = q.shape
     keys, kv_heads, v_dim = v.shape[1:]
     if keys == 0:
@@ -82,6 +99,8 @@ def attend(
     scores = scores.view(batch, kv_heads, group, rows, keys) * scale
     if cap is not None:
         scores = softcap(scores, cap)
+    if bias is not None:
+        scores = scores + bias.view(scores.shape)
     scores = scores.masked_fill(~visible[:, None, None], -math.inf)
     top = scores.amax(-1, keepdim=True)
     sink = None if sinks is None else sinks.view(1, kv_heads, group, 1, 1)

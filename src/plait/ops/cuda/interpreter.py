@@ -10,8 +10,10 @@ import torch
 from torch.nn import functional
 
 from plait.ops.api import (
+    Activate,
     Add,
     Attention,
+    Clamp,
     Embed,
     GatedMlp,
     Instruction,
@@ -47,12 +49,14 @@ class Interpreter:
         self._inv_freq = {
             rope: torch.tensor(rope.inv_freq, dtype=torch.float64, device=memory.device) for rope in ropes
         }
+        slopes = {op.slopes for op in program.instructions if isinstance(op, Attention) and op.slopes is not None}
+        self._slopes = {each: torch.tensor(each, dtype=torch.float32, device=memory.device) for each in slopes}
 
     def __call__(self, step: DeviceStep) -> Tensor:
         """Logits, (L, vocabulary), float32."""
         for positions, group in zip(self._memory.positions, step.groups, strict=True):
-            positions.index_copy_(0, group.store_slot, step.positions[group.store_row])
-        run = _Run(self._program, self._weights, self._memory, step, self._rope_tables(step))
+            positions.index_copy_(0, group.store_slot, step.positions[group.store_row].int())
+        run = _Run(self._program, self._weights, self._memory, step, self._rope_tables(step), self._slopes)
         for op in self._program.instructions:
             if op is self._head:
                 self.hidden = run.leave_logits(op)
@@ -75,9 +79,10 @@ class _Run:
         memory: DeviceKV,
         step: DeviceStep,
         rope_tables: Mapping[Rope, tuple[Tensor, Tensor]],
+        slopes: Mapping[tuple[float, ...], Tensor],
     ) -> None:
         self.program, self.weights, self.memory = program, weights, memory
-        self.step, self.rope_tables = step, rope_tables
+        self.step, self.rope_tables, self.slopes = step, rope_tables, slopes
         self.values: dict[int, Tensor] = {}
 
     def leave_logits(self, head: Linear) -> Tensor:
@@ -89,7 +94,7 @@ class _Run:
     def execute(self, op: Instruction) -> None:
         match op:
             case Embed():
-                self._put(op.out, functional.embedding(self.step.tokens, self._w(op.table)))
+                self._put(op.out, functional.embedding(self._table_rows(op), self._w(op.table)))
             case Linear():
                 for weight, bias, out in zip(op.weights, op.biases, op.out, strict=True):
                     self._put(out, functional.linear(self._get(op.x), self._w(weight), self._optional(bias)))
@@ -97,7 +102,7 @@ class _Run:
                 self._rms_norm(op)
             case LayerNorm():
                 weight, shift = self._w(op.weight), self._optional(op.bias)
-                self._put(op.out, formulas.layer_norm(self._get(op.x), weight, shift, op.eps))
+                self._put(op.out, formulas.layer_norm(self._get(op.x), weight, shift, op.eps, op.groups))
             case RopeAndStore():
                 self._rope_and_store(op)
             case Attention():
@@ -116,6 +121,10 @@ class _Run:
                 self._put(op.out, self._get(op.x) * op.factor)
             case Softcap():
                 self._put(op.out, formulas.softcap(self._get(op.x), op.cap))
+            case Clamp():
+                self._put(op.out, self._get(op.x).clamp(-op.limit, op.limit))
+            case Activate():
+                self._put(op.out, formulas.activate(self._get(op.x), op.activation))
             case TakeRows():
                 self._put(op.out, self._get(op.x)[self.step.out_rows])
             case _:
@@ -151,9 +160,16 @@ class _Run:
             row_positions = self.step.positions[block.rows]
             visible = formulas.visible_keys(row_positions, key_positions, block.present, shape.groups[index].window)
             keys, values = k[block.key_slots], v[block.key_slots]
-            attended = formulas.attend(q[block.rows], keys, values, visible, op.scale, op.softcap, sinks)
+            bias = self._alibi(op, row_positions, key_positions)
+            attended = formulas.attend(q[block.rows], keys, values, visible, op.scale, op.softcap, sinks, bias)
             out.index_copy_(0, block.rows.view(-1), attended.view(-1, op.out.width).to(out.dtype))
         self._put(op.out, out)
+
+    def _alibi(self, op: Attention, positions: Tensor, key_positions: Tensor) -> Tensor | None:
+        return None if op.slopes is None else formulas.alibi(self.slopes[op.slopes], positions, key_positions)
+
+    def _table_rows(self, op: Embed) -> Tensor:
+        return self.step.positions.clamp(max=op.table.shape[0] - 1) if op.by_position else self.step.tokens
 
     def _get(self, value: Value) -> Tensor:
         return self.values[value.id]
