@@ -172,7 +172,8 @@ def test_kept_repacked_weights_give_the_same_text_and_a_bad_file_is_a_warning(tm
     assert "Traceback" not in third.stderr
 
 
-PERSON = '{"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}'
+PERSON = """{"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"],
+ "additionalProperties": false}"""
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ def test_a_grammar_that_cannot_be_used_is_one_line(flags: tuple[str, ...], said:
 
 
 def test_the_rarer_samplers_have_options() -> None:
-    args = ["run", "-p", "Once", "-n", "8", "-s", "1", "--json"]
+    args = ["run", "-p", "The", "-n", "24", "-s", "1", "--temp", "1.5", "--json"]
     texts = {
         json.loads(plait(*args, *flags).stdout.splitlines()[0])["text"]
         for flags in (
