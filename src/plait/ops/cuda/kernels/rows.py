@@ -48,8 +48,7 @@ def _end(acc, up, bias, n, n_inside, width, GATED: tl.constexpr, BIAS: tl.conste
 def _rows(
     x, x_stride, w, bias, out, partial, tickets, rows, width, depth,
     GATED: tl.constexpr, BIAS: tl.constexpr, ACT: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr, EARLY: tl.constexpr,
-    PDL: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     tile, share = tl.program_id(0), tl.program_id(1)
     m, n, k = tl.arange(0, BLOCK_M), tile * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
@@ -115,7 +114,6 @@ def rows_matmul(
     _rows[(triton.cdiv(width, tiling.columns), tiling.split)](
         x, x.stride(0), w, bias, out, partial, tickets.zeros, rows, width, depth, GATED=gated is not None,
         BIAS=bias is not None, ACT=CODES[gated] if gated else 0, SPLIT=tiling.split, BLOCK_M=16,
-        BLOCK_N=tiling.columns, BLOCK_K=tiling.depth, STAGES=tiling.stages,
-        num_warps=tiling.warps,
+        BLOCK_N=tiling.columns, BLOCK_K=tiling.depth, STAGES=tiling.stages, num_warps=tiling.warps,
     )  # fmt: skip
     return out
