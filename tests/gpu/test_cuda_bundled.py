@@ -23,7 +23,7 @@ from support.steps import Chunk, Driver
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 GOLDEN = Path(__file__).parents[1] / "golden" / "bundled_f32_tokens.json"
 PAGE = 16
-NEAR = {"f32": 0.001, "f16": 0.03, "bf16": 0.25}
+NEAR = {"f32": 0.001, "f16": 0.01, "bf16": 0.06}
 """Leads in logits that count as a tie; those of this model have a deviation of about 3."""
 
 

@@ -93,6 +93,22 @@ def test_a_row_that_is_not_finite_fails_alone() -> None:
     assert 0 <= good.token < VOCAB
 
 
+def test_a_step_without_memory_frees_what_graphs_hold_and_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    ours, theirs = kernel_driver(), reference_driver()
+    executable = ours.executable
+    executable.use_graphs = True  # type: ignore[attr-defined]
+    assert_same(ours, theirs, {"a": Chunk.every([1])})
+    assert len(executable.graphs) == 1  # type: ignore[attr-defined]
+
+    def fail(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(executable.graphs, "of", fail)  # type: ignore[attr-defined]
+    assert_same(ours, theirs, {"a": Chunk.every([2]), "b": Chunk.every([3])})
+    assert len(executable.graphs) == 0  # type: ignore[attr-defined]
+
+
 def test_edits() -> None:
     """After a shift, keys are masked by position; a sequence with a hole goes slot by slot."""
     program = attention_layers()

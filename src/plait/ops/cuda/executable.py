@@ -139,11 +139,22 @@ class KernelExecutable:
         single = any(work.items.shape[1] for work in packed.work) or not packed.work
         several = any(work.tiles.shape[1] for work in packed.work)
         capacity = self._bucket(packed, several)
-        if capacity is None:
+        try:
+            if capacity is None:
+                return self._eager(packed, single, several)
+            graph = self.graphs.of(capacity, True, several)
+            self._send(graph.layout, packed, graph.input)
+            return graph.replay()[: len(step.out_rows)]
+        except torch.cuda.OutOfMemoryError:
+            # Once more without what graphs hold; should that fail, too, whoever runs the step tries less of it.
+            self._free()
             return self._eager(packed, single, several)
-        graph = self.graphs.of(capacity, True, several)
-        self._send(graph.layout, packed, graph.input)
-        return graph.replay()[: len(step.out_rows)]
+
+    def _free(self) -> None:
+        self.graphs.drop()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            torch.cuda.empty_cache()
 
     def _bucket(self, packed: Packed, several: bool) -> Capacity | None:
         """The captured step that this one fits, None for none."""
