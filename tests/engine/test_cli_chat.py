@@ -72,8 +72,10 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_ends_the_chat() -> Non
         terminal.until("> ")
         terminal.type("\x03")
         terminal.until("Ctrl-D ends")
+        terminal.until("> ")
         terminal.type("/stats\n")
         terminal.until("no answer is complete yet")
+        terminal.until("> ")  # what is typed before readline listens may be lost
         terminal.type("\x04")
         assert terminal.process.wait(60) == 0
 
