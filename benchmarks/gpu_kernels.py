@@ -16,7 +16,6 @@ from plait.ops.cuda.kernels import decode, gate, norm, prefill, rope, rows, samp
 from plait.ops.cuda.work import Sequences, work_of
 
 BF16 = torch.bfloat16
-TUNES = [(64, 3, 4), (64, 2, 4), (32, 4, 4), (32, 3, 2), (64, 3, 8), (128, 2, 4), (128, 2, 8), (32, 6, 4)]
 
 
 def timed(calls: Sequence[Callable[[], object]], repeats: int = 12) -> float:
@@ -130,13 +129,6 @@ def attention(rate: float) -> None:
             lambda a=a, b=b: decode.decode_attention(q, a, b, at, where, items, shape, out)
             for a, b in zip(k, v, strict=True)
         ]
-        if len(TUNES) > 1:
-            trials = []
-            for tune in TUNES:
-                decode.TUNE = tune
-                trials.append(f"{tune} {timed(calls) * 1e6:.1f}")
-            print(f"  {count} x {context}: " + "; ".join(trials))
-            decode.TUNE = TUNES[0]
         seconds = timed(calls)
         moved = count * context * kv_heads * dim * 4
         print(f"decode attention {count:3} x {context:5}: {seconds * 1e6:7.1f} us, {moved / seconds / 1e12:.2f} TB/s, "

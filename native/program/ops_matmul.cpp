@@ -27,6 +27,7 @@ class Linear final : public Op {
     // All parts in one phase.
     void run(Worker& worker, const Context& c) override {
         const InputRows x = rows_of(x_, c.rows(x_));
+        const int wanted = c.rows(parts_[0].out);
         float* scratch = c.scratch_of(worker);
         std::optional<QuantisedRows> panels;
         if (packed_ && !normed_) {
@@ -44,7 +45,7 @@ class Linear final : public Op {
             const std::int64_t first = std::int64_t{task} * piece;
             multiply(c.kernels,
                      {x, panels ? panels->get() : c.shared.normed.data(), part.weight, part.bias, part.out.row(0),
-                      static_cast<std::size_t>(part.out.width)},
+                      static_cast<std::size_t>(part.out.width), wanted},
                      first, std::min(first + piece, part.weight.rows), likely_next(first, piece, worker), scratch);
         });
     }
@@ -90,7 +91,7 @@ class GatedMlp final : public Op {
             const std::int64_t first = std::int64_t{task} * piece;
             multiply(c.kernels,
                      {hidden, panels ? panels->get() : c.shared.hidden.data(), s_.down, s_.down_bias, s_.out.row(0),
-                      static_cast<std::size_t>(s_.out.width)},
+                      static_cast<std::size_t>(s_.out.width), rows},
                      first, std::min(first + piece, s_.down.rows), likely_next(first, piece, worker), scratch);
         });
     }

@@ -164,7 +164,8 @@ class Moe final : public Op {
         const std::size_t width = size(s_.out.width);
         multiply(c.kernels,
                  {hidden_of(g), s_.down.packed != nullptr ? hidden_panels_of(g) : nullptr,
-                  of_expert(s_.down, g.expert, s_.out.width), nullptr, results_.data() + size(g.first) * width, width},
+                  of_expert(s_.down, g.expert, s_.out.width), nullptr, results_.data() + size(g.first) * width, width,
+                  g.count},
                  first, last, last, c.scratch_of(worker));
     }
 

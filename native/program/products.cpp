@@ -68,10 +68,14 @@ const PanelBlock* QuantisedRows::get() {
 void multiply(const Kernels& kernels, const Product& p, std::int64_t first, std::int64_t last, std::int64_t next,
               float* scratch) {
     if (p.weight.packed == nullptr) {
-        kernels.linear({p.x, p.weight, p.bias, p.out, p.out_stride, first, last, scratch});
+        InputRows x = p.x;
+        x.count = p.wanted;
+        kernels.linear({x, p.weight, p.bias, p.out, p.out_stride, first, last, scratch});
         return;
     }
-    const int groups = row_groups(p.x.count), most = groups_at_a_time(p.weight.columns);
+    const int most = groups_at_a_time(p.weight.columns);
+    int groups = row_groups(p.x.count);
+    while (groups > 0 && group_start(p.x.count, groups - 1) >= p.wanted) --groups;
     for (int g = 0; g < groups; g += most) {
         float* out = p.out + static_cast<std::size_t>(group_start(p.x.count, g)) * p.out_stride;
         const std::uint8_t* then = tile_at(p.weight, g + most < groups ? first : next);

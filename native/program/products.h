@@ -33,7 +33,8 @@ class QuantisedRows {
     float* own_;
 };
 
-// A weight, its bias, and rows as floats or, for a repacked weight, as panels.
+// A weight, its bias, and rows as floats or, for a repacked weight, as panels. The first `wanted` rows are multiplied,
+// and of a repacked weight what shares a panel with them.
 struct Product {
     InputRows x;
     const PanelBlock* panels;
@@ -41,6 +42,7 @@ struct Product {
     const float* bias;
     float* out;
     std::size_t out_stride;
+    int wanted;
 };
 
 // Columns first..last-1; `next` is where this worker will probably go on. `scratch` holds linear_scratch(columns) floats.

@@ -67,10 +67,14 @@ class Program {
     void clamp(int x, float limit, int out);
     void activate(int x, Activation activation, int out);
     void take_rows(int x, int out);
-    void finish(int logits);
+    // `hidden` are the rows that the logits are made from: those may be asked for.
+    void finish(int logits, int hidden = -1);
 
     // Throws std::invalid_argument for a step that does not fit, before anything has changed.
     Logits run(const StepInputs& step);
+    // The hidden states of the output rows of the last step, as `Logits`. Throws std::invalid_argument for a program
+    // that has none.
+    Logits hidden() const;
     // Chooses tokens, from logits of any program. Throws std::invalid_argument for a call that does not fit.
     std::vector<Drawn> sample(const SampleCall& call);
     // Starts (from zero) or stops the measuring of instructions; not while a step runs.
@@ -136,7 +140,7 @@ class Program {
     bool measuring_ = false;
     std::map<std::string, double> measured_;
     std::int64_t vocabulary_ = 0;
-    int logits_ = -1;
+    int logits_ = -1, hidden_ = -1;
     Step step_;
     Shared shared_;
     std::vector<Growing<float>> scratch_;

@@ -150,7 +150,8 @@ void Program::linear(int x, const std::vector<int>& weights, const std::vector<i
     for (std::size_t i = 0; i < weights.size(); ++i) {
         matrix(weights[i], value(outs[i]).width, value(x).width);
         pack(weights[i]);
-        const Array& out = value(outs[i], value(outs[i]).width, value(x).rows);
+        const bool last = value(x).rows == Rows::Outputs && value(outs[i]).rows == Rows::Logits;
+        const Array& out = value(outs[i], value(outs[i]).width, last ? Rows::Logits : value(x).rows);
         parts.push_back({matrix(weights[i], out.width, value(x).width), vector(biases[i], out.width), out});
     }
     const int scale_inputs = scale_inputs_of(parts);
@@ -283,9 +284,11 @@ void Program::take_rows(int x, int out) {
     add_op("take_rows", make_take_rows(value(x, width, Rows::Tokens), value(out, width, Rows::Outputs)));
 }
 
-void Program::finish(int logits) {
-    expect(value(logits).rows == Rows::Outputs, "logits are of output rows");
+void Program::finish(int logits, int hidden) {
+    expect(value(logits).rows != Rows::Tokens, "logits are of output rows");
+    expect(hidden == -1 || value(hidden).rows == Rows::Outputs, "hidden states are of output rows");
     logits_ = logits;
+    hidden_ = hidden;
 }
 
 }  // namespace plait

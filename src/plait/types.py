@@ -85,8 +85,7 @@ class GrammarKind(StrEnum):
 class Grammar:
     """What an answer must look like, as a whole. Whether it compiles is for `tokenizer.grammar.check_grammar` to say.
 
-    Raises `RequestError` for an unknown kind, or a source that is no text or empty.
-    """
+    Raises `RequestError` for an unknown kind, or an empty source."""
 
     kind: GrammarKind
     source: str
@@ -326,11 +325,8 @@ class EngineRequest:
     `resume` is set for a request that an engine had taken before, and which is given to a new one: for each sample the
     tokens that were handed out already. It goes on after them as if it had never stopped, and only further tokens are
     news; `max_tokens` counts all. Samples in `ended` had their final event, and take no part.
-
-    `prompt_logprobs` asks for so many alternatives to each token of the prompt. `pooling` asks for one vector instead
-    of tokens: none is drawn. Both look at every position of the prompt, so they read nothing from KV memory.
-
-    Raises `RequestError` for a `prompt_logprobs` out of range, or together with `pooling`.
+    `prompt_logprobs` asks for so many alternatives to each prompt token; `pooling` for one vector and no tokens. Both,
+    or a number out of range, raise `RequestError`.
     """
 
     request_id: str
@@ -350,6 +346,11 @@ class EngineRequest:
     ended: frozenset[int] = frozenset()
     prompt_logprobs: int | None = None
     pooling: Pooling | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether every position of the prompt is looked at, so that none may come from KV memory."""
+        return self.prompt_logprobs is not None or self.pooling is Pooling.MEAN
 
     def __post_init__(self) -> None:
         wanted = self.prompt_logprobs

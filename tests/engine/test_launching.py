@@ -89,5 +89,25 @@ def requests(count: int, **last: object) -> list[EngineRequest]:
     return made
 
 
-def test_tokens_are_those_of_the_plain_runner() -> None:
-    pass
+def test_tokens_are_those_of_the_plain_runner(model: LoadedModel) -> None:
+    asked = requests(5)
+    tokens, executable = run(model, asked, launching=True)
+    assert tokens == run(model, asked, launching=False)[0]
+    assert executable.num_launched > 10  # type: ignore[attr-defined]
+    assert executable.num_plain == 0  # type: ignore[attr-defined]
+
+
+def test_steps_that_need_the_host_take_turns_with_launches(model: LoadedModel) -> None:
+    asked = requests(5, logprobs=1)
+    tokens, executable = run(model, asked, launching=True)
+    assert tokens == run(model, asked, launching=False)[0]
+    assert executable.num_launched > 3  # type: ignore[attr-defined]
+    assert executable.num_plain > 3  # type: ignore[attr-defined]
+
+
+def test_a_launch_that_fails_goes_the_plain_way(model: LoadedModel) -> None:
+    """Token 13 is in every prompt that is long enough: those steps do not start, and nothing is lost."""
+    asked = requests(5)
+    assert any(13 in request.prompt for request in asked)
+    tokens, _ = run(model, asked, launching=True)
+    assert tokens == run(model, asked, launching=False)[0]

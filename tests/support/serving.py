@@ -62,8 +62,11 @@ class Faulty:
         logits = self.inner.run(step)
         if self.raises_on in step.tokens:
             raise FloatingPointError("a device that cannot bear this token")
-        logits[step.tokens[step.out_rows] == self.nan_on] = np.nan
+        logits[step.tokens[step.out_rows[: len(logits)]] == self.nan_on] = np.nan
         return logits
+
+    def hidden(self) -> F32Array:
+        return self.inner.hidden()
 
     def sample(self, logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:
         return self.inner.sample(logits, picks, rows)

@@ -31,6 +31,7 @@ from plait.types import (
     ChatMessage,
     EngineRequest,
     FinishReason,
+    Pooling,
     SamplingParams,
     Service,
     ServiceFields,
@@ -146,6 +147,26 @@ class LLM:
         running = self._submit(prompts, params, service)
         return _Stream(self._deltas(running), lambda: self._forget(running))
 
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        pooling: Pooling | str = Pooling.MEAN,
+        **service: Unpack[ServiceFields],
+    ) -> list[tuple[float, ...]]:
+        """A vector of length 1 for each prompt: the hidden states of the last layer after the final norm, of all tokens
+        ("mean") or of the last one ("last"). The same whatever else runs.
+
+        Raises `RequestError` or `PromptTooLongError` for a prompt that cannot be served, `StepError` for a fault.
+        """
+        if pooling not in set(Pooling):
+            raise RequestError(f"pooling is {pooling!r}; choose one of {', '.join(Pooling)}")
+        running = self._submit(prompts, SamplingParams(), service, Pooling(pooling))
+        ends = {delta.prompt_index: delta for delta in self._deltas(running) if delta.final}
+        for delta in ends.values():
+            if delta.error is not None:
+                raise delta.error
+        return [ends[i].embedding for i in range(len(running))]
+
     def chat(
         self,
         messages: Sequence[ChatMessage | Mapping[str, Any]],
@@ -189,6 +210,7 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None,
         fields: ServiceFields,
+        pooling: Pooling | None = None,
     ) -> list[_Running]:
         service = Service(**fields)
         several = _as_list(prompts)
@@ -202,7 +224,7 @@ class LLM:
         with self._lock:
             self._abort_left()
             for i, one in enumerate(running):
-                one.request = service.applied(one.request, time.monotonic())
+                one.request = replace(service.applied(one.request, time.monotonic()), pooling=pooling)
                 try:
                     self._engine.add(one.request)
                 except Exception:
@@ -318,6 +340,7 @@ class LLM:
                 error=fault or (None if output.hit else event.error),
                 prompt_tokens=event.prompt_tokens,
                 cached_tokens=event.cached_tokens,
+                embedding=event.embedding,
             )
             one.inbox.append(delta)
 

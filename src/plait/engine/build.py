@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import lcm
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from plait.cache.config import CacheConfig
 from plait.cache.kv import KVCache
-from plait.config import LIMITS, EngineOptions, crash_token, parse_hours, parse_slo
+from plait.config import LIMITS, EngineOptions, NotNamed, crash_token, parse_hours, parse_slo
 from plait.control.controller import Controller
 from plait.control.goals import Hours, Schedule, goals_of, start_of
 from plait.control.records import Goals, Setting
@@ -33,7 +33,7 @@ from plait.errors import BackendError, OptionError
 from plait.metrics.meter import Meter
 from plait.metrics.records import Bounds
 from plait.models.registry import LoadedModel
-from plait.ops.api import Backend, Executable, KVConfig, KVGroup, KVShape, Progress
+from plait.ops.api import Backend, Executable, KVConfig, KVGroup, KVShape, Program, Progress
 from plait.ops.cuda import open_cuda
 from plait.ops.reference import ReferenceBackend
 from plait.scheduler.limits import Limits, QueueBounds
@@ -90,8 +90,13 @@ def open_engine(
     load_tokenizer: Callable[[], Tokenizer] | None = None,
 ) -> Opened:
     """`build_engine`, and what is known of the engine besides."""
-    kv = kv_config(loaded.kv, options, loaded.context_length)
     backend = make_backend(options)
+    if isinstance(backend, OwnMemory):
+        if isinstance(options.kv_type, NotNamed):
+            options = replace(options, kv_type=backend.dtype_name)
+        kv = gpu_kv_config(loaded, options, backend)
+    else:
+        kv = kv_config(loaded.kv, options, loaded.context_length)
     executable = backend.compile(loaded.program, kv, progress)
     if (token := crash_token()) is not None:
         executable = CrashingExecutable(executable, token)
@@ -99,6 +104,39 @@ def open_engine(
     grammars = None if load_tokenizer is None else Grammars(load_tokenizer, loaded.vocab_size)
     engine = assemble_engine(executable, loaded.kv, kv, options, loaded.context_length, mark, grammars)
     return Opened(engine, backend.name, kv, mark)
+
+
+@runtime_checkable
+class OwnMemory(Protocol):
+    """A backend whose KV memory is not in the machine's RAM."""
+
+    dtype_name: str
+
+    def kv_bytes(self, program: Program, fraction: float) -> int:
+        """Bytes that KV memory may take beside the weights, within `fraction` of the device's memory."""
+        ...
+
+
+def gpu_kv_config(loaded: LoadedModel, options: EngineOptions, backend: OwnMemory) -> KVConfig:
+    """As large as the device has room for, or `options.kv_memory`.
+
+    Raises `BackendError` where nothing is left beside the weights, `OptionError` where that holds no page."""
+    room = backend.kv_bytes(loaded.program, options.gpu_memory)
+    if options.kv_memory * MIB > room:
+        raise OptionError(f"--kv-memory is {options.kv_memory} MiB; the GPU has room for {room // MIB} MiB")
+    return pages_of(loaded.kv, options, options.kv_memory * MIB or room)
+
+
+def pages_of(shape: KVShape, options: EngineOptions, nbytes: int) -> KVConfig:
+    """KV memory of so many bytes; all groups have the same number of pages."""
+    page_bytes = sum(group_page_bytes(shape, group, options) for group in shape.groups)
+    pages = nbytes // page_bytes
+    if pages < 2:
+        raise OptionError(
+            f"the KV memory does not hold a single page of {options.page_size} tokens, which takes "
+            f"{-(-page_bytes // MIB)} MiB beside a reserved one; give more with --kv-memory or --gpu-memory"
+        )
+    return KVConfig(options.page_size, (pages,) * len(shape.groups), options.kv_type)
 
 
 def assemble_engine(
@@ -205,11 +243,11 @@ def make_backend(options: EngineOptions) -> Backend:
     if options.device == "reference":
         return ReferenceBackend()
     if options.device == "cuda":
-        return open_cuda()
+        return open_cuda(dtype=options.gpu_type)
     if options.device == "cpu" or not NVIDIA_DRIVER.exists():
         return _cpu_backend(options)
     try:
-        return open_cuda()
+        return open_cuda(dtype=options.gpu_type)
     except BackendError as cuda_error:
         try:
             return _cpu_backend(options)

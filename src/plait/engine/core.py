@@ -30,6 +30,7 @@ from plait.types import EngineRequest, TokenEvent
 if TYPE_CHECKING:  # arrays, which the simulator does without
     from plait.engine.grammar import Grammars
     from plait.engine.kvdisk import KVDisk
+    from plait.engine.pooling import Pools
     from plait.engine.prefixes import Prefixes
 
 KEPT_RECORDS = 4096
@@ -95,6 +96,7 @@ class Engine:
         self.controller = controller
         self._disk = disk
         self._grammars = grammars
+        self._pools: Pools | None = None  # once somebody asks for an embedding
         self._setting: Setting | None = None  # the controller's, as far as the scheduler has it
         self._streams = 0  # in the step planned last, to tell the controller
         self._observer = Observer(scheduler, self.meter)
@@ -120,6 +122,10 @@ class Engine:
             self._disk.add(request)
         if self._grammars is not None:
             self._grammars.add(request)
+        if request.pooling is not None and self._pools is None:
+            from plait.engine.pooling import Pools
+
+            self._pools = Pools()
         self.meter.arrived(request, self._clock(), request.tenant)
 
     def abort(self, request_id: str) -> None:
@@ -247,6 +253,8 @@ class Engine:
         with uninterrupted(), uncollected():
             self._flying.popleft()
             now = self._clock()
+            if self._pools is not None:
+                self._pools.take(plan, result, self._scheduler.requests)
             try:
                 events = self._scheduler.commit(plan, result)
             except Exception as error:
@@ -281,6 +289,8 @@ class Engine:
     def _take_news(self) -> list[TokenEvent]:
         with uninterrupted():
             events, self._news = self._news, []
+            if self._pools is not None:
+                events = self._pools.finish(events)
             self._count(events)
         return events
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from plait.errors import StepError, TokenizerError
 from plait.ops.sampling import U32Array, mask_words
-from plait.scheduler.plan import Constraint, StepPlan
+from plait.scheduler.plan import Constraint, PlannedSampling, StepPlan
 from plait.types import EngineRequest, Grammar, TokenEvent, TokenId
 
 if TYPE_CHECKING:  # takes long to import
@@ -101,7 +101,7 @@ class Grammars:
         """Begin to compute the masks of the plan's rows."""
         for planned in plan.sequences:
             for _, sampling in planned.outputs:
-                if sampling is not None and sampling.constraint is not None:
+                if isinstance(sampling, PlannedSampling) and sampling.constraint is not None:
                     request_id, sample, tokens = sampling.constraint
                     match = self._matches[request_id, sample]
                     self._masks[request_id, sample] = self._workers.submit(match.mask, tokens)

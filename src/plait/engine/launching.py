@@ -132,8 +132,9 @@ class LaunchingRunner:
 
     def _try(self, plan: StepPlan) -> _Launched | None:
         """Starts the step; None where it must go the plain way."""
-        samplings = [s for planned in plan.sequences for _, s in planned.outputs]
-        if any(s is not None and (s.constraint is not None or s.params.mirostat) for s in samplings):
+        uses = [use for planned in plan.sequences for _, use in planned.outputs]
+        samplings = [use for use in uses if use is None or isinstance(use, PlannedSampling)]
+        if len(samplings) < len(uses) or any(s is not None and s.constraint is not None for s in samplings):
             return None
         rows = [self._sample_row(s) for s in samplings if s is not None]
         if not self._launching.launches(rows):

@@ -75,9 +75,10 @@ class Packer:
         sequences: Sequence[PlannedSequence],
         out_rows: Sequence[int],
         token: Callable[[FromStep], TokenId],
+        hidden_only: int = 0,
     ) -> StepInputs:
-        """A step without its edits, see `only_edits`. `out_rows` are the rows that want logits; `token` resolves those
-        that the plan does not know."""
+        """A step without its edits, see `only_edits`. `out_rows` are the rows that something is made of, the last
+        `hidden_only` of them without logits; `token` resolves those that the plan does not know."""
         tokens: list[int] = []
         positions: list[int] = []
         row_seq: list[int] = []
@@ -98,6 +99,7 @@ class Packer:
             row_seq=np.array(row_seq, np.int32),
             out_rows=np.array(out_rows, np.int32),
             kv=tuple(self._pack_group(group, sequences, store_row) for group in range(len(self._tables))),
+            hidden_only=hidden_only,
         )
 
     def _pack_group(self, group: int, sequences: Sequence[PlannedSequence], store_row: I32Array) -> KVInputs:

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Protocol, TypeVar
 
 from plait.engine.halving import Rows, run_by_halves
+from plait.engine.looking import OutputRows, look_row
 from plait.engine.packing import Packer, only_edits
 from plait.errors import PlaitError, StepError
 from plait.formats.tensor import F32Array
@@ -23,7 +24,10 @@ from plait.scheduler.plan import (
     FromStep,
     PlannedSampling,
     PlannedSequence,
+    PooledRow,
+    PromptToken,
     RowResult,
+    RowUse,
     StepPlan,
     StepResult,
 )
@@ -134,25 +138,37 @@ class Runner:
     # --- one run of the program -----------------------------------------------------------------------------------
 
     def _run_part(self, sequences: Sequence[PlannedSequence]) -> Rows:
-        out_rows: dict[int, int] = {}  # row of the step: row of the logits
-        picks: list[int] = []  # for each output, its row of the logits
-        base = 0
-        for planned in sequences:
-            picks += [out_rows.setdefault(base + row, len(out_rows)) for row, _ in planned.outputs]
-            base += len(planned.tokens)
-        logits = self._executable.run(self._packer.pack(sequences, list(out_rows), self.token))
+        rows = OutputRows(sequences)
+        step = self._packer.pack(sequences, rows.wanted, self.token, rows.hidden_only)
+        logits = self._executable.run(step)
+        hidden = self._executable.hidden()[len(logits) :].copy() if rows.hidden_only else None
         start = time.perf_counter()
-        results = iter(self._sample(logits, picks, [s for p in sequences for _, s in p.outputs]))
+        results = iter(self._sample(logits, hidden, rows))
         self._sample_seconds += time.perf_counter() - start
         return [tuple(next(results) for _ in planned.outputs) for planned in sequences]
 
-    def _sample(self, logits: F32Array, picks: list[int], samplings: list[PlannedSampling | None]) -> list[RowResult]:
-        rows = [None if sampling is None else self._sample_row(sampling) for sampling in samplings]
-        wanted = [(pick, row) for pick, row in zip(picks, rows, strict=True) if isinstance(row, SampleRow)]
+    def _sample(self, logits: F32Array, hidden: F32Array | None, outputs: OutputRows) -> list[RowResult]:
+        rows = [self._row_of(use, logits, pick) for use, pick in zip(outputs.uses, outputs.picks, strict=True)]
+        wanted = [(pick, row) for pick, row in zip(outputs.picks, rows, strict=True) if isinstance(row, SampleRow)]
         drawn = iter(self._executable.sample(logits, [pick for pick, _ in wanted], [row for _, row in wanted]))
-        return [_row_result(next(drawn)) if isinstance(row, SampleRow) else RowResult((), (), row) for row in rows]
+        results = []
+        for use, pick, row in zip(outputs.uses, outputs.picks, rows, strict=True):
+            if isinstance(row, SampleRow):
+                results.append(_row_result(next(drawn), isinstance(use, PlannedSampling)))
+            elif hidden is not None and isinstance(use, PooledRow):
+                results.append(RowResult((), hidden=hidden[pick]))
+            else:
+                assert row is None or isinstance(row, RowResult)
+                results.append(row or RowResult(()))
+        return results
 
-    def _sample_row(self, sampling: PlannedSampling) -> SampleRow | PlaitError:
+    def _row_of(self, use: RowUse, logits: F32Array, pick: int) -> SampleRow | RowResult | None:
+        """How to sample a row, its result where there is nothing to sample, or None for no logits or no use of them."""
+        if isinstance(use, PlannedSampling):
+            return self._sample_row(use)
+        return look_row(use, logits[pick]) if isinstance(use, PromptToken) else None
+
+    def _sample_row(self, sampling: PlannedSampling) -> SampleRow | RowResult:
         """How to sample a row, or why its grammar gives no mask."""
         params, index, position, history, pending, breakers, constraint, mu = sampling
         if pending is not None:
@@ -163,7 +179,8 @@ class Runner:
             try:
                 mask = self._masks.mask(constraint)
             except Exception as error:
-                return error if isinstance(error, PlaitError) else StepError.of(error)
+                found = error if isinstance(error, PlaitError) else StepError.of(error)
+                return RowResult((), (), found)
         return SampleRow(params, index, position, history, breakers, mask, mu)
 
     def token(self, source: FromStep) -> TokenId:
@@ -173,7 +190,9 @@ class Runner:
         return tokens[-1] if tokens else 0
 
 
-def _row_result(sampled: Sampled) -> RowResult:
+def _row_result(sampled: Sampled, drawn: bool) -> RowResult:
     if sampled.error is not None:
         return RowResult((), (), sampled.error)
+    if not drawn:
+        return RowResult((), (sampled.logprobs,))
     return RowResult((sampled.token,), (sampled.logprobs,) if sampled.logprobs else (), None, sampled.mu)

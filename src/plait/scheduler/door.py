@@ -46,7 +46,7 @@ def check_request(request: EngineRequest, known: bool, context: int, by_memory: 
     length = len(request.prompt)
     if not length:
         raise RequestError("the prompt is empty; give at least one token")
-    if length + (request.sampling.max_tokens != 0) <= context:
+    if length + (request.sampling.max_tokens != 0 and request.pooling is None) <= context:
         return
     what = f"the prompt has {length} tokens, and its answer needs room"
     if by_memory:

@@ -37,8 +37,10 @@ class Draft:
         tokens = sample.next_tokens(count)
         sample.planned += count
         sample.in_flight += 1
-        outputs = tuple((count - 1, sampling) for sampling in self._draws(sample))
-        self.sequences.append(PlannedSequence(sample.sequence, tokens, first, tables, slots, outputs))
+        looks = sample.request.looks_at(sample, first, count) if sample.request.looks else ()
+        self.outputs += len(looks)
+        draws = tuple((count - 1, sampling) for sampling in self._draws(sample))
+        self.sequences.append(PlannedSequence(sample.sequence, tokens, first, tables, slots, looks + draws))
         self.budget -= count
 
     def add_one(self, sample: Sample, request: Request, token: TokenId | FromStep, place: tuple[Slots, Tables]) -> None:

@@ -9,12 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import TypeAlias
 
 from plait.scheduler.fairness import Account
 from plait.scheduler.lookup import Lookup
-from plait.scheduler.plan import Constraint, FromStep, PlannedSampling
+from plait.scheduler.plan import (
+    Constraint,
+    FromStep,
+    PlannedSampling,
+    PlannedSequence,
+    PooledRow,
+    PromptToken,
+    RowResult,
+    RowUse,
+)
 from plait.scheduler.policy import MAX_PREEMPTIONS, Rank
-from plait.types import EngineRequest, FinishReason, SamplerStage, SamplingParams, TokenId
+from plait.types import EngineRequest, FinishReason, Logprob, Pooling, SamplerStage, SamplingParams, TokenId
+
+Entries: TypeAlias = tuple[tuple[Logprob, ...], ...]
+
+LONGEST_LOOK = 128
+"""Rows of a prompt that are looked at in one step: each has a whole row of logits."""
 
 
 class Phase(Enum):
@@ -131,11 +146,14 @@ class Request:
     ended. `alone`: it asks for one sample. `arrived` is the time it came; `account` counts for its tenant. `stepwise`:
     what draws a token must know the one before it, so none of its rows is planned while that is being drawn, and
     nothing is guessed.
+    `entries` are the log-probabilities of the prompt's tokens, until they are handed out; `looks`: rows of the prompt
+    are looked at, no more than `longest_chunk` in a step.
     """
 
     __slots__ = (
-        "account", "alone", "arrival", "arrived", "base", "drawn", "engine_request", "heirs", "limit", "open", "params",
-        "priority", "prompt_length", "request_id", "samples", "stepwise", "stop_ids", "tail",
+        "account", "alone", "arrival", "arrived", "base", "drawn", "engine_request", "entries", "heirs", "limit",
+        "longest_chunk", "looks", "open", "params", "pooling", "priority", "prompt_length", "request_id", "samples",
+        "stepwise", "stop_ids", "tail",
     )  # fmt: skip
 
     def __init__(
@@ -151,7 +169,11 @@ class Request:
         self.arrival = arrival
         self.prompt_length = len(request.prompt)
         longest = context_length if params.max_tokens is None else self.prompt_length + params.max_tokens
-        self.limit = min(longest, context_length)
+        self.pooling = request.pooling
+        self.limit = self.prompt_length if self.pooling is not None else min(longest, context_length)
+        self.entries = _no_entries(request)
+        self.looks = self.pooling is not None or self.entries is not None
+        self.longest_chunk = context_length if self.entries is None else LONGEST_LOOK
         self.stop_ids = request.stop_token_ids | frozenset(params.stop_token_ids)
         self.tail = history_tail(params)
         self.stepwise = params.grammar is not None or bool(params.mirostat and params.temperature)
@@ -198,6 +220,39 @@ class Request:
         self.drawn = True
         return [s for s in self.samples if s.phase is not Phase.ENDED]
 
+    # --- what is looked at ------------------------------------------------------------------------------------
+
+    def looks_at(self, sample: Sample, first: int, count: int) -> tuple[tuple[int, RowUse], ...]:
+        """Of the sample's next `count` rows from position `first` on, those of the prompt that are looked at."""
+        last, request = self.prompt_length - 1, self.engine_request
+        if self.pooling is not None:
+            start = first if self.pooling is Pooling.MEAN else max(first, last)
+            return tuple((at - first, PooledRow(self.request_id)) for at in range(start, min(first + count, last + 1)))
+        if self.entries is None or sample.index:
+            return ()
+        prompt, alternatives = request.prompt, request.prompt_logprobs or 0
+        return tuple(
+            (at - first, PromptToken(prompt[at + 1], alternatives)) for at in range(first, min(first + count, last))
+        )
+
+    def see(self, planned: PlannedSequence, rows: Sequence[RowResult]) -> Exception | None:
+        """Take in what was looked at; what was wrong with a row of it, if anything."""
+        for (at, use), row in zip(planned.outputs, rows, strict=True):
+            if isinstance(use, PlannedSampling):
+                continue
+            if row.error is not None:
+                return row.error
+            if self.entries is not None and isinstance(use, PromptToken):
+                self.entries[planned.first_position + at + 1] = row.logprobs[0]
+        return None
+
+    def take_entries(self, index: int) -> Entries:
+        """The log-probabilities of the prompt, for the first event of sample 0; nothing otherwise."""
+        if self.entries is None or index:
+            return ()
+        entries, self.entries = tuple(self.entries), None
+        return entries
+
     def pass_lead(self, lead: Sample) -> Sample:
         """`lead`, which computes the prompt for all, is to end. Lets another sample that has not begun have its place:
         the two swap indices, and the one returned is the one to end."""
@@ -220,6 +275,12 @@ class Request:
         return PlannedSampling(
             request.sampling, sample.index, position, history, pending, breakers, constraint, sample.mu
         )
+
+
+def _no_entries(request: EngineRequest) -> list[tuple[Logprob, ...]] | None:
+    """Room for what is asked for about the prompt, unless it was handed out before a crash."""
+    handed_out = 0 in request.ended or bool(request.resume and request.resume[0])
+    return None if request.prompt_logprobs is None or handed_out else [()] * len(request.prompt)
 
 
 def history_tail(params: SamplingParams) -> int:

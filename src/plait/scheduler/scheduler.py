@@ -23,7 +23,8 @@ from plait.scheduler.draft import Draft
 from plait.scheduler.fairness import FairShare
 from plait.scheduler.limits import Limits, QueueBounds
 from plait.scheduler.lookup import verified
-from plait.scheduler.plan import PlannedSequence, RowResult, StepPlan, StepResult
+from plait.scheduler.plan import PlannedSampling, PlannedSequence, RowResult, StepPlan, StepResult
+from plait.scheduler.planner import Planner
 from plait.scheduler.request import Phase, Request, Sample
 from plait.scheduler.sequences import Sequences
 from plait.types import EngineRequest, FinishReason, Logprob, TokenEvent
@@ -62,6 +63,7 @@ class Scheduler:
         self.context_length = min(limits.context_length, self._sequences.capacity)
         self._commit_one = cache.commit_one
         self._admission = Admission(self._sequences, self.counters, ready)
+        self._planner = Planner(self._sequences, self._admission)
         self._fair = FairShare()
         self._requests: dict[str, Request] = {}
         self._in_flight: deque[StepPlan] = deque()
@@ -166,12 +168,12 @@ class Scheduler:
         if len(self._admission.waiting):
             self._admission.yield_place(self.limits.places, now)
         draft = Draft(self._steps, self.limits.n_batch)
-        prompts = self._decode(draft)
+        prompts = self._planner.decode(draft, self.limits)
         decoding = bool(draft.sequences)
         budget = self.limits.prompt_budget(draft.budget, decoding)
         if budget and len(self._admission.waiting):
             self._admission.admit(self.limits, budget, prompts, self._steps, now)
-        self._prefill(prompts, budget, draft)
+        self._planner.prefill(prompts, budget, draft)
         if not draft.sequences:
             assert self._in_flight or not self._requests or self._admission.held_back, "requests wait and nothing runs"
             return None
@@ -180,57 +182,6 @@ class Scheduler:
         self._steps += 1
         self._in_flight.append(plan)
         return plan
-
-    def _decode(self, draft: Draft) -> list[Sample]:
-        """Give every running sample that decodes its row; returns those that have prompts to compute. The oldest
-        first. This, `Draft.add_one` and `_take_one` are what a step costs, so they call little."""
-        prompts: list[Sample] = []
-        extend_one, add_one = self._sequences.extend_one, draft.add_one
-        guesses = self.limits.guesses(len(self._admission.running))
-        for sample in self._admission.running.copy():
-            planned, request, drawing = sample.planned, sample.request, sample.drawing
-            known = len(sample.tokens)
-            total = known + len(drawing)
-            if planned < request.prompt_length or planned + 1 < total < request.limit:
-                prompts.append(sample)
-            elif planned + 1 == total < request.limit and draft.budget and sample.sequence is not None:
-                if drawing and request.stepwise:
-                    continue
-                if guesses and sample.guess and not drawing and self._place_guess(sample, guesses, draft):
-                    continue
-                place = extend_one(sample.sequence)
-                if place is None:
-                    self._place(sample, 1, draft)
-                else:
-                    token = sample.tokens[planned] if planned < known else drawing[planned - known]
-                    add_one(sample, request, token, place)
-        return prompts
-
-    def _place_guess(self, sample: Sample, most: int, draft: Draft) -> bool:
-        """Plan the sample's row and its guess, unless it takes somebody else's pages."""
-        guess = sample.guess[: min(most, draft.budget - 1)]
-        reserved = self._sequences.reserve(sample, 1 + len(guess)) if guess else None
-        if reserved is None:
-            return False
-        draft.add_guess(sample, *reserved, guess)
-        return True
-
-    def _prefill(self, prompts: list[Sample], budget: int, draft: Draft) -> None:
-        """Share the budget among the prompts: the most urgent first, then the oldest."""
-        prompts = [sample for sample in prompts if sample.phase is Phase.RUNNING]
-        prompts.sort(key=lambda sample: (sample.urgency, sample.order))
-        for sample, share in zip(prompts, policy.shares([s.wanted for s in prompts], budget), strict=True):
-            if share:
-                self._place(sample, share, draft)
-
-    def _place(self, sample: Sample, count: int, draft: Draft) -> None:
-        """Plan the sample's next rows, if room can be found or made for them, and it has not given way meanwhile."""
-        if sample.phase is not Phase.RUNNING:
-            return
-        while (reserved := self._sequences.reserve(sample, count)) is None:
-            if not self._admission.make_room(sample):
-                return
-        draft.add(sample, *reserved)
 
     # --- results --------------------------------------------------------------------------------------------------
 
@@ -297,7 +248,7 @@ class Scheduler:
     def _take_one(self, sample: Sample, sequence: int, first: int, row: RowResult) -> TokenEvent:
         """The token that a running sample with the request to itself has drawn from one row. Hot."""
         request, tokens = sample.request, sample.tokens
-        drawn, logprobs, error, _ = row
+        drawn, logprobs, error, _, _ = row
         if error is None:
             self._commit_one(sequence, tokens[first])
         else:
@@ -318,11 +269,15 @@ class Scheduler:
 
     def _draw(self, sample: Sample, planned: PlannedSequence, drawn: Sequence[RowResult]) -> Iterator[TokenEvent]:
         request = sample.request
+        if request.looks and (error := request.see(planned, drawn)) is not None:
+            yield from self._fail(sample, error)
+            return
         if request.limit == request.prompt_length <= planned.first_position + len(planned.tokens):
-            yield from [self._end(s, FinishReason.LENGTH) for s in request.samples if s.phase is not Phase.ENDED]
+            reason = FinishReason.LENGTH if request.pooling is None else FinishReason.STOP
+            yield from [self._end(s, reason) for s in request.samples if s.phase is not Phase.ENDED]
         heirs = []
         for (_, sampling), row in zip(planned.outputs, drawn, strict=True):
-            if sampling is None:
+            if not isinstance(sampling, PlannedSampling):
                 continue
             target = request.samples[sampling.sample_index]
             if target is sample:
@@ -348,7 +303,8 @@ class Scheduler:
         if reason is not None or row.error is not None:
             error = row.error if reason is None else None
             return self._end(sample, reason, error=error, tokens=tokens, logprobs=logprobs)
-        return TokenEvent(request_id=sample.request.request_id, index=sample.index, tokens=tokens, logprobs=logprobs)
+        request_id, entries = sample.request.request_id, sample.request.take_entries(sample.index)
+        return TokenEvent(request_id, sample.index, tokens, logprobs, prompt_logprobs=entries)
 
     # --- ends -----------------------------------------------------------------------------------------------------
 
@@ -363,7 +319,9 @@ class Scheduler:
     ) -> TokenEvent:
         """The sample's final event. Its pages go as soon as no step in flight uses them."""
         request, index, cached = sample.request, sample.index, sample.cached_tokens or 0
+        entries: tuple[tuple[Logprob, ...], ...] = ()
         if reason is not None and reason is not FinishReason.ABORT:
+            entries = request.take_entries(index)
             made = len(sample.tokens) - request.prompt_length
             self._admission.lengths.see(request.account.tenant, request.priority, made)
         sample = request.pass_lead(sample)
@@ -389,6 +347,7 @@ class Scheduler:
             error=error,
             prompt_tokens=request.prompt_length,
             cached_tokens=cached,
+            prompt_logprobs=entries,
         )
 
     def check(self) -> None:

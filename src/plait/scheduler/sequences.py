@@ -83,7 +83,7 @@ class Sequences:
         sample.sequence, sample.planned = None, 0
 
     def _reads(self, request: EngineRequest) -> bool:
-        return self._reuse and request.cache is not CacheMode.OFF
+        return self._reuse and request.cache is not CacheMode.OFF and not request.whole
 
     def _writes(self, request: EngineRequest) -> bool:
         return self._reuse and request.cache is CacheMode.READ_WRITE

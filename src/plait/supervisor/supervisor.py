@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from plait.config import EngineOptions, NotGiven, SupervisorOptions
+from plait.config import EngineOptions, NotGiven, NotNamed, SupervisorOptions
 from plait.errors import EngineDownError, PlaitError
 from plait.supervisor.child import Child
 from plait.supervisor.client import EngineInfo, EngineState, EngineStatus, Health
@@ -355,7 +355,7 @@ class Supervisor:
 def _given(options: EngineOptions) -> dict[str, Any]:
     """The fields that were given, or have one default for all: what is left out may be adapted."""
     values = {field.name: getattr(options, field.name) for field in fields(options)}
-    return {name: value for name, value in values.items() if not isinstance(value, NotGiven)}
+    return {name: value for name, value in values.items() if not isinstance(value, (NotGiven, NotNamed))}
 
 
 def _cause(status: int) -> str:

@@ -124,6 +124,12 @@ class CudaExecutable:
             result: F32Array = logits.cpu().numpy()
             return result
 
+    def hidden(self) -> F32Array:
+        if self.interpret.hidden is None:
+            raise BackendError("the program has no hidden states to show, or no step has run")
+        result: F32Array = self.interpret.hidden.float().cpu().numpy()
+        return result
+
     def capture(self, batch_size: int, max_pages: int) -> DecodeGraph:
         """Captures a decode step of up to `batch_size` sequences of up to `max_pages` pages; `run` uses it from now
         on. Not on a CUDA device: the same step of fixed shapes, run eagerly."""

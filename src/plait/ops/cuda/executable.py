@@ -13,11 +13,13 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from plait.errors import BackendError
 from plait.formats.tensor import F32Array
 from plait.ops.api import I32Array, StepInputs
 from plait.ops.check import check_step
 from plait.ops.cuda.draws import DrawArrays, draw_arrays, drawn_on_device
 from plait.ops.cuda.graphs import DECODE_ROWS, MIXED_OUTPUTS, MIXED_ROWS, Graphs, round_up
+from plait.ops.cuda.interpreter import Interpreter
 from plait.ops.cuda.kernel_run import Model, run_program
 from plait.ops.cuda.kernels.prefill import rows_of_tile
 from plait.ops.cuda.kernels.sample import Draws, draw
@@ -34,6 +36,7 @@ from plait.ops.cuda.staging import (
     mixed_capacity,
     pack_step,
 )
+from plait.ops.cuda.step import upload
 from plait.ops.program import vocabulary
 from plait.ops.sampling import Sampled, SampleRow, sample_picks
 
@@ -52,6 +55,7 @@ class KernelExecutable:
         self.model, self._memory, self._device = model, model.memory, model.memory.device
         self._vocab = vocabulary(model.program)
         heads, kv = model.program.n_heads, model.memory.shape
+        self._interpreter = Interpreter(model.program, model.weights.each, model.memory)
         self._tile_rows = rows_of_tile(heads // kv.n_kv_heads)
         self._moved = [False] * len(kv.groups)
         self._drawn = torch.zeros(MOST_DRAWS, dtype=torch.int32, device=self._device)
@@ -67,12 +71,26 @@ class KernelExecutable:
         check_step(step, self._memory.config, self._vocab)
         with torch.no_grad():
             self._edit(step)
+            if step.hidden_only:
+                return self._plainly(step)
             if not len(step.tokens) or not len(step.out_rows):
                 if len(step.tokens):
                     self._forward(step)
                 return np.empty((0, self.model.program.logits.width), np.float32)
             result: F32Array = self._forward(step).float().cpu().numpy()
             return result
+
+    def _plainly(self, step: StepInputs) -> F32Array:
+        """A step that shows hidden states, op by op."""
+        logits = self._interpreter(upload(step, self._memory.config.page_size, self._device))
+        result: F32Array = logits.cpu().numpy()
+        return result
+
+    def hidden(self) -> F32Array:
+        if self._interpreter.hidden is None:
+            raise BackendError("the program has no hidden states to show, or no step has asked for them")
+        result: F32Array = self._interpreter.hidden.float().cpu().numpy()
+        return result
 
     def sample(self, logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:
         return sample_picks(logits, picks, rows)

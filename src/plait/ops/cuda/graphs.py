@@ -61,8 +61,9 @@ class Graphs:
         return self._graphs[key]
 
     def drop(self) -> None:
-        """Forgets every graph, and with them their memory."""
+        """Forgets every graph, and with them their memory: a pool without graphs is no pool any more."""
         self._graphs.clear()
+        self._pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
 
     def _make(self, capacity: Capacity, single: bool, several: bool) -> StepGraph:
         layout = Layout(capacity)

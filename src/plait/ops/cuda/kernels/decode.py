@@ -120,8 +120,12 @@ class Shape:
     sinks: torch.Tensor | None
 
 
-TUNE = (64, 3, 4)
-"""Keys of a block, stages, warps."""
+STAGES, WARPS = 2, 4
+
+
+def block_keys(dim: int, itemsize: int) -> int:
+    """Keys of a block: as many as two stages of K and V leave room for, at most 128."""
+    return max(16, min(128, 32768 // (dim * itemsize)))
 
 
 def decode_attention(
@@ -141,7 +145,8 @@ def decode_attention(
         part_out, part_top, part_sum, shape.scale * LOG2_E, (shape.softcap or 1.0) * LOG2_E, shape.window or 0,
         KV_HEADS=kv_heads, GROUP=group, DIM=dim, V_DIM=v_dim, CAPPED=shape.softcap is not None,
         WINDOWED=shape.window is not None, PAGE=pages.page, BLOCK_G=tile(group), BLOCK_D=tile(dim),
-        BLOCK_V=tile(v_dim), BLOCK_N=TUNE[0], STAGES=TUNE[1], num_warps=TUNE[2], **overlap(q.device),
+        BLOCK_V=tile(v_dim), BLOCK_N=block_keys(max(tile(dim), tile(v_dim)), k.element_size()), STAGES=STAGES,
+        num_warps=WARPS, **overlap(q.device),
     )  # fmt: skip
     _merge[(work.rows.shape[1] - 1, heads)](
         part_out, part_top, part_sum, work.rows, work.counts, work.rows.shape[1], shape.sinks, out,

@@ -16,7 +16,6 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from plait.ops.api import Activation
 from plait.ops.cuda.kernels.gate import CODES, activate
-from plait.ops.cuda.kernels.runtime import overlap
 
 MOST_ROWS = 16
 
@@ -37,6 +36,7 @@ LINE = tl.constexpr(64)
 LINES = tl.constexpr(16)
 AHEAD_BYTES = 24 << 20
 """So much of a matrix is fetched ahead, at most: half of the L2 cache."""
+MODE = 0
 RESIDENT = 3 * 132
 """Programs that run at once."""
 
@@ -64,7 +64,8 @@ def _end(acc, up, bias, n, n_inside, width, GATED: tl.constexpr, BIAS: tl.conste
 def _rows(
     x, x_stride, w, bias, out, partial, tickets, rows, width, depth,
     GATED: tl.constexpr, BIAS: tl.constexpr, ACT: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr, EARLY: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     tile, share = tl.program_id(0), tl.program_id(1)
     m, n, k = tl.arange(0, BLOCK_M), tile * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
@@ -75,16 +76,18 @@ def _rows(
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     line = n.to(tl.int64)[None, :] * depth
-    if PDL:
+    if EARLY:
         # The weights do not come from another kernel: some are on their way to the L2 cache while that still runs.
         gdc_launch_dependents()
+    if PDL and AHEAD > 0:
         until = tl.minimum(end, begin + AHEAD)
         for start in range(begin, until, LINE * LINES):
             ahead = start + LINE * tl.arange(0, LINES)
-            where = w + line + tl.minimum(ahead, until - 1)[:, None]
+            where = w + tl.minimum(n, width - 1).to(tl.int64)[None, :] * depth + tl.minimum(ahead, until - 1)[:, None]
             _prefetch(where)
             if GATED:
                 _prefetch(where + width.to(tl.int64) * depth)
+    if PDL:
         gdc_wait()
     for start in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
         at = start + k
@@ -149,6 +152,6 @@ def rows_matmul(
         x, x.stride(0), w, bias, out, partial, tickets.zeros, rows, width, depth, GATED=gated is not None,
         BIAS=bias is not None, ACT=CODES[gated] if gated else 0, SPLIT=tiling.split, BLOCK_M=16,
         BLOCK_N=tiling.columns, BLOCK_K=tiling.depth, STAGES=tiling.stages, AHEAD=_ahead(tiling, width, bool(gated)),
-        num_warps=tiling.warps, **overlap(x.device),
+        num_warps=tiling.warps, EARLY=MODE == 2, PDL=MODE > 0, launch_pdl=MODE > 0,
     )  # fmt: skip
     return out

@@ -19,7 +19,8 @@ from plait.ops.cuda.kernels.runtime import begin, overlap, power
 from plait.ops.cuda.kernels.select import compact, floor_key, kth_key, mass_key, weight
 
 CHUNK = 1024
-SWEEP = 4096
+SWEEP, SHORT = 4096, 1024
+"""Entries of a list that are looked at together; of one that has become short."""
 STAGES = 4
 TOP_K, TOP_P, MIN_P, TEMPERATURE = 1, 2, 3, 4
 INTS = 9 + STAGES
@@ -59,7 +60,7 @@ def _prepare(
         tl.store(ids + row * vocabulary + token, token, mask=inside)
     top = tl.max(x, 0)
     temperature = tl.load(real)
-    base = tl.where(top == float("-inf"), 0.0, top)
+    base = tl.where((top == float("-inf")) | (top == float("inf")), 0.0, top)
     total = tl.sum(weight(x, base, tl.where(temperature == 0, 1.0, temperature)), 0)
     here = row * CHUNKS + chunk
     tl.store(tops + here, top)
@@ -82,7 +83,7 @@ def _place(x, live, top, temperature, target):
 def _draw(
     logits, stride, ints, floats, values, ids, tops, first, sums, bad, tokens, status, vocabulary,
     INTS: tl.constexpr, FLOATS: tl.constexpr, STAGES: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
-    BLOCK_CHUNKS: tl.constexpr, SWEEP: tl.constexpr, COPY: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_CHUNKS: tl.constexpr, SWEEP: tl.constexpr, SHORT: tl.constexpr, COPY: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     begin(PDL)
     row = tl.program_id(0).to(tl.int64)
@@ -118,13 +119,25 @@ def _draw(
                 elif stage == 1:
                     wanted = tl.load(mine + 8)
                     if (wanted > 0) & (wanted < count):
-                        key, ties = kth_key(x_row, count, wanted, SWEEP)
-                        count = compact(x_row, id_row, count, key, ties, SWEEP)
+                        if (wanted <= CHUNKS) & (count == vocabulary):
+                            # So many chunks hold a logit of at least this: it leaves a short list.
+                            least, _ = kth_key(tops + row * CHUNKS, CHUNKS, wanted, BLOCK_CHUNKS)
+                            count = compact(x_row, id_row, count, least, count, SWEEP)
+                        if count <= SHORT:
+                            key, ties = kth_key(x_row, count, wanted, SHORT)
+                            count = compact(x_row, id_row, count, key, ties, SHORT)
+                        else:
+                            key, ties = kth_key(x_row, count, wanted, SWEEP)
+                            count = compact(x_row, id_row, count, key, ties, SWEEP)
                 elif stage == 2:
                     share = tl.load(real + 1)
                     if share < 1:
-                        key, ties = mass_key(x_row, count, top, now, share, SWEEP)
-                        count = compact(x_row, id_row, count, key, ties, SWEEP)
+                        if count <= SHORT:
+                            key, ties = mass_key(x_row, count, top, now, share, SHORT)
+                            count = compact(x_row, id_row, count, key, ties, SHORT)
+                        else:
+                            key, ties = mass_key(x_row, count, top, now, share, SWEEP)
+                            count = compact(x_row, id_row, count, key, ties, SWEEP)
                 elif stage == 3:
                     key = floor_key(top, now, tl.load(real + 2))
                     count = compact(x_row, id_row, count, key, count, SWEEP)
@@ -198,5 +211,5 @@ def draw(logits: torch.Tensor, rows: Draws, drawn: torch.Tensor, status: torch.T
     )  # fmt: skip
     _draw[(count,)](
         logits, logits.stride(0), rows.ints, rows.floats, values, ids, tops, first, sums, bad, drawn, status,
-        vocabulary, STAGES=STAGES, BLOCK_CHUNKS=power(chunks), SWEEP=SWEEP, num_warps=8, **common,
+        vocabulary, STAGES=STAGES, BLOCK_CHUNKS=power(chunks), SWEEP=SWEEP, SHORT=SHORT, num_warps=8, **common,
     )  # fmt: skip
