@@ -14,10 +14,10 @@ HEAD = """# Models
 
 Generated from the registry and the tests: `PYTHONPATH=src:tests python -m support.models_table`.
 
-Every architecture runs from both containers where both are listed, on the CPU and on CUDA, from one definition. *Tested*
-names what `tests/model/test_families.py` runs: a tiny random model whose logits equal those of transformers (float32), for
-prefill, decode and batches, on the reference and on every SIMD path of the CPU, there with the same bits in any batch; on
-CUDA the plain path is compared on torch's CPU device. Models with ALiBi run on CUDA without the Triton kernels.
+Every architecture runs from both containers where both are listed, on the CPU and on CUDA, from one definition.
+*Tested* names what `tests/model/test_families.py` runs: a tiny random model whose logits equal those of transformers
+(float32), for prefill, decode and batches, on the reference and on every SIMD path of the CPU, there with the same bits
+in any batch; on CUDA the plain path is compared on torch's CPU device. ALiBi runs on CUDA without the Triton kernels.
 
 | architecture | name in the file | models | tested |
 |---|---|---|---|
