@@ -116,13 +116,14 @@ int Chain::gather(const float* x, float bound) const {
     return kernels_.gather_logits(x, n_, bound, scratch_.found_ids.data(), scratch_.found.data());
 }
 
-// To `found`: the `count` largest of x, in ascending order; `maxima` is that of x. Returns how many there are.
+// To `found`: the `count` largest of x above -inf, by index; `maxima` is that of x. Returns how many there are.
 int Chain::gather_largest(const float* x, int count) const {
     // As many columns as wanted have a logit that reaches the bound; hardly more logits do.
     const bool narrows = count <= columns_ && columns_ < n_;
     float* copy = scratch_.copy.data();
     const float bound = narrows ? nth_largest(scratch_.maxima.data(), columns_, count, copy) : -kInfinity;
-    const int near = gather(x, bound);
+    // A mask may leave fewer than that: what is -inf would be most of the vocabulary.
+    const int near = gather(x, std::max(bound, std::numeric_limits<float>::lowest()));
     std::int32_t* ids = scratch_.found_ids.data();
     float* found = scratch_.found.data();
     int kept = 0;

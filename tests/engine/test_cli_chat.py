@@ -70,10 +70,11 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_ends_the_chat() -> Non
         terminal.type("\x03")
         terminal.until("(stopped)")
         terminal.until("> ")
-        terminal.type("\x03")
-        terminal.until("Ctrl-D ends")
+        terminal.insist("\x03", "Ctrl-D ends")
+        terminal.until("> ")
         terminal.type("/stats\n")
         terminal.until("no answer is complete yet")
+        terminal.until("> ")  # what is typed before readline listens may be lost
         terminal.type("\x04")
         assert terminal.process.wait(60) == 0
 
@@ -105,6 +106,17 @@ class Terminal:
         while wanted not in self._seen:
             self._read(wanted)
         self._seen = self._seen.split(wanted, 1)[1]
+
+    def insist(self, key: str, wanted: str) -> None:
+        """Press a key again until `wanted` is there: Python's readline sleeps over a signal that comes in the moment
+        between showing its prompt and waiting."""
+        for _ in range(60):
+            self.type(key)
+            while wanted not in self._seen and select.select([self._ours], [], [], 1.0)[0]:
+                self._read(wanted)
+            if wanted in self._seen:
+                return self.until(wanted)
+        raise AssertionError(f"no {wanted!r} in {self._seen!r}")
 
     def more(self) -> None:
         """Read until there are words that were not read yet."""

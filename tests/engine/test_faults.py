@@ -28,6 +28,7 @@ from plait.ops.sampling import Sampled, SampleRow
 from plait.scheduler.admission import Admission
 from plait.scheduler.draft import Draft
 from plait.scheduler.plan import PlannedSequence
+from plait.scheduler.planner import Planner
 from plait.scheduler.request import Sample
 from plait.scheduler.scheduler import Scheduler
 from plait.types import EngineRequest, FinishReason, SamplingParams
@@ -224,8 +225,8 @@ class Once:
 NOBODYS = [
     (Draft, "finish"),
     (Admission, "admit"),
-    (Scheduler, "_prefill"),
-    (Runner, "_remember"),
+    (Planner, "prefill"),
+    (Runner, "remember"),
     (Scheduler, "commit"),
 ]
 

@@ -36,7 +36,7 @@ def page(url: str, folder: Path) -> str:
 
 @needs_browser
 def test_it_shows_the_model_and_what_runs(server: RunningServer, tmp_path: Path) -> None:
-    body = {"prompt": "Once upon a time", "max_tokens": 6000, "ignore_eos": True, "plait": {"tenant": "<b>me</b>"}}
+    body = {"prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True, "plait": {"tenant": "<b>me</b>"}}
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         running = pool.submit(server.post, "/v1/completions", body)
         shown = page(server.url, tmp_path)

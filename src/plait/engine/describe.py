@@ -32,7 +32,7 @@ def describe(path: Path, loaded: LoadedModel, options: EngineOptions, opened: Op
         n_embd=loaded.config.d_model,
         n_parameters=loaded.n_parameters,
         weight_bytes=loaded.weight_bytes,
-        kv_type=options.kv_type,
+        kv_type=str(options.kv_type),
         kv_tokens=(min(opened.kv.num_pages) - 1) * opened.kv.page_size,
         page_size=opened.kv.page_size,
         numerics=str(opened.mark),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Grammars:
         self._compiled: OrderedDict[Grammar, Future[LLMatcher]] = OrderedDict()
         self._requests: dict[str, _Request] = {}
         self._matches: dict[Key, _Match] = {}
-        self._masks: dict[Key, Future[U32Array]] = {}
+        self._masks: dict[Key, _Mask] = {}
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="plait-grammar")
         self._workers = ThreadPoolExecutor(min(MASK_THREADS, os.cpu_count() or 1), thread_name_prefix="plait-mask")
 
@@ -98,25 +98,33 @@ class Grammars:
     # --- masks ------------------------------------------------------------------------------------------------------
 
     def begin(self, plan: StepPlan) -> None:
-        """Begin to compute the masks of the plan's rows."""
+        """Begin to compute the masks of the plan's rows that are not on their way since their last token came."""
         for planned in plan.sequences:
             for _, sampling in planned.outputs:
                 if isinstance(sampling, PlannedSampling) and sampling.constraint is not None:
                     request_id, sample, tokens = sampling.constraint
-                    match = self._matches[request_id, sample]
-                    self._masks[request_id, sample] = self._workers.submit(match.mask, tokens)
+                    known = self._masks.get((request_id, sample))
+                    if known is None or known.length != len(tokens):
+                        mask = self._workers.submit(self._matches[request_id, sample].mask, tokens)
+                        self._masks[request_id, sample] = _Mask(len(tokens), mask)
 
     def mask(self, constraint: Constraint) -> U32Array:
         """The mask that `begin` began to compute. Raises the `PlaitError` of a grammar that failed."""
-        return self._masks[constraint.request_id, constraint.sample].result()
+        return self._masks[constraint.request_id, constraint.sample].words.result()
 
     def completed(self, events: Iterable[TokenEvent]) -> list[Key]:
-        """Take in the tokens of events; returns the samples that have not ended and to whom nothing can be added."""
+        """Take in the tokens of events; returns the samples that have not ended and to whom nothing can be added. For
+        the others the next mask is begun: nothing else keeps the machine busy now."""
         done = []
         for event in events:
-            match = self._matches.get((event.request_id, event.index))
-            if match is not None and event.tokens and not event.final and match.take(event.tokens):
-                done.append((event.request_id, event.index))
+            key = event.request_id, event.index
+            match = self._matches.get(key)
+            if match is None or not event.tokens or event.final:
+                continue
+            if match.take(event.tokens):
+                done.append(key)
+            else:
+                self._masks[key] = _Mask(match.taken, self._workers.submit(match.mask))
         return done
 
     # --- compiling --------------------------------------------------------------------------------------------------
@@ -142,24 +150,31 @@ class _Request:
     open: int
 
 
+class _Mask(NamedTuple):
+    """What may follow the first `length` tokens drawn for a sample, once it is known."""
+
+    length: int
+    words: Future[U32Array]
+
+
 class _Match:
     """One sample's matcher, which has taken in the first `taken` of the tokens drawn for it."""
 
-    __slots__ = ("_compiled", "_lock", "_matcher", "_taken", "_words")
+    __slots__ = ("_compiled", "_lock", "_matcher", "_words", "taken")
 
     def __init__(self, compiled: Future[LLMatcher], words: int) -> None:
         self._compiled = compiled
         self._words = words  # of a mask; llguidance's has one more where the vocabulary fills the last
         self._matcher: LLMatcher | None = None
-        self._taken = 0
+        self.taken = 0
         self._lock = Lock()
 
-    def mask(self, tokens: tuple[TokenId, ...]) -> U32Array:
-        """Which tokens may follow `tokens`, all that were drawn so far."""
+    def mask(self, tokens: tuple[TokenId, ...] = ()) -> U32Array:
+        """Which tokens may come next; `tokens` are all that were drawn, if some may not have been taken in."""
         with self._lock:
-            if self._matcher is None or self._taken > len(tokens):
-                self._matcher, self._taken = self._compiled.result().deep_copy(), 0
-            self._feed(self._matcher, tokens[self._taken :])
+            if self._matcher is None:
+                self._matcher = self._compiled.result().deep_copy()
+            self._feed(self._matcher, tokens[self.taken :])
             mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[: self._words]
             if self._matcher.is_error():
                 why = self._matcher.get_error().strip().splitlines()[:1]
@@ -177,7 +192,7 @@ class _Match:
     def _feed(self, matcher: LLMatcher, tokens: tuple[TokenId, ...]) -> None:
         if tokens:
             matcher.consume_tokens(list(tokens))
-            self._taken += len(tokens)
+            self.taken += len(tokens)
 
 
 def words_of(tokenizer: Tokenizer, vocabulary: int) -> LLTokenizer:

@@ -83,10 +83,12 @@ def _at_least(logits: FloatArray, threshold: float, count: int) -> IndexArray:
 
 
 def top_k(candidates: Candidates, k: int) -> Candidates:
-    """The k largest; all of them when k is 0."""
-    if k == 0 or k >= len(candidates.logits):
+    """The k largest, none that is impossible; all of them when k is 0."""
+    logits = candidates.logits
+    if k == 0 or k >= len(logits):
         return candidates
-    return candidates.keep(largest(candidates.logits, k))
+    index = largest(logits, k)
+    return candidates.keep(index[logits[index] > -np.inf])
 
 
 def top_p(candidates: Candidates, p: float) -> Candidates:

@@ -23,6 +23,7 @@ from plait.server.context import Server
 from plait.server.keys import Gate, KeyLimits, KeyRing, read_keys
 from plait.server.options import ServerOptions
 from plait.server.prompts import Prompts
+from plait.supervisor.client import EngineClient
 from plait.supervisor.supervisor import Supervisor
 from plait.tokenizer.tokenizer import Tokenizer
 
@@ -38,7 +39,7 @@ def key_ring(options: ServerOptions) -> KeyRing:
     return KeyRing(keys)
 
 
-def make_server(client: Supervisor, tokenizer: Tokenizer, options: ServerOptions) -> Server:
+def make_server(client: EngineClient, tokenizer: Tokenizer, options: ServerOptions) -> Server:
     """The parts that the routes are handed."""
 
     def context() -> int:
@@ -78,7 +79,7 @@ async def serve(
     supervisor = Supervisor(model, engine_options, supervisor_options)
     await supervisor.start()
     server = make_server(supervisor, await asyncio.get_running_loop().run_in_executor(None, tokenizer), options)
-    http = _Http(_uvicorn(make_app(server, keys), options))
+    http = http_server(make_app(server, keys), options)
     serving = asyncio.ensure_future(http.serve(sockets=[listener]))
     ready = asyncio.ensure_future(supervisor.ready())
     stop = _Signals()
@@ -100,7 +101,7 @@ async def serve(
 
 
 async def _drain(
-    supervisor: Supervisor, seconds: float, http: _Http, serving: asyncio.Future[None], stop: _Signals
+    supervisor: Supervisor, seconds: float, http: uvicorn.Server, serving: asyncio.Future[None], stop: _Signals
 ) -> None:
     draining = asyncio.ensure_future(supervisor.stop(seconds))
     await asyncio.wait({draining, stop.second}, return_when=asyncio.FIRST_COMPLETED)
@@ -112,6 +113,11 @@ async def _drain(
     http.should_exit = True
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(serving, 5.0)
+
+
+def http_server(app: object, options: ServerOptions) -> uvicorn.Server:
+    """uvicorn around the application, without signal handlers."""
+    return _Http(_uvicorn(app, options))
 
 
 def _uvicorn(app: object, options: ServerOptions) -> uvicorn.Config:

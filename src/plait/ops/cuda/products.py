@@ -34,7 +34,7 @@ class Choices:
 
 def default_tiling(rows: int, columns: int, depth: int, gated: bool) -> Tiling | None:
     """Enough programs for every multiprocessor, each with enough bytes on their way."""
-    return Tiling(32, 128, 2 if depth >= 8192 and columns < 8192 else 1, 4, 5)
+    return Tiling(32, 128, 2 if columns < 8192 else 1, 4, 5)
 
 
 class Products:

@@ -15,7 +15,7 @@ from plait.ops.api import I32Array, KVInputs, StepInputs
 I64Array: TypeAlias = npt.NDArray[np.int64]
 KEYS_AT_LEAST = 128
 """A program's keys are not fewer than this where its sequence has them: merging costs, too."""
-SPLITS = 256
+SPLITS = 32
 """Items beyond one for each row, at most: enough to fill the device with the longest of sequences."""
 
 

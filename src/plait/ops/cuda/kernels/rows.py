@@ -3,6 +3,9 @@
 A program owns some columns and one share of K. The shares' sums are added in the order of K by whichever program of a
 column tile ends last, so the result does not depend on which that is. With `gated` the matrix holds gate and up, and
 the product ends with act(gate) * up.
+
+Such a product is not set up while the kernel before it runs (see `runtime.overlap`): programs that wait take room that
+those at work need, and a step becomes slower by a tenth.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from plait.ops.api import Activation
 from plait.ops.cuda.kernels.gate import CODES, activate
@@ -31,24 +33,6 @@ class Tiling:
     stages: int
 
 
-LINE = tl.constexpr(64)
-"""Elements of a cache line, in 16 bits each."""
-LINES = tl.constexpr(16)
-AHEAD_BYTES = 24 << 20
-"""So much of a matrix is fetched ahead, at most: half of the L2 cache."""
-MODE = 0
-RESIDENT = 3 * 132
-"""Programs that run at once."""
-
-
-@triton.jit
-def _prefetch(where):
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [where.to(tl.uint64)],
-        dtype=tl.int32, is_pure=False, pack=1,
-    )  # fmt: skip
-
-
 @triton.jit
 def _end(acc, up, bias, n, n_inside, width, GATED: tl.constexpr, BIAS: tl.constexpr, ACT: tl.constexpr):
     if BIAS:
@@ -64,8 +48,7 @@ def _end(acc, up, bias, n, n_inside, width, GATED: tl.constexpr, BIAS: tl.conste
 def _rows(
     x, x_stride, w, bias, out, partial, tickets, rows, width, depth,
     GATED: tl.constexpr, BIAS: tl.constexpr, ACT: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr, EARLY: tl.constexpr,
-    PDL: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     tile, share = tl.program_id(0), tl.program_id(1)
     m, n, k = tl.arange(0, BLOCK_M), tile * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
@@ -76,19 +59,6 @@ def _rows(
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     line = n.to(tl.int64)[None, :] * depth
-    if EARLY:
-        # The weights do not come from another kernel: some are on their way to the L2 cache while that still runs.
-        gdc_launch_dependents()
-    if PDL and AHEAD > 0:
-        until = tl.minimum(end, begin + AHEAD)
-        for start in range(begin, until, LINE * LINES):
-            ahead = start + LINE * tl.arange(0, LINES)
-            where = w + tl.minimum(n, width - 1).to(tl.int64)[None, :] * depth + tl.minimum(ahead, until - 1)[:, None]
-            _prefetch(where)
-            if GATED:
-                _prefetch(where + width.to(tl.int64) * depth)
-    if PDL:
-        gdc_wait()
     for start in tl.range(begin, end, BLOCK_K, num_stages=STAGES):
         at = start + k
         inside = at < end
@@ -131,13 +101,6 @@ class Tickets:
         self.zeros = torch.zeros(tiles, dtype=torch.int32, device=device)
 
 
-def _ahead(tiling: Tiling, width: int, gated: bool) -> int:
-    """How many elements of each column a program fetches ahead."""
-    programs = min(RESIDENT, triton.cdiv(width, tiling.columns) * tiling.split)
-    ahead: int = 256 * max(1, AHEAD_BYTES // (2 * 256 * programs * tiling.columns * (1 + gated)))
-    return ahead
-
-
 def rows_matmul(
     x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, tiling: Tiling, tickets: Tickets,
     gated: Activation | None = None, out_dtype: torch.dtype | None = None,
@@ -151,7 +114,6 @@ def rows_matmul(
     _rows[(triton.cdiv(width, tiling.columns), tiling.split)](
         x, x.stride(0), w, bias, out, partial, tickets.zeros, rows, width, depth, GATED=gated is not None,
         BIAS=bias is not None, ACT=CODES[gated] if gated else 0, SPLIT=tiling.split, BLOCK_M=16,
-        BLOCK_N=tiling.columns, BLOCK_K=tiling.depth, STAGES=tiling.stages, AHEAD=_ahead(tiling, width, bool(gated)),
-        num_warps=tiling.warps, EARLY=MODE == 2, PDL=MODE > 0, launch_pdl=MODE > 0,
+        BLOCK_N=tiling.columns, BLOCK_K=tiling.depth, STAGES=tiling.stages, num_warps=tiling.warps,
     )  # fmt: skip
     return out
