@@ -5,14 +5,13 @@
     python benchmarks/serving.py latency MODEL.gguf [--requests 60] [--save]
 
 `fake` has an engine that costs nothing: tokens per second of CPU time of the server's process, one token an event.
-`peers` plays a closed loop of streaming /v1/completions to both servers in turn; PYTHON has the package xllamacpp, whose
-wheels are built for AVX2. `latency` is one client through HTTP beside the engine in this process.
+`peers` plays a closed loop of streaming /v1/completions to both servers in turn; PYTHON has the package xllamacpp,
+whose wheels are built for AVX2. `latency` is one client through HTTP beside the engine in this process.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from statistics import median
@@ -37,7 +36,7 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-# --- fake ---------------------------------------------------------------------------------------------------------------
+# --- fake -----------------------------------------------------------------------------------------
 
 
 def fake(args: argparse.Namespace) -> dict[str, object]:
@@ -47,7 +46,9 @@ def fake(args: argparse.Namespace) -> dict[str, object]:
             for path, body in FAKE_BODIES.items():
                 job = {"port": port, "path": path, "clients": int(args.clients), "requests": 2 * int(args.clients)}
                 before = cpu_seconds()
-                seen = play({**job, "start": 0, "counting": True, "body": {**body, "max_tokens": FAKE_TOKENS, "stream": True}})
+                seen = play(
+                    {**job, "start": 0, "counting": True, "body": {**body, "max_tokens": FAKE_TOKENS, "stream": True}}
+                )
                 spent = cpu_seconds() - before
                 tokens = seen["completed"] * FAKE_TOKENS
                 rows.append({"path": path, "clients": int(args.clients), "turn": turn, "tokens": tokens,
@@ -56,7 +57,7 @@ def fake(args: argparse.Namespace) -> dict[str, object]:
     return {"what": "tokens per CPU second of the server process, fake engine's own cost included", "rows": rows}
 
 
-# --- peers --------------------------------------------------------------------------------------------------------------
+# --- peers ----------------------------------------------------------------------------------------
 
 
 def measure(port: int, clients: int, start: int) -> dict[str, float]:
@@ -103,7 +104,7 @@ def report(rows: list[dict[str, Any]], clients: int) -> None:
         print(f"{clients:5} {key:14}{values[0]:10.1f}{values[1]:10.1f}{ratio:8.2f}", flush=True)
 
 
-# --- latency ------------------------------------------------------------------------------------------------------------
+# --- latency --------------------------------------------------------------------------------------
 
 
 def latency(args: argparse.Namespace) -> dict[str, object]:

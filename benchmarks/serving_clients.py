@@ -1,4 +1,4 @@
-"""Clients of serving.py: a closed loop of streaming completions over raw sockets, cheap enough not to be what is measured.
+"""Clients of serving.py: a closed loop of streaming completions over raw sockets, too cheap to be what is measured.
 
     python serving_clients.py '{"port": 8000, "path": "/v1/completions", "clients": 8, "requests": 16, "start": 0,
                               "body": {...}}'

@@ -61,7 +61,9 @@ class FakeEngine:
         return EngineStatus()
 
     def submit(self, request: EngineRequest) -> TakenStream:
-        stream = TakenStream(request.request_id, 1, lambda name: self._streams.pop(name, None), lambda name, index: None)
+        stream = TakenStream(
+            request.request_id, 1, lambda name: self._streams.pop(name, None), lambda name, index: None
+        )
         stream.left = request.sampling.max_tokens or CONTEXT
         self._streams[request.request_id] = stream
         return stream

@@ -26,7 +26,8 @@ def play(job: dict[str, Any]) -> dict[str, Any]:
 def fake_server() -> Iterator[tuple[int, Callable[[], float]]]:
     """(port, a function that asks for the CPU seconds so far) of serving_fake.py."""
     with _process([sys.executable, str(HERE / "serving_fake.py")]) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
 
         def cpu_seconds() -> float:
             process.stdin.write("\n")
