@@ -39,4 +39,5 @@ def _classes(root: type[PlaitError]) -> Iterator[type[PlaitError]]:
         yield from _classes(below)
 
 
-_CLASSES = {kind.code: kind for kind in _classes(PlaitError)}
+_CLASSES = {kind.code: kind for kind in _classes(PlaitError) if kind.__module__ == PlaitError.__module__}
+"""Faces have errors of their own, which never cross the socket."""
