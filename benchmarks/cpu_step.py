@@ -67,14 +67,18 @@ class RandomTensor:
         return self.data.view(np.float32).reshape(self.shape)
 
 
-SCALES: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(("Q8_0", "Q4_0", "Q5_0", "IQ4_NL", "IQ4_XS"), (0,)),
-    **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)),
-    "Q2_K": (80, 82),
-    "Q3_K": (108,),
-    "Q6_K": (208,),
+SCALES: dict[str, dict[int, float]] = {
+    **{name: {0: 5e-4} for name in ("Q8_0", "Q4_0", "Q5_0", "IQ4_NL")},
+    **{name: {0: 5e-4, 2: -5e-3} for name in ("Q4_1", "Q5_1")},
+    "Q4_K": {0: 1e-4, 2: 7.5e-4},
+    "Q5_K": {0: 5e-5, 2: 7.8e-4},
+    "IQ4_XS": {0: 1e-5},
+    "Q2_K": {80: 2e-3, 82: 3e-3},
+    "Q3_K": {108: 5e-4},
+    "Q6_K": {208: 2e-5},
 }
-"""Where a block's half-precision scales lie; the rest may be any bytes."""
+"""Where a block's half-precision scales lie, and values that keep a model's numbers far from the smallest and largest
+that there are (the smallest are slow); the rest may be any bytes."""
 
 
 def random_weight(rng: np.random.Generator, fmt: str, *shape: int) -> Weight:
@@ -84,8 +88,8 @@ def random_weight(rng: np.random.Generator, fmt: str, *shape: int) -> Weight:
         return Weight(RandomTensor("random", shape, kind, BLOCK_FORMATS[kind].quantize(values).view(np.uint8)))
     block = BLOCK_FORMATS[kind]
     data = rng.integers(0, 256, (rows * shape[-1] // block.block_values, block.block_bytes), np.uint8)
-    for at in SCALES[kind]:
-        data[:, at : at + 2] = np.full(1, 0.0005, "<f2").view(np.uint8)
+    for at, value in SCALES[kind].items():
+        data[:, at : at + 2] = np.full(1, value, "<f2").view(np.uint8)
     return Weight(RandomTensor("random", shape, kind, data.reshape(rows, -1)))
 
 

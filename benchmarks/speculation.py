@@ -1,15 +1,17 @@
-"""Tokens a second with and without guesses from the context: `python benchmarks/speculation.py [model]`.
+"""Tokens a second with and without guesses from the context: `python benchmarks/speculation.py [model] [--save]`.
 
 A text that repeats its context: the prompt is a refrain told eight times, and greedy decoding goes on with it. Both
 ways run in turn, on fresh sequences. The median of the rounds' ratios, and the best round of each, which a busy machine
-disturbs least.
+disturbs least. A second engine without guesses tells how much the machine itself varies: its ratio is 1 but for that.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from statistics import median
+
+from saving import save
 
 from plait import LLM, SamplingParams
 
@@ -40,27 +42,46 @@ def rate(llm: LLM, given: list[str]) -> tuple[float, list[tuple[int, ...]]]:
     return len(given) * GENERATE / (times[-1] - times[0]), [tokens[i] for i in range(len(given))]
 
 
+def compared(plain: LLM, guessing: LLM, again: LLM, given: list[str]) -> dict[str, float]:
+    """The rounds of one number of sequences."""
+    counters = guessing._engine._scheduler.counters
+    guessed, right, rates = counters.drafted_tokens, counters.accepted_tokens, []
+    for _ in range(ROUNDS):
+        (a, tokens), (b, same), (c, _) = rate(plain, given), rate(guessing, given), rate(again, given)
+        assert tokens == same, "guesses changed a token"
+        rates.append((a, b, c))
+    guessed, right = counters.drafted_tokens - guessed, counters.accepted_tokens - right
+    return {
+        "plain": max(a for a, _, _ in rates),
+        "guessing": max(b for _, b, _ in rates),
+        "ratio": median(b / a for a, b, _ in rates),
+        "plain_again_ratio": median(c / a for a, _, c in rates),
+        "guessed": guessed,
+        "right": right / max(guessed, 1),
+    }
+
+
 def main() -> None:
-    model = sys.argv[1] if len(sys.argv) > 1 else None
-    plain = LLM(model, n_parallel=max(SIZES))
-    guessing = LLM(model, n_parallel=max(SIZES), draft_max=16)
-    given = prompts(max(SIZES))
-    print("sequences   plain tok/s   guessing tok/s   median ratio   accepted/guessed")
-    for size in SIZES:
-        rates = []
-        counters = guessing._engine._scheduler.counters
-        before = counters.accepted_tokens, counters.drafted_tokens
-        for _ in range(ROUNDS):
-            (a, tokens), (b, same) = rate(plain, given[:size]), rate(guessing, given[:size])
-            assert tokens == same, "guesses changed a token"
-            rates.append((a, b))
-        share = (counters.accepted_tokens - before[0]) / max(counters.drafted_tokens - before[1], 1)
-        print(
-            f"{size:9} {max(a for a, _ in rates):13.0f} {max(b for _, b in rates):16.0f}"
-            f" {median(b / a for a, b in rates):14.2f}   {share:.2f}"
-        )
-    plain.close()
-    guessing.close()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("--save", action="store_true", help="write the figures to benchmarks/results/")
+    options = parser.parse_args()
+    most = max(SIZES)
+    with (
+        LLM(options.model, n_parallel=most) as plain,
+        LLM(options.model, n_parallel=most, draft_max=16) as guessing,
+        LLM(options.model, n_parallel=most) as again,
+    ):
+        given, found = prompts(most), {}
+        print("sequences   plain tok/s   guessing tok/s   median ratio   (plain again)   guessed   right")
+        for size in SIZES:
+            one = found[str(size)] = compared(plain, guessing, again, given[:size])
+            print(
+                f"{size:9} {one['plain']:13.0f} {one['guessing']:16.0f} {one['ratio']:14.2f} "
+                f"{one['plain_again_ratio']:15.2f} {one['guessed']:9.0f} {one['right']:7.0%}"
+            )
+    if options.save:
+        print(f"written to {save('speculation', {'sequences': found})}")
 
 
 if __name__ == "__main__":

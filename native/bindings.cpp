@@ -63,18 +63,22 @@ int add_vector(Program& program, const Floats& values) {
     return program.add_vector({values.data(), values.data() + values.size()});
 }
 
+LogitsArray as_array(const Logits& rows) {
+    auto* held = new std::shared_ptr<float>(rows.memory);
+    nb::capsule owner(held, [](void* p) noexcept { delete static_cast<std::shared_ptr<float>*>(p); });
+    return {held->get(), {static_cast<std::size_t>(rows.rows), static_cast<std::size_t>(rows.width)}, owner};
+}
+
 LogitsArray run(Program& program, const I32& tokens, const I32& positions, const I32& row_seq, const I32& out_rows,
-                const std::vector<PyGroupInputs>& groups) {
-    StepInputs step{ints(tokens), ints(positions), ints(row_seq), ints(out_rows), {}};
+                const std::vector<PyGroupInputs>& groups, int hidden_only) {
+    StepInputs step{ints(tokens), ints(positions), ints(row_seq), ints(out_rows), {}, hidden_only};
     for (const PyGroupInputs& group : groups) step.groups.push_back(group.view());
     Logits logits;
     {
         nb::gil_scoped_release release;
         logits = program.run(step);
     }
-    auto* held = new std::shared_ptr<float>(logits.memory);
-    nb::capsule owner(held, [](void* p) noexcept { delete static_cast<std::shared_ptr<float>*>(p); });
-    return {held->get(), {static_cast<std::size_t>(logits.rows), static_cast<std::size_t>(logits.width)}, owner};
+    return as_array(logits);
 }
 
 std::size_t check_slots_of(const Program& program, std::size_t group, const I32& slots) {
@@ -114,7 +118,7 @@ KvShape kv_shape(int n_heads, int n_kv_heads, int head_dim, int v_head_dim, int 
 }
 
 void bind_enums(nb::module_& m) {
-    nb::enum_<Rows>(m, "Rows").value("TOKENS", Rows::Tokens).value("OUTPUTS", Rows::Outputs);
+    nb::enum_<Rows>(m, "Rows").value("TOKENS", Rows::Tokens).value("OUTPUTS", Rows::Outputs).value("LOGITS", Rows::Logits);
     nb::enum_<KvType>(m, "KvType")
         .value("F32", KvType::F32)
         .value("F16", KvType::F16)
@@ -196,9 +200,10 @@ nb::class_<Program> bind_program(nb::module_& m) {
         .def("clamp", &Program::clamp)
         .def("activate", &Program::activate)
         .def("take_rows", &Program::take_rows)
-        .def("finish", &Program::finish)
+        .def("finish", &Program::finish, "logits"_a, "hidden"_a = -1)
         .def("run", run, "tokens"_a.noconvert(), "positions"_a.noconvert(), "row_seq"_a.noconvert(),
-             "out_rows"_a.noconvert(), "groups"_a)
+             "out_rows"_a.noconvert(), "groups"_a, "hidden_only"_a = 0)
+        .def("hidden", [](const Program& program) { return as_array(program.hidden()); })
         .def("read_slots", read_slots, "group"_a, "slots"_a.noconvert())
         .def("write_slots", write_slots, "group"_a, "slots"_a.noconvert(), "data"_a)
         .def("measure", &Program::measure)

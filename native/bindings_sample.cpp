@@ -19,11 +19,12 @@ using Words = nb::ndarray<const std::uint32_t, nb::ndim<1>, nb::c_contig, nb::de
 
 using Failure = std::tuple<int, int, int, std::int64_t, std::int64_t>;  // row, error, point, bad, total
 using Logprobs = std::pair<int, std::vector<std::pair<int, double>>>;   // row, tokens with log-probabilities
-using Result = std::tuple<std::vector<int>, std::vector<Failure>, std::vector<Logprobs>>;
+using States = std::vector<std::pair<int, double>>;                     // row, Mirostat's mu
+using Result = std::tuple<std::vector<int>, std::vector<Failure>, std::vector<Logprobs>, States>;
 
 Result to_lists(const std::vector<Drawn>& drawn) {
     Result result;
-    auto& [tokens, failures, logprobs] = result;
+    auto& [tokens, failures, logprobs, states] = result;
     tokens.reserve(drawn.size());
     for (const Drawn& row : drawn) {
         const int index = static_cast<int>(tokens.size());
@@ -31,6 +32,7 @@ Result to_lists(const std::vector<Drawn>& drawn) {
         if (row.error != SampleError::None) {
             failures.emplace_back(index, static_cast<int>(row.error), static_cast<int>(row.point), row.bad, row.total);
         }
+        if (row.mu) states.emplace_back(index, *row.mu);
         if (row.logprobs.empty()) continue;
         logprobs.emplace_back(index, std::vector<std::pair<int, double>>());
         for (const TokenLogprob& entry : row.logprobs) logprobs.back().second.emplace_back(entry.token, entry.logprob);

@@ -50,17 +50,19 @@ struct LinearArgs {
     float* scratch;
 };
 
-// Quantises the row groups first_group..last_group-1 of `rows` rows, and of them the columns first..last-1, whole
-// blocks. x begins there; `out` is the panels of all the rows, of `columns` columns.
+// Quantises the row groups first_group..last_group-1 of `rows` rows, and of them the columns first..last-1, in whole runs
+// of `scale_inputs` values (32 or 256) that share a scale. x begins there; `out` is the panels of all the rows, of
+// `columns` columns.
 struct QuantiseArgs {
     InputRows x;
-    int rows, columns, first, last, first_group, last_group;
+    int rows, columns, first, last, first_group, last_group, scale_inputs;
     PanelBlock* out;
 };
 
 // The product of the row groups first_group..last_group-1 of `rows` rows with columns first..last-1 of a repacked
 // weight; row 0 of `out` is the first group's first, its column 0 is out_first. `first` is a multiple of
-// kPackedColumns, and `last`, too, or the weight's last column. `bias` may be null.
+// kPackedColumns, and `last`, too, or the weight's last column. `bias` may be null. `next` is the tile that the caller
+// will probably want after the last one, or null: it is fetched meanwhile.
 struct PackedArgs {
     const PanelBlock* x;
     int rows, first_group, last_group;
@@ -69,6 +71,7 @@ struct PackedArgs {
     float* out;
     std::size_t out_stride;
     std::int64_t out_first, first, last;
+    const std::uint8_t* next;
 };
 
 // out[i * out_stride + c] = act(x[i] . gate[c] + gate_bias[c]) * (x[i] . up[c] + up_bias[c]).

@@ -10,8 +10,9 @@
 //   at the same place in all bytes of four inputs of 16 columns. 16 added; scales as above.
 // - Q5_1: weights as above, nothing added; scales and minimums as in Q4_1.
 // - IQ4_NL: as Q4_0, but the half bytes stand for the levels of their table (kIq4Levels).
-// - Q4_K: weights as in Q4_1; a byte for each column's scale, then for its minimum. Before each 256 inputs the columns'
-//   scale of the scales, then of the minimums, in half precision.
+// - Q4_K: weights as in Q4_1. Before each 256 inputs the columns' scale of the scales, then of the minimums, in half
+//   precision; a byte for each column's scale of the first 32 inputs, of the next 32, ...; and for each column's
+//   minimums of the first and the second 32 inputs, side by side, of the third and the fourth, ...
 // - Q5_K: weights as in Q5_1, all else as in Q4_K.
 // - IQ4_XS: weights as in IQ4_NL. Before each 256 inputs the columns' scale of the scales, then a signed byte for each
 //   column's scale of the first 32 inputs, of the next 32, ...
@@ -19,10 +20,12 @@
 //   byte; a signed byte for the scale of each column's first 16 inputs, then for the other 16. Before each 256 inputs
 //   the columns' scale of the scales.
 // - Q3_K: the low two bits as Q6_K's high ones, then the third as Q5_0's fifth, 4 added; all else as in Q6_K.
-// - Q2_K: weights as Q6_K's high two bits; a byte for each column's first 16 inputs, then for the other 16: the scale
-//   in its low half, the minimum in the high one. Before each 256 inputs as in Q4_K.
+// - Q2_K: weights as Q6_K's high two bits; two bytes for each column, of its first 16 inputs and of the other 16: the
+//   scale in the low half, the minimum in the high one. Before each 256 inputs the columns' scale of the scales, then of
+//   the minimums.
 //
-// Rows are quantised to 8 bits with a scale for each 32 values, and lie in panels of up to six rows: block 0 of each
+// Rows are quantised to 8 bits with a scale for each 32 values, or for each 256 where a weight's blocks have as many
+// (then all but one operation for 256 inputs are in integers), and lie in panels of up to six rows: block 0 of each
 // row, then block 1 of each row, ...
 #pragma once
 
@@ -60,7 +63,8 @@ struct PanelBlock {
     std::int8_t q[kPackedInputs];
     float scale;
     float sum;                                  // of what the block stands for: scale times the sum of q
-    float half_sums[2];                         // of each half of it
+    std::int16_t half_sums[2];                  // of q, each half
+    std::int16_t pair_sums[2];                  // of q of blocks 2 i and 2 i + 1, in both; with a scale for 256 only
     std::int32_t less_8, less_128, less_32[2];  // the sum of q, less_32's of each half, times -8, -128, -32
 };
 
@@ -77,8 +81,8 @@ static constexpr PackedBytes packed_bytes(Format format) {
         case Format::Q4_1: return {16 * kPackedColumns, 4 * kPackedColumns, 0};
         case Format::Q5_0: return {20 * kPackedColumns, 2 * kPackedColumns, 0};
         case Format::Q5_1: return {20 * kPackedColumns, 4 * kPackedColumns, 0};
-        case Format::Q4_K: return {16 * kPackedColumns, 2 * kPackedColumns, 4 * kPackedColumns};
-        case Format::Q5_K: return {20 * kPackedColumns, 2 * kPackedColumns, 4 * kPackedColumns};
+        case Format::Q4_K: return {16 * kPackedColumns, 0, 20 * kPackedColumns};
+        case Format::Q5_K: return {20 * kPackedColumns, 0, 20 * kPackedColumns};
         case Format::IQ4_XS: return {16 * kPackedColumns, 0, 10 * kPackedColumns};
         case Format::Q2_K: return {8 * kPackedColumns, 2 * kPackedColumns, 4 * kPackedColumns};
         case Format::Q3_K: return {12 * kPackedColumns, 2 * kPackedColumns, 2 * kPackedColumns};
@@ -86,6 +90,9 @@ static constexpr PackedBytes packed_bytes(Format format) {
         default: return {};  // not repacked
     }
 }
+
+// Inputs that share a scale in the rows that a weight is multiplied with.
+static constexpr int scale_inputs(Format format) { return packed_bytes(format).head != 0 ? 256 : kPackedInputs; }
 
 static constexpr std::size_t packed_tile_bytes(Format format, int columns) {
     const PackedBytes bytes = packed_bytes(format);

@@ -91,6 +91,10 @@ void check_step(const StepInputs& step, const KvShape& shape, std::int64_t vocab
     }
     check_range("token", step.tokens, vocabulary);
     check_range("out_rows", step.out_rows, static_cast<std::int64_t>(rows));
+    if (step.hidden_only < 0 || static_cast<std::size_t>(step.hidden_only) > step.out_rows.size()) {
+        refuse("hidden_only is " + to_string(step.hidden_only) + "; there are " + to_string(step.out_rows.size()) +
+               " output rows");
+    }
     for (std::size_t i = 1; i < rows; ++i) {
         if (step.row_seq[i] < step.row_seq[i - 1]) {
             refuse("row_seq falls; rows of one sequence are adjacent, sequences in ascending order");

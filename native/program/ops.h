@@ -52,8 +52,8 @@ struct Context {
 class Op {
   public:
     virtual ~Op() = default;
-    // From now on also makes its result's panels, in Shared::normed. False: it cannot.
-    virtual bool make_panels() { return false; }
+    // From now on also makes its result's panels, in Shared::normed, with a scale for each so many inputs. False: it cannot.
+    virtual bool make_panels(int /*scale_inputs*/) { return false; }
     // Makes room for a step of that many rows. Called by one thread, before `run`.
     virtual void reserve(const Counts&, Shared&) {}
     // Floats of scratch that each worker needs.

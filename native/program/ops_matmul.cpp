@@ -7,10 +7,16 @@ namespace {
 
 InputRows rows_of(const Array& x, int count) { return {x.row(0), static_cast<std::size_t>(x.width), nullptr, count}; }
 
+// Where a worker goes on after the piece that begins at `first`, if all keep pace.
+std::int64_t likely_next(std::int64_t first, int piece, const Worker& worker) {
+    return first + std::int64_t{piece} * worker.threads();
+}
+
 class Linear final : public Op {
   public:
     Linear(Array x, std::vector<LinearPart> parts, bool normed) : x_(x), parts_(std::move(parts)), normed_(normed) {
-        for (const LinearPart& part : parts_) packed_ = packed_ || part.weight.packed != nullptr;
+        scale_inputs_ = scale_inputs_of(parts_);
+        packed_ = scale_inputs_ != 0;
     }
     void reserve(const Counts& counts, Shared& shared) override {
         if (packed_ && !normed_) shared.rows.reserve(panel_blocks(counts.of(x_.rows), x_.width));
@@ -21,9 +27,12 @@ class Linear final : public Op {
     // All parts in one phase.
     void run(Worker& worker, const Context& c) override {
         const InputRows x = rows_of(x_, c.rows(x_));
+        const int wanted = c.rows(parts_[0].out);
         float* scratch = c.scratch_of(worker);
         std::optional<QuantisedRows> panels;
-        if (packed_ && !normed_) panels.emplace(worker, c, x, x_.width, scratch + linear_scratch(x_.width));
+        if (packed_ && !normed_) {
+            panels.emplace(worker, c, x, x_.width, scale_inputs_, scratch + linear_scratch(x_.width));
+        }
         std::int64_t columns = 0;
         for (const LinearPart& part : parts_) columns += part.weight.rows;
         const int piece = columns_per_task(columns, worker.threads());
@@ -36,14 +45,15 @@ class Linear final : public Op {
             const std::int64_t first = std::int64_t{task} * piece;
             multiply(c.kernels,
                      {x, panels ? panels->get() : c.shared.normed.data(), part.weight, part.bias, part.out.row(0),
-                      static_cast<std::size_t>(part.out.width)},
-                     first, std::min(first + piece, part.weight.rows), scratch);
+                      static_cast<std::size_t>(part.out.width), wanted},
+                     first, std::min(first + piece, part.weight.rows), likely_next(first, piece, worker), scratch);
         });
     }
 
   private:
     Array x_;
     std::vector<LinearPart> parts_;
+    int scale_inputs_ = 0;
     bool packed_ = false, normed_;
 };
 
@@ -73,15 +83,16 @@ class GatedMlp final : public Op {
         float* scratch = c.scratch_of(worker);
         std::optional<QuantisedRows> panels;
         if (down_packed() && !gate_packed()) {
-            panels.emplace(worker, c, hidden, s_.down.columns, scratch + linear_scratch(s_.down.columns));
+            panels.emplace(worker, c, hidden, s_.down.columns, scale_inputs(s_.down.format),
+                           scratch + linear_scratch(s_.down.columns));
         }
         const int piece = columns_per_task(s_.down.rows, worker.threads());
         worker.each(tasks_of(s_.down.rows, piece), [&](int task) {
             const std::int64_t first = std::int64_t{task} * piece;
             multiply(c.kernels,
                      {hidden, panels ? panels->get() : c.shared.hidden.data(), s_.down, s_.down_bias, s_.out.row(0),
-                      static_cast<std::size_t>(s_.out.width)},
-                     first, std::min(first + piece, s_.down.rows), scratch);
+                      static_cast<std::size_t>(s_.out.width), rows},
+                     first, std::min(first + piece, s_.down.rows), likely_next(first, piece, worker), scratch);
         });
     }
 
@@ -94,15 +105,19 @@ class GatedMlp final : public Op {
     void gate_in_integers(Worker& worker, const Context& c, int rows) {
         float* scratch = c.scratch_of(worker);
         std::optional<QuantisedRows> x;
-        if (!s_.normed) x.emplace(worker, c, rows_of(s_.x, rows), s_.x.width, scratch + gated_product_scratch());
-        const int piece = columns_per_task(s_.gate.rows, worker.threads());
+        if (!s_.normed) {
+            x.emplace(worker, c, rows_of(s_.x, rows), s_.x.width, scale_inputs(s_.gate, s_.up),
+                      scratch + gated_product_scratch());
+        }
+        const int hidden_inputs = down_packed() ? scale_inputs(s_.down.format) : kPackedInputs;
+        const int piece = gated_columns(columns_per_task(s_.gate.rows, worker.threads()), hidden_inputs);
         worker.each(tasks_of(s_.gate.rows, piece), [&](int task) {
             const std::int64_t first = std::int64_t{task} * piece;
             multiply_gated(c.kernels,
                            {x ? x->get() : c.shared.normed.data(), rows, s_.gate, s_.up, s_.gate_bias, s_.up_bias,
                             s_.activation, c.shared.hidden_floats.data(),
-                            down_packed() ? c.shared.hidden.data() : nullptr},
-                           first, std::min(first + piece, s_.gate.rows), scratch);
+                            down_packed() ? c.shared.hidden.data() : nullptr, hidden_inputs},
+                           first, std::min(first + piece, s_.gate.rows), likely_next(first, piece, worker), scratch);
         });
     }
 

@@ -47,13 +47,18 @@ class Moe final : public Op {
         });
         worker.each(1, [&](int) { sort(rows); });
         if (s_.gate.packed != nullptr) {
-            each_group(worker, [&](const Group& g) { quantise(c, rows_of(g), s_.x.width, panels_of(g)); });
+            each_group(worker, [&](const Group& g) { 
+                quantise(c, rows_of(g), s_.x.width, scale_inputs(s_.gate, s_.up), panels_of(g));
+            });
         }
-        each_expert(worker, ff_, [&](const Group& g, int first, int last) { gate(worker, c, g, first, last); });
+        each_expert(worker, ff_, gated_columns(kPiece, hidden_inputs()),
+                    [&](const Group& g, int first, int last) { gate(worker, c, g, first, last); });
         if (s_.down.packed != nullptr && s_.gate.packed == nullptr) {
-            each_group(worker, [&](const Group& g) { quantise(c, hidden_of(g), ff_, hidden_panels_of(g)); });
+            each_group(worker, [&](const Group& g) { 
+                quantise(c, hidden_of(g), ff_, hidden_inputs(), hidden_panels_of(g));
+            });
         }
-        each_expert(worker, s_.out.width,
+        each_expert(worker, s_.out.width, kPiece,
                     [&](const Group& g, int first, int last) { down(worker, c, g, first, last); });
         each_rows(worker, rows, [&](int first, int count) {
             for (int r = first; r < first + count; ++r) combine(c.kernels, r);
@@ -103,11 +108,11 @@ class Moe final : public Op {
 
     // Calls work(group, first column, last column) for pieces of every active expert's `columns`.
     template <class Work>
-    void each_expert(Worker& worker, int columns, Work work) {
-        const int pieces = tasks_of(columns, kPiece);
+    void each_expert(Worker& worker, int columns, int piece, Work work) {
+        const int pieces = tasks_of(columns, piece);
         worker.each(static_cast<int>(active_.size()) * pieces, [&](int task) {
-            const int first = task % pieces * kPiece;
-            work(active_[size(task / pieces)], first, std::min(first + kPiece, columns));
+            const int first = task % pieces * piece;
+            work(active_[size(task / pieces)], first, std::min(first + piece, columns));
         });
     }
 
@@ -135,8 +140,10 @@ class Moe final : public Op {
     PanelBlock* panels_of(const Group& g) const { return panels_.data() + panel_blocks(g.first, s_.x.width); }
     PanelBlock* hidden_panels_of(const Group& g) const { return hidden_panels_.data() + panel_blocks(g.first, ff_); }
 
-    static void quantise(const Context& c, const InputRows& x, int columns, PanelBlock* out) {
-        c.kernels.quantise({x, x.count, columns, 0, columns, 0, row_groups(x.count), out});
+    int hidden_inputs() const { return s_.down.packed != nullptr ? scale_inputs(s_.down.format) : kPackedInputs; }
+
+    static void quantise(const Context& c, const InputRows& x, int columns, int scale_inputs, PanelBlock* out) {
+        c.kernels.quantise({x, x.count, columns, 0, columns, 0, row_groups(x.count), scale_inputs, out});
     }
 
     void gate(Worker& worker, const Context& c, const Group& g, int first, int last) {
@@ -145,8 +152,8 @@ class Moe final : public Op {
         if (gate.packed != nullptr) {
             multiply_gated(c.kernels,
                            {panels_of(g), g.count, gate, up, nullptr, nullptr, s_.activation, hidden,
-                            s_.down.packed != nullptr ? hidden_panels_of(g) : nullptr},
-                           first, last, c.scratch_of(worker));
+                            s_.down.packed != nullptr ? hidden_panels_of(g) : nullptr, hidden_inputs()},
+                           first, last, last, c.scratch_of(worker));
             return;
         }
         c.kernels.gated({rows_of(g), gate, up, nullptr, nullptr, s_.activation, hidden, size(ff_), first, last,
@@ -157,8 +164,9 @@ class Moe final : public Op {
         const std::size_t width = size(s_.out.width);
         multiply(c.kernels,
                  {hidden_of(g), s_.down.packed != nullptr ? hidden_panels_of(g) : nullptr,
-                  of_expert(s_.down, g.expert, s_.out.width), nullptr, results_.data() + size(g.first) * width, width},
-                 first, last, c.scratch_of(worker));
+                  of_expert(s_.down, g.expert, s_.out.width), nullptr, results_.data() + size(g.first) * width, width,
+                  g.count},
+                 first, last, last, c.scratch_of(worker));
     }
 
     void combine(const Kernels& kernels, int r) {

@@ -39,9 +39,10 @@ class RmsNorm final : public Op {
           eps_(s.eps),
           offset_(s.offset),
           groups_(s.groups) {}
-    bool make_panels() override {
-        panels_ = x_.width % kPackedInputs == 0;
-        return panels_;
+    bool make_panels(int scale_inputs) override {
+        if (x_.width % scale_inputs != 0 || (panels_ && scale_inputs != scale_inputs_)) return false;
+        scale_inputs_ = scale_inputs;
+        return panels_ = true;
     }
     void reserve(const Counts& counts, Shared& shared) override {
         if (panels_) shared.normed.reserve(panel_blocks(counts.of(x_.rows), x_.width));
@@ -53,7 +54,8 @@ class RmsNorm final : public Op {
             const int first = group_start(rows, g), count = group_start(rows, g + 1) - first;
             norm(c, first, count);
             const InputRows normed{out_.row(first), static_cast<std::size_t>(out_.width), nullptr, count};
-            c.kernels.quantise({normed, rows, out_.width, 0, out_.width, g, g + 1, c.shared.normed.data()});
+            c.kernels.quantise({normed, rows, out_.width, 0, out_.width, g, g + 1, scale_inputs_,
+                                c.shared.normed.data()});
         });
     }
 
@@ -68,7 +70,7 @@ class RmsNorm final : public Op {
     bool adds_, panels_ = false;
     const float* weight_;
     float eps_, offset_;
-    int groups_;
+    int groups_, scale_inputs_ = kPackedInputs;
 };
 
 class LayerNorm final : public Op {

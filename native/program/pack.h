@@ -13,7 +13,7 @@ inline std::int64_t packed_tiles(const Matrix& weight) { return (weight.rows + k
 
 // The number of the layout: to be raised when the bytes of a repacked weight change, so that none that was kept in a
 // file is taken for the new kind.
-constexpr int kPackedVersion = 1;
+constexpr int kPackedVersion = 2;
 
 inline std::size_t packed_size(const Matrix& weight) {
     return static_cast<std::size_t>(packed_tiles(weight)) * packed_tile_bytes(weight.format, weight.columns);

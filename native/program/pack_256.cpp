@@ -5,8 +5,8 @@ namespace {
 
 using Bytes = const std::uint8_t*;
 
-// Number `part` of Q4_K's and Q5_K's eight scales and minimums in 12 bytes, as bytes; see quant/q4_k.h.
-void put_scale_and_minimum(std::uint8_t* out, int column, Bytes scales, int part) {
+// Number `part` of Q4_K's and Q5_K's eight scales and minimums in 12 bytes, as bytes in the head; see quant/q4_k.h.
+void put_scale_and_minimum(std::uint8_t* head, int column, Bytes scales, int part) {
     int scale, minimum;
     if (part < 4) {
         scale = scales[part] & 63;
@@ -15,8 +15,8 @@ void put_scale_and_minimum(std::uint8_t* out, int column, Bytes scales, int part
         scale = (scales[part + 4] & 15) | scales[part - 4] >> 6 << 4;
         minimum = scales[part + 4] >> 4 | scales[part] >> 6 << 4;
     }
-    out[column] = static_cast<std::uint8_t>(scale);
-    out[kPackedColumns + column] = static_cast<std::uint8_t>(minimum);
+    head[(4 + part) * kPackedColumns + column] = static_cast<std::uint8_t>(scale);
+    head[(12 + part / 2 * 2) * kPackedColumns + 2 * column + part % 2] = static_cast<std::uint8_t>(minimum);
 }
 
 void put_heads(std::uint8_t* head, int column, Bytes in) {
@@ -53,7 +53,7 @@ void pack_q4_k(Bytes row, int block, int column, std::uint8_t* head, std::uint8_
     const Bytes in = row + block / 8 * 144;
     const int part = block % 8;
     put_4_bits(out, column, in + 16 + part / 2 * 32, part % 2 * 4);
-    put_scale_and_minimum(out + 16 * kPackedColumns, column, in + 4, part);
+    put_scale_and_minimum(head, column, in + 4, part);
     if (part == 0) put_heads(head, column, in);
 }
 
@@ -62,7 +62,7 @@ void pack_q5_k(Bytes row, int block, int column, std::uint8_t* head, std::uint8_
     const int part = block % 8;
     put_4_bits(out, column, in + 48 + part / 2 * 32, part % 2 * 4);
     put_1_bit(out + 16 * kPackedColumns, column, in + 16, part);
-    put_scale_and_minimum(out + 20 * kPackedColumns, column, in + 4, part);
+    put_scale_and_minimum(head, column, in + 4, part);
     if (part == 0) put_heads(head, column, in);
 }
 
@@ -80,7 +80,7 @@ void pack_q2_k(Bytes row, int block, int column, std::uint8_t* head, std::uint8_
     const Bytes in = row + block / 8 * 84;
     const int part = block % 8;
     put_2_bits(out, column, in + 16 + part / 4 * 32, part % 4 * 2);
-    for (int i = 0; i < 2; ++i) out[(8 + i) * kPackedColumns + column] = in[2 * part + i];
+    std::memcpy(out + 8 * kPackedColumns + 2 * column, in + 2 * part, 2);
     if (part == 0) put_heads(head, column, in + 80);
 }
 

@@ -5,10 +5,14 @@
 
 namespace plait {
 
-// In [0, 1), a multiple of 2^-53. Key: the seed. Counter: the position (two words), the sample index, 0.
-inline double token_uniform(std::uint64_t seed, std::uint32_t sample_index, std::uint64_t position) {
+// What a number decides.
+constexpr std::uint32_t kTokenStream = 0, kXtcStream = 1;
+
+// In [0, 1), a multiple of 2^-53. Key: the seed. Counter: the position (two words), the sample index, the stream.
+inline double token_uniform(std::uint64_t seed, std::uint32_t sample_index, std::uint64_t position,
+                            std::uint32_t stream = kTokenStream) {
     const auto low = [](std::uint64_t x) { return static_cast<std::uint32_t>(x); };
-    std::uint32_t c0 = low(position), c1 = low(position >> 32), c2 = sample_index, c3 = 0;
+    std::uint32_t c0 = low(position), c1 = low(position >> 32), c2 = sample_index, c3 = stream;
     std::uint32_t k0 = low(seed), k1 = low(seed >> 32);
     for (int round = 0; round < 10; ++round) {
         const std::uint64_t p0 = std::uint64_t{c0} * 0xD2511F53u, p1 = std::uint64_t{c2} * 0xCD9E8D57u;

@@ -67,9 +67,12 @@ void Program::ensure_team() {
 
 void Program::reserve(const StepInputs& inputs) {
     step_.inputs = &inputs;
-    step_.counts = {static_cast<int>(inputs.tokens.size()), static_cast<int>(inputs.out_rows.size())};
+    const int outputs = static_cast<int>(inputs.out_rows.size());
+    step_.counts = {static_cast<int>(inputs.tokens.size()), outputs, outputs - inputs.hidden_only};
     for (const Array& value : values_) {
-        const std::size_t rows = static_cast<std::size_t>(step_.counts.of(value.rows));
+        // Products are made for whole row groups.
+        const int spare = value.rows == Rows::Logits ? std::min(kPanelRows, inputs.hidden_only) : 0;
+        const std::size_t rows = static_cast<std::size_t>(step_.counts.of(value.rows) + spare);
         storages_[static_cast<std::size_t>(value.storage)]->reserve(rows * static_cast<std::size_t>(value.width));
     }
     std::size_t scratch = 0;
@@ -147,7 +150,13 @@ Logits Program::run(const StepInputs& inputs) {
     const auto job = [this](Worker& worker) { measuring_ ? execute_measured(worker) : execute(worker); };
     team_->run(job);
     const Array& logits = values_[static_cast<std::size_t>(logits_)];
-    return {logits.memory->share(), step_.counts.outputs, logits.width};
+    return {logits.memory->share(), step_.counts.of(logits.rows), logits.width};
+}
+
+Logits Program::hidden() const {
+    if (hidden_ < 0) throw std::invalid_argument("the program has no hidden states to show");
+    const Array& hidden = values_[static_cast<std::size_t>(hidden_)];
+    return {hidden.memory->share(), step_.counts.outputs, hidden.width};
 }
 
 std::vector<Drawn> Program::sample(const SampleCall& call) {

@@ -67,10 +67,14 @@ class Program {
     void clamp(int x, float limit, int out);
     void activate(int x, Activation activation, int out);
     void take_rows(int x, int out);
-    void finish(int logits);
+    // `hidden` are the rows that the logits are made from: those may be asked for.
+    void finish(int logits, int hidden = -1);
 
     // Throws std::invalid_argument for a step that does not fit, before anything has changed.
     Logits run(const StepInputs& step);
+    // The hidden states of the output rows of the last step, as `Logits`. Throws std::invalid_argument for a program
+    // that has none.
+    Logits hidden() const;
     // Chooses tokens, from logits of any program. Throws std::invalid_argument for a call that does not fit.
     std::vector<Drawn> sample(const SampleCall& call);
     // Starts (from zero) or stops the measuring of instructions; not while a step runs.
@@ -107,7 +111,7 @@ class Program {
     int rope_table(const std::vector<double>& inv_freq, float scale);
     void add_op(const char* kind, std::unique_ptr<Op> op, int makes = -1);
     // Whether the instruction that is about to be recorded finds value x as panels, because its maker makes them, too.
-    bool claim_panels(int x);
+    bool claim_panels(int x, int scale_inputs);
     void reserve(const StepInputs& inputs);
     void run_rope_tables(Worker& worker);
     void execute(Worker& worker);
@@ -131,11 +135,12 @@ class Program {
     std::vector<std::unique_ptr<Op>> ops_;
     std::vector<std::string> kinds_;  // of the ops
     std::vector<int> made_by_;        // by value: the op whose panels of it may be had, or -1
+    int panels_scale_inputs_ = 0;
     int panels_maker_ = -1, panels_user_ = -1;  // the last op that makes panels, and the last that looks at them
     bool measuring_ = false;
     std::map<std::string, double> measured_;
     std::int64_t vocabulary_ = 0;
-    int logits_ = -1;
+    int logits_ = -1, hidden_ = -1;
     Step step_;
     Shared shared_;
     std::vector<Growing<float>> scratch_;

@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "program/pack.h"
+#include "program/products.h"
 #include "program/program.h"
 
 namespace plait {
@@ -83,12 +84,14 @@ void Program::add_op(const char* kind, std::unique_ptr<Op> op, int makes) {
     kinds_.emplace_back(kind);
 }
 
-// There is one place for them: a maker may use it once all who look at the last one's have been recorded.
-bool Program::claim_panels(int x) {
+// There is one place for them, of one kind: a maker may use it once all who look at the last one's have been recorded.
+bool Program::claim_panels(int x, int scale_inputs) {
     const int maker = made_by_[static_cast<std::size_t>(x)];
     if (maker < 0 || (maker != panels_maker_ && maker <= panels_user_)) return false;
-    if (maker != panels_maker_ && !ops_[static_cast<std::size_t>(maker)]->make_panels()) return false;
+    if (maker == panels_maker_ && scale_inputs != panels_scale_inputs_) return false;
+    if (maker != panels_maker_ && !ops_[static_cast<std::size_t>(maker)]->make_panels(scale_inputs)) return false;
     panels_maker_ = maker;
+    panels_scale_inputs_ = scale_inputs;
     panels_user_ = static_cast<int>(ops_.size());
     return true;
 }
@@ -147,12 +150,12 @@ void Program::linear(int x, const std::vector<int>& weights, const std::vector<i
     for (std::size_t i = 0; i < weights.size(); ++i) {
         matrix(weights[i], value(outs[i]).width, value(x).width);
         pack(weights[i]);
-        const Array& out = value(outs[i], value(outs[i]).width, value(x).rows);
+        const bool last = value(x).rows == Rows::Outputs && value(outs[i]).rows == Rows::Logits;
+        const Array& out = value(outs[i], value(outs[i]).width, last ? Rows::Logits : value(x).rows);
         parts.push_back({matrix(weights[i], out.width, value(x).width), vector(biases[i], out.width), out});
     }
-    bool packed = false;
-    for (const LinearPart& part : parts) packed = packed || part.weight.packed != nullptr;
-    add_op("linear", make_linear(value(x), std::move(parts), packed && claim_panels(x)));
+    const int scale_inputs = scale_inputs_of(parts);
+    add_op("linear", make_linear(value(x), std::move(parts), scale_inputs != 0 && claim_panels(x, scale_inputs)));
 }
 
 void Program::rms_norm(int x, int residual, int weight, float eps, float offset, int groups, int out, int total) {
@@ -237,7 +240,7 @@ void Program::gated_mlp(int x, const std::vector<int>& weights, const std::vecto
     const int width = value(x).width, out_width = value(out).width;
     const std::int64_t ff = matrix(weights[0]).rows;
     pack_experts(weights[0], weights[1], weights[2], ff, matrix(weights[2]).rows);
-    const bool normed = packed(weights[0]) && claim_panels(x);
+    const bool normed = packed(weights[0]) && claim_panels(x, scale_inputs(matrix(weights[0]), matrix(weights[1])));
     add_op("gated_mlp", make_gated_mlp({value(x), matrix(weights[0], ff, width), matrix(weights[1], ff, width),
                                    matrix(weights[2], out_width, ff), vector(biases[0], ff), vector(biases[1], ff),
                                    vector(biases[2], out_width), activation, value(out, out_width, value(x).rows), normed}));
@@ -281,9 +284,11 @@ void Program::take_rows(int x, int out) {
     add_op("take_rows", make_take_rows(value(x, width, Rows::Tokens), value(out, width, Rows::Outputs)));
 }
 
-void Program::finish(int logits) {
-    expect(value(logits).rows == Rows::Outputs, "logits are of output rows");
+void Program::finish(int logits, int hidden) {
+    expect(value(logits).rows != Rows::Tokens, "logits are of output rows");
+    expect(hidden == -1 || value(hidden).rows == Rows::Outputs, "hidden states are of output rows");
     logits_ = logits;
+    hidden_ = hidden;
 }
 
 }  // namespace plait

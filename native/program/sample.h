@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -13,24 +14,26 @@
 namespace plait {
 
 // 0 ends a chain. A chain holds only what changes something: no stage that is switched off.
-enum class Stage : std::uint8_t { End, Penalties, Dry, TopK, TypicalP, TopP, MinP, Temperature };
+enum class Stage : std::uint8_t { End, Penalties, Dry, TopK, TypicalP, TopP, MinP, Temperature, TopNSigma, Xtc };
 
 // How to sample one row, as plait.ops.cpu.sampling packs it.
 struct SampleRecord {
     double temperature, top_p, typical_p, log_min_p;
     double repeat, frequency, presence;
+    double top_n_sigma, xtc_probability, xtc_threshold, mirostat_tau, mirostat_eta;
     std::uint64_t seed;
     std::int32_t top_k, logprobs;  // -1: no log-probabilities
-    Stage stages[8];
-    std::uint8_t greedy, seeded, unused[6];
+    Stage stages[12];
+    std::uint8_t greedy, seeded, mirostat, unused;  // mirostat: its version, and then the chain is a temperature alone
     // From here on, what differs from step to step.
     std::int32_t pick;  // row of the logits
     std::uint32_t sample_index;
     std::uint64_t position;
     std::int32_t biases, window, dry;  // entries of SampleCall's tokens and values; see there
     std::int32_t mask;                 // index of the mask; -1: none
+    double mu;                         // Mirostat's
 };
-static_assert(sizeof(SampleRecord) == 120);
+static_assert(sizeof(SampleRecord) == 168);
 
 // All rows of a step. For each record in order, `tokens` holds those with a bias, then the last tokens that penalties
 // look at, then those that DRY penalises; `values` the biases, then DRY's penalties. A mask's word w has bit b set for
@@ -53,12 +56,13 @@ struct TokenLogprob {
 };
 
 // What one row yields: a token, or an error (then the token is -1). `point` is where logits went bad, `bad` how many of
-// `total` are NaN or +inf.
+// `total` are NaN or +inf. `mu` is for the next token, where Mirostat drew this one.
 struct Drawn {
     std::int32_t token = -1;
     SampleError error = SampleError::None;
     SamplePoint point = SamplePoint::Model;
     std::int64_t bad = 0, total = 0;
+    std::optional<double> mu;
     std::vector<TokenLogprob> logprobs;  // the chosen token, then the most likely ones
 };
 

@@ -4,7 +4,6 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <utility>
 
 #include "program/philox.h"
@@ -13,7 +12,6 @@
 namespace plait {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr double kLeastTemperature = 1e-200;  // keeps logit / temperature finite
 constexpr double kLongestFall = 700;          // exp(-x) is a normal number up to here
 
@@ -50,7 +48,7 @@ bool Chain::choose() {
         if (!apply(*stage)) return false;
     }
     if (!record_.greedy && !record_.seeded) return fail(SampleError::NoSeed);
-    drawn_->token = record_.greedy ? kernels_.find_logit(x_, n_, top_) : draw();
+    drawn_->token = record_.greedy ? kernels_.find_logit(x_, n_, top_) : record_.mirostat ? draw_mirostat() : draw();
     return true;
 }
 
@@ -63,6 +61,8 @@ bool Chain::apply(Stage stage) {
         case Stage::TopP: top_p(); break;
         case Stage::MinP: min_p(); break;
         case Stage::Temperature: divide(); break;
+        case Stage::TopNSigma: top_n_sigma(); break;
+        case Stage::Xtc: return xtc();
         case Stage::End: break;
     }
     return true;
@@ -116,13 +116,14 @@ int Chain::gather(const float* x, float bound) const {
     return kernels_.gather_logits(x, n_, bound, scratch_.found_ids.data(), scratch_.found.data());
 }
 
-// To `found`: the `count` largest of x, in ascending order; `maxima` is that of x. Returns how many there are.
+// To `found`: the `count` largest of x above -inf, by index; `maxima` is that of x. Returns how many there are.
 int Chain::gather_largest(const float* x, int count) const {
     // As many columns as wanted have a logit that reaches the bound; hardly more logits do.
     const bool narrows = count <= columns_ && columns_ < n_;
     float* copy = scratch_.copy.data();
     const float bound = narrows ? nth_largest(scratch_.maxima.data(), columns_, count, copy) : -kInfinity;
-    const int near = gather(x, bound);
+    // A mask may leave fewer than that: what is -inf would be most of the vocabulary.
+    const int near = gather(x, std::max(bound, std::numeric_limits<float>::lowest()));
     std::int32_t* ids = scratch_.found_ids.data();
     float* found = scratch_.found.data();
     int kept = 0;
@@ -161,19 +162,6 @@ void Chain::expand() {
 }
 
 // --- lists ------------------------------------------------------------------------------------------------------
-
-template <class Keep>
-void Chain::keep_if(Keep keep) {
-    std::int32_t* ids = scratch_.ids.data();
-    double* values = scratch_.values.data();
-    int kept = 0;
-    for (int i = 0; i < count_; ++i) {
-        if (!keep(i)) continue;
-        ids[kept] = ids[i];
-        values[kept++] = values[i];
-    }
-    count_ = kept;
-}
 
 bool Chain::check_list(SamplePoint point) {
     const double* values = scratch_.values.data();
@@ -341,7 +329,10 @@ void Chain::divide() {
 
 std::int32_t Chain::draw() {
     const double uniform = token_uniform(record_.seed, record_.sample_index, record_.position);
-    if (whole_) return draw_whole(uniform);
+    return whole_ ? draw_whole(uniform) : draw_listed(uniform);
+}
+
+std::int32_t Chain::draw_listed(double uniform) {
     double* weights = scratch_.weights.data();
     const double target = uniform * kernels_.weigh_doubles(scratch_.values.data(), count_, list_top_, weights);
     double sum = 0;

@@ -1,9 +1,13 @@
 // The sampler chain of one row: from its logits to a token or an error.
 #pragma once
 
+#include <limits>
+
 #include "program/sample.h"
 
 namespace plait {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // What one row looks at; the spans are its own parts of SampleCall's. `mask` is null for none.
 struct RowInputs {
@@ -42,8 +46,15 @@ class Chain {
     void typical_p();
     void min_p();
     void divide();
+    // In sample_rarer.cpp:
+    void top_n_sigma();
+    bool xtc();
+    std::int32_t draw_mirostat();
+    void thin_by_rank();
+    void thin_by_surprise();
 
     std::int32_t draw();
+    std::int32_t draw_listed(double uniform);
     std::int32_t draw_whole(double uniform);
     void list_likely();
 
@@ -83,5 +94,18 @@ class Chain {
     int count_ = 0;  // of the lists
     double list_top_ = 0;
 };
+
+template <class Keep>
+void Chain::keep_if(Keep keep) {
+    std::int32_t* ids = scratch_.ids.data();
+    double* values = scratch_.values.data();
+    int kept = 0;
+    for (int i = 0; i < count_; ++i) {
+        if (!keep(i)) continue;
+        ids[kept] = ids[i];
+        values[kept++] = values[i];
+    }
+    count_ = kept;
+}
 
 }  // namespace plait

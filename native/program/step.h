@@ -35,13 +35,14 @@ struct GroupInputs {
 struct StepInputs {
     Ints tokens, positions, row_seq, out_rows;
     std::vector<GroupInputs> groups;
+    int hidden_only = 0;  // of the output rows, the last so many want no logits
 };
 
-enum class Rows : int { Tokens, Outputs };
+enum class Rows : int { Tokens, Outputs, Logits };  // the output rows that want logits are the first of all
 
 struct Counts {
-    int tokens = 0, outputs = 0;
-    int of(Rows rows) const { return rows == Rows::Tokens ? tokens : outputs; }
+    int tokens = 0, outputs = 0, logits = 0;
+    int of(Rows rows) const { return rows == Rows::Tokens ? tokens : rows == Rows::Outputs ? outputs : logits; }
 };
 
 // Every key of every sequence of the step in one group, in order: where it lies (see AttentionArgs) and its position.

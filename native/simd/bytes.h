@@ -91,6 +91,49 @@ inline I load_signed(const std::uint8_t* p) {
 #endif
 }
 
+// Twice kWidth unsigned bytes, as 16-bit numbers.
+inline S load_unsigned_16(const std::uint8_t* p) {
+#if defined(__AVX512BW__)
+    return reinterpret_cast<S>(_mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(__AVX2__)
+    return reinterpret_cast<S>(_mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(PLAIT_NEON)
+    return reinterpret_cast<S>(vmovl_u8(vld1_u8(p)));
+#else
+    S v;
+    for (int i = 0; i < 2 * kWidth; ++i) v[i] = p[i];
+    return v;
+#endif
+}
+
+// sum + the lane's two 16-bit numbers of `a` times those of `b`, each with its own.
+inline I add_pairs(I sum, S a, S b) {
+#if defined(__AVX512VNNI__)
+    return reinterpret_cast<I>(_mm512_dpwssd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(a),
+                                                   reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX512BW__)
+    return sum + reinterpret_cast<I>(_mm512_madd_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX2__)
+    return sum + reinterpret_cast<I>(_mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#elif defined(PLAIT_NEON)
+    const int16x8_t c = reinterpret_cast<int16x8_t>(a), d = reinterpret_cast<int16x8_t>(b);
+    const int32x4_t low = vmull_s16(vget_low_s16(c), vget_low_s16(d));
+    return sum + reinterpret_cast<I>(vpaddq_s32(low, vmull_high_s16(c, d)));
+#elif defined(__SSE2__)
+    return sum + reinterpret_cast<I>(_mm_madd_epi16(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+#else
+    for (int i = 0; i < kWidth; ++i) sum[i] += a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
+    return sum;
+#endif
+}
+
+// The same two numbers for every lane.
+inline I dot_pairs(I sum, S pairs, const std::int16_t (&two)[2]) {
+    std::int32_t both;
+    __builtin_memcpy(&both, two, sizeof both);
+    return add_pairs(sum, pairs, reinterpret_cast<S>(spread(both)));
+}
+
 // Each byte of `bytes` times the lane's factor, of 16 bits twice, plus the byte of `added`; that fits a byte again.
 inline U scaled_bytes(U bytes, U factor, U added) {
     return reinterpret_cast<U>(reinterpret_cast<H>(bytes) * reinterpret_cast<H>(factor) + reinterpret_cast<H>(added));
@@ -235,15 +278,6 @@ struct ByteWeights {
         : even(reinterpret_cast<S>(bytes & 0x00ff00ffu)), odd(reinterpret_cast<S>(bytes >> 8 & 0x00ff00ffu)) {}
 };
 using SmallWeights = ByteWeights;
-
-inline I add_pairs(I sum, S a, S b) {
-#if defined(__SSE2__)
-    return sum + reinterpret_cast<I>(_mm_madd_epi16(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
-#else
-    for (int i = 0; i < kWidth; ++i) sum[i] += a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
-    return sum;
-#endif
-}
 
 inline I dot(I sum, const ByteWeights& w, I x) {
     const S even = reinterpret_cast<S>(reinterpret_cast<U>(x) << 8 & 0xff00ff00u) >> 8, odd = reinterpret_cast<S>(x) >> 8;

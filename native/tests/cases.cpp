@@ -14,7 +14,7 @@
 namespace plait::test {
 namespace {
 
-static_assert(sizeof(Kernels) == 26 * sizeof(void*), "a kernel came or went: kernel_cases() must know it");
+static_assert(sizeof(Kernels) == 27 * sizeof(void*), "a kernel came or went: kernel_cases() must know it");
 
 std::size_t size(int n) { return static_cast<std::size_t>(n); }
 
@@ -93,9 +93,10 @@ Bytes gated(const Kernels& k, Activation activation) {
     return bytes_of(out);
 }
 
-std::vector<PanelBlock> quantised(const Kernels& k, const Floats& x, int rows, int inputs) {
+std::vector<PanelBlock> quantised(const Kernels& k, const Floats& x, int rows, int inputs, int scale_inputs) {
     std::vector<PanelBlock> panels(size(rows * inputs / kPackedInputs));
-    k.quantise({{x.data(), size(inputs), nullptr, rows}, rows, inputs, 0, inputs, 0, row_groups(rows), panels.data()});
+    k.quantise({{x.data(), size(inputs), nullptr, rows}, rows, inputs, 0, inputs, 0, row_groups(rows), scale_inputs,
+                panels.data()});
     return panels;
 }
 
@@ -110,10 +111,10 @@ Bytes linear_packed(const Kernels& k, const std::string& format) {
     weight.packed = tiles.data();
     const Floats x = exact_floats(13 * inputs, 9), bias = exact_floats(outputs, 10);
     for (const int rows : {1, 2, 3, 4, 5, 6, 8, 13}) {
-        const std::vector<PanelBlock> panels = quantised(k, x, rows, inputs);
+        const std::vector<PanelBlock> panels = quantised(k, x, rows, inputs, scale_inputs(weight.format));
         Floats out(size(rows * outputs));
         k.linear_packed({panels.data(), rows, 0, row_groups(rows), weight, rows % 2 ? bias.data() : nullptr,
-                         out.data(), outputs, 0, 0, outputs});
+                         out.data(), outputs, 0, 0, outputs, nullptr});
         append(all, out);
     }
     return all;
@@ -375,7 +376,9 @@ std::vector<Case> kernel_cases() {
         {"gated silu", [](const Kernels& k) { return gated(k, Activation::Silu); }},
         {"gated gelu", [](const Kernels& k) { return gated(k, Activation::Gelu); }},
         {"gated gelu_tanh", [](const Kernels& k) { return gated(k, Activation::GeluTanh); }},
-        {"quantise", [](const Kernels& k) { return bytes_of(quantised(k, exact_floats(13 * 96, 28), 13, 96)); }},
+        {"quantise", [](const Kernels& k) { return bytes_of(quantised(k, exact_floats(13 * 96, 28), 13, 96, 32)); }},
+        {"quantise, a scale for 256",
+         [](const Kernels& k) { return bytes_of(quantised(k, exact_floats(7 * 512, 29), 7, 512, 256)); }},
         {"rms_norm", [](const Kernels& k) { return norms(k, false); }},
         {"layer_norm", [](const Kernels& k) { return norms(k, true); }},
         {"layer_norm, groups", grouped_layer_norm},

@@ -180,10 +180,11 @@ struct Repacked {
                           inputs,
                           0,
                           groups,
+                          scale_inputs(weight.format),
                           panels.data()});
         Floats out(static_cast<std::size_t>(rows) * static_cast<std::size_t>(weight.rows));
         kernels.linear_packed({panels.data(), rows, 0, groups, weight, nullptr, out.data(),
-                               static_cast<std::size_t>(weight.rows), 0, 0, weight.rows});
+                               static_cast<std::size_t>(weight.rows), 0, 0, weight.rows, nullptr});
         return out;
     }
 };

@@ -20,6 +20,12 @@ SampleRecord record_of(std::vector<Stage> stages) {
     record.typical_p = 0.9;
     record.log_min_p = std::log(0.05);
     record.repeat = 1.2;
+    record.top_n_sigma = 1.5;
+    record.xtc_probability = 0.6;
+    record.xtc_threshold = 0.02;
+    record.mirostat_tau = 5;
+    record.mirostat_eta = 0.1;
+    record.mu = 10;
     record.top_k = 40;
     record.logprobs = -1;
     record.seeded = 1;
@@ -58,7 +64,7 @@ std::vector<float> random_logits(int n, unsigned seed) {
 Batch many_rows(int n) {
     Batch rows;
     std::vector<Stage> chain;
-    for (int s = 1; s <= 7; ++s) chain.push_back(static_cast<Stage>(s));
+    for (int s = 1; s <= 9; ++s) chain.push_back(static_cast<Stage>(s));
     std::vector<std::vector<Stage>> chains{{}, chain, {chain.rbegin(), chain.rend()}};
     for (const Stage stage : chain) chains.push_back({stage});
     rows.masks = {std::vector<std::uint32_t>(static_cast<std::size_t>(n + 31) / 32, 0x7f7f7f7fu)};
@@ -77,6 +83,11 @@ Batch many_rows(int n) {
             rows.records.push_back(record);
         }
     }
+    for (const std::uint8_t version : {1, 2}) {
+        SampleRecord record = record_of({Stage::Temperature});
+        record.mirostat = version;
+        rows.records.push_back(record);
+    }
     return rows;
 }
 
@@ -90,6 +101,7 @@ TEST(every_path_chooses_the_same_tokens) {
             for (std::size_t i = 0; i < drawn.size(); ++i) {
                 CHECK(drawn[i].error == SampleError::None && drawn[i].token >= 0 && drawn[i].token < n);
                 CHECK(drawn[i].token == expected[i].token && drawn[i].logprobs.size() == expected[i].logprobs.size());
+                CHECK(drawn[i].mu == expected[i].mu && drawn[i].mu.has_value() == (rows.records[i].mirostat != 0));
             }
         }
     }

@@ -7,20 +7,23 @@ reads the environment. Knows `errors` and `types`.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from numbers import Real
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, TypeVar
 
+from plait.config_values import PROFILES, mask_cpus, range_cpus
+from plait.config_values import parse_hours as parse_hours
+from plait.config_values import parse_slo as parse_slo
 from plait.errors import OptionError
 from plait.types import SamplingParams
 
+T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda", "reference")
 KV_TYPES = ("f16", "f32", "bf16", "q8_0")
+GPU_TYPES = ("bf16", "f16", "f32")
 MOST = 2**31 - 1
 MOST_THREADS = 1024
-MOST_CPUS = 8192
 _LEAST = {
     "n_ctx": 0,
     "n_batch": 1,
@@ -33,7 +36,6 @@ _LEAST = {
     "cpu_strict": 0,
     "draft_max": 0,
 }
-PROFILES = ("latency", "balanced", "throughput")
 ON_OFF = ("on", "off")
 LIMITS = ("n_batch", "n_parallel")
 MOST_CALIBRATION_S = 60
@@ -42,6 +44,12 @@ CPU_PATHS = ("auto", "scalar", "avx2", "avx512", "avx_vnni", "avx512_vnni", "neo
 
 class NotGiven(int):
     """A default that the controller may move; the same number, given, stays."""
+
+
+class NotNamed(str):
+    """A default that follows the device; the same word, given, stays."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +91,21 @@ class EngineOptions:
     threads: int = option(
         0, "-t", "--threads", help="CPU threads; 0 takes the cores this process may use.", env="PLAIT_THREADS"
     )
-    kv_type: str = option("f16", "-ctk", "--cache-type", help="Number type of the KV memory.", choices=KV_TYPES)
+    kv_type: str = option(
+        NotNamed("f16"),
+        "-ctk",
+        "--cache-type",
+        help="Number type of the KV memory; on a GPU bf16, if not given.",
+        choices=KV_TYPES,
+    )
     kv_memory: int = option(
         0, "--kv-memory", help="KV memory in MiB; 0 holds every sequence at full context, within a quarter of the RAM."
+    )
+    gpu_memory: float = option(
+        0.9, "--gpu-memory", help="Share of a GPU's memory to use for weights, steps and KV memory; above 0, at most 1."
+    )
+    gpu_type: str = option(
+        "bf16", "--gpu-type", help="Number type that a GPU computes in; weights are turned to it.", choices=GPU_TYPES
     )
     device: str = option("auto", "--device", help="Where to run.", choices=DEVICES, env="PLAIT_DEVICE")
     cpu_path: str = option(
@@ -150,7 +170,7 @@ class EngineOptions:
                 raise OptionError(f"{flag_of(EngineOptions, name)} is {value!r}; give a whole number")
             if not low <= value <= MOST:
                 raise OptionError(f"{flag_of(EngineOptions, name)} is {value}; give {low} to {MOST}")
-        for name in ("kv_type", "device", "cpu_path", "profile", "adaptive"):
+        for name in ("kv_type", "gpu_type", "device", "cpu_path", "profile", "adaptive"):
             info = next(info for n, _, _, info in option_fields(EngineOptions) if n == name)
             if getattr(self, name) not in info.choices:
                 raise OptionError(
@@ -160,6 +180,8 @@ class EngineOptions:
             raise OptionError(f"--threads is {self.threads}; give at most {MOST_THREADS}")
         if not isinstance(self.calibrate, Real) or not 0 <= self.calibrate <= MOST_CALIBRATION_S:
             raise OptionError(f"--calibrate is {self.calibrate}; give 0 to {MOST_CALIBRATION_S} seconds")
+        if not isinstance(self.gpu_memory, Real) or not 0 < self.gpu_memory <= 1:
+            raise OptionError(f"--gpu-memory is {self.gpu_memory}; give a share above 0, at most 1")
         parse_slo(self.slo)
         parse_hours(self.hours)
         if self.cpu_strict > 1:
@@ -170,7 +192,7 @@ class EngineOptions:
         """The CPUs that the threads may run on, ascending; empty where none were named."""
         if self.cpu_mask and self.cpu_range:
             raise OptionError("--cpu-mask and --cpu-range name the same thing; give one of them")
-        return _mask(self.cpu_mask) if self.cpu_mask else _range(self.cpu_range) if self.cpu_range else ()
+        return mask_cpus(self.cpu_mask) if self.cpu_mask else range_cpus(self.cpu_range) if self.cpu_range else ()
 
     @property
     def fixed(self) -> frozenset[str]:
@@ -178,58 +200,6 @@ class EngineOptions:
         if self.adaptive == "off":
             return frozenset(LIMITS)
         return frozenset(name for name in LIMITS if not isinstance(getattr(self, name), NotGiven))
-
-
-_SLO = re.compile(r"(ttft|itl)=([0-9]*\.?[0-9]+)(ms|s)")
-_HOURS = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])-([01]?[0-9]|2[0-3]):([0-5][0-9])=(\w+)")
-
-
-def parse_slo(text: str) -> dict[str, float]:
-    """Bounds in seconds by name (`ttft`, `itl`) from a text like "ttft=500ms,itl=0.05s"; none from an empty one.
-
-    Raises `OptionError` for another form, for a bound of 0, or one that is named twice.
-    """
-    bounds: dict[str, float] = {}
-    for part in text.split(",") if text else ():
-        match = _SLO.fullmatch(part.strip())
-        if match is None or match[1] in bounds or float(match[2]) == 0:
-            raise OptionError(f"--slo is '{text}'; give bounds like ttft=500ms,itl=50ms, each at most once")
-        bounds[match[1]] = float(match[2]) * (0.001 if match[3] == "ms" else 1.0)
-    return bounds
-
-
-def parse_hours(text: str) -> tuple[tuple[int, int, str], ...]:
-    """(first minute of the day, minute after the last, profile) from a text like "22:00-06:00=throughput,...".
-
-    Raises `OptionError` for another form or an unknown profile.
-    """
-    found = []
-    for part in text.split(",") if text else ():
-        match = _HOURS.fullmatch(part.strip())
-        if match is None or match[5] not in PROFILES:
-            raise OptionError(
-                f"--hours is '{text}'; give hours like 22:00-06:00=throughput, with a profile of {', '.join(PROFILES)}"
-            )
-        found.append((60 * int(match[1]) + int(match[2]), 60 * int(match[3]) + int(match[4]), match[5]))
-    return tuple(found)
-
-
-def _mask(text: str) -> tuple[int, ...]:
-    digits = text.lower().removeprefix("0x")
-    if not digits or len(digits) > MOST_CPUS // 4 or not set(digits) <= set("0123456789abcdef") or not int(digits, 16):
-        raise OptionError(f"--cpu-mask is '{text}'; give a hexadecimal number with a bit for each CPU, as 0xff")
-    mask = int(digits, 16)
-    return tuple(cpu for cpu in range(mask.bit_length()) if mask >> cpu & 1)
-
-
-def _range(text: str) -> tuple[int, ...]:
-    parts = text.split("-")
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
-        raise OptionError(f"--cpu-range is '{text}'; give the first CPU and the last, as 0-3")
-    first, last = map(int, parts)
-    if not first <= last < MOST_CPUS:
-        raise OptionError(f"--cpu-range is '{text}'; it must go upwards, to less than {MOST_CPUS}")
-    return tuple(range(first, last + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +231,12 @@ SAMPLING_OPTIONS: tuple[SamplingOption, ...] = (
     _sampling("dry_base", "--dry-base", help="Growth of the DRY penalty for each further token of the run."),
     _sampling("dry_allowed_length", "--dry-allowed-length", help="Runs up to this length carry no DRY penalty."),
     _sampling("dry_penalty_last_n", "--dry-penalty-last-n", help="How far back DRY looks; -1 is the whole context."),
+    _sampling("top_n_sigma", "--top-nsigma", "--top-n-sigma", help="Keep tokens within n deviations; -1 is off."),
+    _sampling("xtc_probability", "--xtc-probability", help="How often XTC drops all but the least likely top token."),
+    _sampling("xtc_threshold", "--xtc-threshold", help="A token of at least this probability is a top one for XTC."),
+    _sampling("mirostat", "--mirostat", help="Draw by Mirostat 1 or 2, after the temperature alone; 0 is off."),
+    _sampling("mirostat_tau", "--mirostat-ent", help="Surprise of a token that Mirostat aims at, in bits."),
+    _sampling("mirostat_eta", "--mirostat-lr", help="How fast Mirostat adapts."),
     _sampling(
         "seed",
         "-s",
@@ -282,8 +258,6 @@ NOT_HERE: dict[tuple[str, ...], str] = {
         "prefill and decode share their steps; choose CPUs with -C or -Cr"
     ),
     ("--prio", "--poll"): "threads run at the process's priority (see nice), and wait as long as pays",
-    ("--mirostat",): "it is not in the sampler chain yet",
-    ("--grammar", "--grammar-file", "-j", "--json-schema"): "structured output is not there yet",
     ("--lora", "--lora-scaled"): "adapters are not there yet",
     ("--mmproj", "--image"): "multimodal input is not there yet",
     (
@@ -292,10 +266,27 @@ NOT_HERE: dict[tuple[str, ...], str] = {
         "--draft-p-min",
     ): "guesses adapt to how often they are right; see --draft-max",
     ("-md", "--model-draft"): "draft models are not there yet",
-    ("-cnv", "--conversation", "-sys", "--system-prompt"): "use --chat for one turn with the model's template",
+    ("-cnv", "--conversation", "-sys", "--system-prompt"): "use plait chat; in plait run, --chat is one turn",
     ("--no-mmap", "--mlock"): "weights are always mapped from the file",
     ("--rope-scaling", "--rope-freq-base", "--rope-freq-scale"): "these are taken from the model file",
-    ("--slot-save-path", "--api-key", "--metrics"): "the server is not there yet",
+    ("--slot-save-path",): "it is an option of plait serve",
+    ("--api-key", "--api-key-file"): "it is an option of plait serve",
+    (
+        "--metrics",
+        "--slots",
+        "--props",
+        "--embedding",
+        "--embeddings",
+        "--jinja",
+        "--webui",
+    ): "plait serve always has it",
+    ("--no-webui", "--no-slots", "--no-jinja"): "what plait serve has cannot be switched off",
+    ("-cb", "--cont-batching", "-nocb", "--no-cont-batching"): "batching is always continuous",
+    ("--threads-http",): "HTTP is served by one thread; --max-connections bounds it",
+    ("-sps", "--slot-prompt-similarity"): "sequences have no slots: a prefix is found wherever it is",
+    ("--reranking", "--rerank"): "reranking is not there yet",
+    ("--chat-template", "--chat-template-file"): "the model's own template is used",
+    ("--reasoning-format", "--reasoning-budget"): "reasoning is always given apart from the answer",
 }
 """Flags of llama.cpp's that Plait does not have, each with what to do instead: refused by name, never ignored."""
 
@@ -306,28 +297,71 @@ def flag_of(cls: type, name: str) -> str:
 
 
 def from_environment(values: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> EngineOptions:
-    """`EngineOptions` from explicit `values`, then the environment (see each option's `env`), then defaults.
+    """`resolve` for the engine's options."""
+    return resolve(EngineOptions, values, environ)
+
+
+def resolve(cls: type[T], values: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> T:
+    """Options of the class `cls` from explicit `values`, then the environment (see each option's `env`), then defaults.
 
     Raises `OptionError` for an unusable value, naming the variable it came from.
     """
     environ = os.environ if environ is None else environ
     resolved = dict(values)
-    known = [f.name for f in fields(EngineOptions)]
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for name in resolved:
         if name not in known:
             raise OptionError(f"there is no option '{name}'; there are {', '.join(known)}")
-    for name, _, default, info in option_fields(EngineOptions):
+    for name, _, default, info in option_fields(cls):
         if name in resolved or info.env is None or not environ.get(info.env):
             continue
         text = environ[info.env]
         try:
-            resolved[name] = type(default)(text)
-            EngineOptions(**{name: resolved[name]})
+            resolved[name] = (text,) if isinstance(default, tuple) else type(default)(text)
+            cls(**{name: resolved[name]})
         except ValueError:
             raise OptionError(f"environment variable {info.env} is '{text}'; give a whole number") from None
         except OptionError as error:
             raise OptionError(f"environment variable {info.env} is '{text}': {error}") from None
-    return EngineOptions(**resolved)
+    return cls(**resolved)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisorOptions:
+    """How an engine process is watched. Times are in seconds.
+
+    Raises `OptionError` for a value that cannot be used.
+    """
+
+    step_timeout: float = option(
+        120.0, "--step-timeout", help="A step of more seconds than this hangs: the engine is started anew; 0 never is."
+    )
+    max_restarts: int = option(
+        5, "--max-restarts", help="Give up after so many crashes in a row without a single new token in between."
+    )
+    drain_timeout: float = option(
+        30.0, "--drain-timeout", help="Seconds that running requests have to end when the server is stopped."
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("step_timeout", "drain_timeout", "max_restarts"):
+            value: Any = getattr(self, name)
+            whole = name == "max_restarts"
+            is_number = isinstance(value, Integral if whole else Real)
+            if not is_number or not 0 <= value <= MOST:
+                what = "a whole number" if whole else "seconds"
+                raise OptionError(f"{flag_of(SupervisorOptions, name)} is {value!r}; give {what}, 0 or more")
+
+
+CRASH_TOKEN = "PLAIT_TEST_CRASH_TOKEN"
+
+
+def crash_token(environ: Mapping[str, str] | None = None) -> int | None:
+    """For tests of recovery: the token whose step kills the process, None outside of them. Raises `OptionError`."""
+    text = (os.environ if environ is None else environ).get(CRASH_TOKEN, "")
+    if text and not text.isdecimal():
+        raise OptionError(f"environment variable {CRASH_TOKEN} is '{text}'; give a token id")
+    return int(text) if text else None
 
 
 def sampling_default(name: str) -> Any:

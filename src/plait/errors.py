@@ -119,6 +119,15 @@ class StepError(PlaitError):
 
     code = "step_failed"
 
+    @staticmethod
+    def of(error: Exception) -> StepError:
+        """The error itself if it is one, else one that names it."""
+        if isinstance(error, StepError):
+            return error
+        found = StepError(f"the step failed on this request: {type(error).__name__}: {error}")
+        found.__cause__ = error
+        return found
+
 
 class EngineDownError(PlaitError):
     """The engine accepts no requests: it is draining, has given up after crashes, or does not answer."""

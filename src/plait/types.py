@@ -48,38 +48,68 @@ class SamplerStage(StrEnum):
 
     PENALTIES = "penalties"
     DRY = "dry"
+    TOP_N_SIGMA = "top_n_sigma"
     TOP_K = "top_k"
     TYPICAL_P = "typ_p"
     TOP_P = "top_p"
     MIN_P = "min_p"
+    XTC = "xtc"
     TEMPERATURE = "temperature"
 
 
-LLAMA_CPP_CHAIN: tuple[SamplerStage, ...] = (
-    SamplerStage.PENALTIES,
-    SamplerStage.DRY,
-    SamplerStage.TOP_K,
-    SamplerStage.TYPICAL_P,
-    SamplerStage.TOP_P,
-    SamplerStage.MIN_P,
-    SamplerStage.TEMPERATURE,
-)
+LLAMA_CPP_CHAIN: tuple[SamplerStage, ...] = tuple(SamplerStage)
 
 OPENAI_CHAIN: tuple[SamplerStage, ...] = (
     SamplerStage.PENALTIES,
     SamplerStage.DRY,
     SamplerStage.TEMPERATURE,
+    SamplerStage.TOP_N_SIGMA,
     SamplerStage.TOP_K,
     SamplerStage.TYPICAL_P,
     SamplerStage.TOP_P,
     SamplerStage.MIN_P,
+    SamplerStage.XTC,
 )
+
+
+class GrammarKind(StrEnum):
+    """What a grammar is written in."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    GBNF = "gbnf"  # llama.cpp's
+    LARK = "lark"
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must look like, as a whole. Whether it compiles is for `tokenizer.grammar.check_grammar` to say.
+
+    Raises `RequestError` for an unknown kind, or an empty source."""
+
+    kind: GrammarKind
+    source: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in set(GrammarKind):
+            raise RequestError(f"the grammar's kind is {self.kind!r}; choose one of {', '.join(GrammarKind)}")
+        object.__setattr__(self, "kind", GrammarKind(self.kind))
+        if not isinstance(self.source, str) or not self.source.strip():
+            raise RequestError("the grammar is empty; give its source as text, or none at all")
+
+
+class Pooling(StrEnum):
+    """How the hidden states of a prompt become one vector."""
+
+    MEAN = "mean"  # of all tokens, summed in their order
+    LAST = "last"  # the last token's
+
 
 MAX_SEED = 2**64 - 1
 MAX_SAMPLES = 1024
 _STAGES = frozenset(SamplerStage)
 _WHOLE = frozenset(
-    "top_k n repeat_last_n dry_penalty_last_n dry_allowed_length max_tokens seed logprobs".split()  # noqa: SIM905
+    "top_k n repeat_last_n dry_penalty_last_n dry_allowed_length max_tokens seed logprobs mirostat".split()  # noqa: SIM905
 )
 
 
@@ -95,9 +125,12 @@ class SamplingParams:
     """How to choose the next token, and when to stop. Defaults are llama.cpp's.
 
     `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p` 0, `typical_p` 1, `repeat_penalty` 1 and the zeros of the
-    other penalties switch a stage off. `repeat_last_n` and `dry_penalty_last_n` count tokens; -1 is the whole
-    context. `logit_bias` is added to the raw logits before the chain runs. `seed` None lets the caller's face draw
-    one. `logprobs` is the number of alternatives to report for each token (0: only the chosen one; None: nothing).
+    other penalties switch a stage off, as do `top_n_sigma` 0 or less and `xtc_probability` 0. `mirostat` 1 or 2 draws
+    by Mirostat with the target `mirostat_tau` (bits of surprise) and rate `mirostat_eta` instead of `samplers`, after
+    the temperature alone. `grammar` is what the answer must look like: it ends where that is complete.
+    `repeat_last_n` and `dry_penalty_last_n` count tokens; -1 is the whole context. `logit_bias` is added to the raw
+    logits before the chain runs. `seed` None lets the caller's face draw one. `logprobs` is the number of alternatives
+    to report for each token (0: only the chosen one; None: nothing).
 
     Raises `RequestError` for a value of the wrong kind or out of range.
     """
@@ -117,6 +150,12 @@ class SamplingParams:
     dry_allowed_length: int = 2
     dry_penalty_last_n: int = -1
     dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
     logit_bias: tuple[tuple[TokenId, float], ...] = ()
     seed: int | None = None
     n: int = 1
@@ -125,22 +164,23 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     samplers: tuple[SamplerStage, ...] = LLAMA_CPP_CHAIN
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
-        self._range("temperature", 0, 100)
-        self._range("top_p", 0, 1)
-        self._range("min_p", 0, 1)
-        self._range("typical_p", 0, 1)
-        self._range("top_k", 0)
+        for name in ("top_p", "min_p", "typical_p", "xtc_probability", "xtc_threshold", "mirostat_eta"):
+            self._range(name, 0, 1)
+        for name in ("top_k", "dry_allowed_length", "dry_multiplier", "repeat_penalty"):
+            self._range(name, 0)
+        for name in ("repeat_last_n", "dry_penalty_last_n"):
+            self._range(name, -1)
+        for name in ("presence_penalty", "frequency_penalty"):
+            self._range(name, -100, 100)
+        for name in ("temperature", "mirostat_tau"):
+            self._range(name, 0, 100)
         self._range("n", 1, MAX_SAMPLES)
-        self._range("repeat_last_n", -1)
-        self._range("dry_penalty_last_n", -1)
-        self._range("dry_allowed_length", 0)
-        self._range("dry_multiplier", 0)
         self._range("dry_base", 1)
-        self._range("presence_penalty", -100, 100)
-        self._range("frequency_penalty", -100, 100)
-        self._range("repeat_penalty", 0)
+        self._range("top_n_sigma", -math.inf)
+        self._range("mirostat", 0, 2)
         if self.repeat_penalty == 0:
             raise RequestError(f"repeat_penalty is {self.repeat_penalty}; it must be greater than 0 (1 is off)")
         if self.max_tokens is not None:
@@ -159,6 +199,13 @@ class SamplingParams:
             raise RequestError("a stop string is empty; give at least one character, or leave it out")
         if len(set(self.samplers)) != len(self.samplers):
             raise RequestError("samplers names a stage twice; name each at most once")
+        if self.grammar is not None and not isinstance(self.grammar, Grammar):
+            raise RequestError(f"grammar is {self.grammar!r}; give a Grammar(kind, source)")
+
+    @property
+    def chain(self) -> tuple[SamplerStage, ...]:
+        """The stages that are applied: with Mirostat the temperature alone, as llama.cpp has it."""
+        return (SamplerStage.TEMPERATURE,) if self.mirostat else self.samplers
 
     def _entries(self, name: str, what: str, sound: Callable[[object], bool]) -> None:
         value = getattr(self, name)
@@ -186,6 +233,7 @@ class ServiceFields(TypedDict, total=False):
     cache: CacheMode | str
     salt: str
     salt_from: int
+    pin: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +243,9 @@ class Service:
     `priority` is its class: high, normal, low or background. `tenant` is whose share it counts against. `timeout` and
     `queue_timeout` are seconds from now, to its end and until it is begun: then it fails with `DeadlineError` or
     `QueueTimeoutError`. `cache` says what it may do with the KV memory of equal prefixes: off, read or read-write.
-    Prefixes are shared only under an equal `salt`, but for the whole pages of the first `salt_from` tokens.
+    Prefixes are shared only under an equal `salt`, but for the whole pages of the first `salt_from` tokens. `pin` is
+    for how many seconds after its end the request's prompt and answer stay in KV memory, for the next turn of a session
+    (0: as long as nobody else needs the room). A pin ends early where pages are missing for who runs or waits.
 
     Raises `RequestError` for a value of the wrong kind or out of range.
     """
@@ -207,6 +257,7 @@ class Service:
     cache: CacheMode | str = CacheMode.READ_WRITE
     salt: str = ""
     salt_from: int = 0
+    pin: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "priority", _named(self.priority, "priority", _PRIORITIES))
@@ -222,6 +273,10 @@ class Service:
             raise RequestError(f"salt_from is {self.salt_from!r}; give a number of tokens, at least 0")
         if self.salt_from and not self.salt:
             raise RequestError(f"salt_from is {self.salt_from} and there is no salt; give the rest a salt of its own")
+        if not _is_real(self.pin) or not 0 <= self.pin < math.inf:
+            raise RequestError(f"pin is {self.pin!r}; give seconds, or 0 for none")
+        if self.pin and self.cache is not CacheMode.READ_WRITE:
+            raise RequestError(f"pin is {self.pin} and cache is {self.cache}; what is to stay must be read-write")
 
     def applied(self, request: EngineRequest, now: float) -> EngineRequest:
         """The request served so, `now` being the time of the scheduler's clock."""
@@ -234,6 +289,7 @@ class Service:
             cache=_named(self.cache, "cache", _CACHE_MODES),
             salt=self.salt,
             salt_from=self.salt_from,
+            pin=self.pin,
         )
 
 
@@ -263,7 +319,14 @@ class EngineRequest:
 
     `tenant` is whose share the request is counted against (an API key). `deadline` is in seconds of the scheduler's
     clock; `queue_timeout` in seconds from its arrival until it is begun. Prefixes are shared only under an equal
-    `salt`; the whole pages of the first `salt_from` tokens are shared with everybody all the same.
+    `salt`; the whole pages of the first `salt_from` tokens are shared with everybody all the same. `pin` is for how
+    many seconds after its end its tokens stay in memory; it means something only with the cache mode read-write.
+
+    `resume` is set for a request that an engine had taken before, and which is given to a new one: for each sample the
+    tokens that were handed out already. It goes on after them as if it had never stopped, and only further tokens are
+    news; `max_tokens` counts all. Samples in `ended` had their final event, and take no part.
+    `prompt_logprobs` asks for so many alternatives to each prompt token; `pooling` for one vector and no tokens. Both,
+    or a number out of range, raise `RequestError`.
     """
 
     request_id: str
@@ -278,6 +341,23 @@ class EngineRequest:
     queue_timeout: float | None = None
     cache: CacheMode = CacheMode.READ_WRITE
     salt_from: int = 0
+    pin: float = 0.0
+    resume: tuple[tuple[TokenId, ...], ...] = ()
+    ended: frozenset[int] = frozenset()
+    prompt_logprobs: int | None = None
+    pooling: Pooling | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether every position of the prompt is looked at, so that none may come from KV memory."""
+        return self.prompt_logprobs is not None or self.pooling is Pooling.MEAN
+
+    def __post_init__(self) -> None:
+        wanted = self.prompt_logprobs
+        if wanted is not None and (isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 <= wanted <= 100):
+            raise RequestError(f"prompt_logprobs is {wanted!r}; give a whole number, at most 100")
+        if self.pooling is not None and (wanted is not None or self.sampling.n > 1):
+            raise RequestError("a request that pools draws nothing: it has one sample and no prompt_logprobs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +370,10 @@ class Logprob:
 
 class TokenEvent(NamedTuple):
     """News of one sample of one request: new tokens, and perhaps its end. Exactly one event of a sample is final:
-    it has `finish_reason` or `error`, never both. Usage counters are set on the final event."""
+    it has `finish_reason` or `error`, never both. Usage counters are set on the final event.
+
+    `prompt_logprobs` come with the first event of sample 0: entry i is about prompt token i, that token first, then the
+    most likely ones; entry 0 is empty. `embedding`, of length 1, comes with the final event of a request that pools."""
 
     request_id: str
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks for here
@@ -300,6 +383,8 @@ class TokenEvent(NamedTuple):
     error: Exception | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    prompt_logprobs: tuple[tuple[Logprob, ...], ...] = ()
+    embedding: tuple[float, ...] = ()
 
     @property
     def final(self) -> bool:

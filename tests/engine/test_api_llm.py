@@ -4,14 +4,16 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 
 from plait import LLM, EngineOptions, SamplingParams
 from plait.api import Delta
-from plait.errors import DeadlineError, OptionError, PromptTooLongError, RequestError
+from plait.errors import DeadlineError, OptionError, PromptTooLongError, RequestError, StepError
+from plait.tokenizer.output import OutputText
 from plait.types import ChatMessage, FinishReason
 
 GREEDY = SamplingParams(max_tokens=16, temperature=0)
@@ -286,3 +288,25 @@ def test_a_request_that_takes_too_long_fails_by_itself(llm: LLM) -> None:
     last = list(late)[-1]
     assert isinstance(last.error, DeadlineError)
     assert sample.error is None
+
+
+def test_a_sample_whose_text_cannot_be_made_ends_alone(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = ["Once upon a time", "The cat", "A dog"]
+    wanted = [one.text for one in llm.generate(prompts, GREEDY)]
+    inner, calls = OutputText.push, Counter[int]()
+
+    def push(output: OutputText, tokens: Sequence[int], final: bool) -> tuple[str, int, bool]:
+        number = outputs.setdefault(id(output), len(outputs))
+        calls[number] += 1
+        if number == 1 and calls[number] == 3:
+            raise ZeroDivisionError("a bug")
+        return inner(output, tokens, final)
+
+    outputs: dict[int, int] = {}
+    monkeypatch.setattr(OutputText, "push", push)
+    got = llm.generate(prompts, GREEDY)
+    assert [one.text for one in got][::2] == wanted[::2]
+    assert wanted[1].startswith(got[1].text)
+    assert got[1].samples[0].finish_reason is None
+    assert isinstance(got[1].samples[0].error, StepError)
+    assert calls[1] == 3

@@ -144,7 +144,8 @@ def test_steps_are_full_and_decode_has_a_row_of_logits_for_each_sequence(loaded:
 
 def test_a_shared_prompt_is_computed_once_and_its_pages_are_shared(loaded: LoadedModel) -> None:
     steps = steps_of(loaded, BenchCase(35, 2, 3, shared=True), n_batch=64)
-    assert [len(step.tokens) for step in steps] == [35, 3, 3]
+    assert [len(step.tokens) for step in steps] == [35, 0, 3, 3]  # the step without rows copies the ragged page
+    assert [copy.count for copy in steps[1].kv[0].copies] == [3, 3]
     last = steps[-1].kv[0]
     tables = [last.entries[a:b] for a, b in zip(last.entry_start, last.entry_start[1:], strict=False)]
     assert [int(table[:, 2].sum()) for table in tables] == [37, 37, 37]

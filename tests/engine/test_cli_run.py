@@ -1,6 +1,7 @@
 """`plait run` and `plait inspect` as a user meets them: a process, its output, its exit code."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -169,6 +170,57 @@ def test_kept_repacked_weights_give_the_same_text_and_a_bad_file_is_a_warning(tm
     assert (third.returncode, third.stdout) == (0, first.stdout)
     assert "warning" in third.stderr
     assert "Traceback" not in third.stderr
+
+
+PERSON = """{"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"],
+ "additionalProperties": false}"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "pattern"),
+    [
+        (("--grammar", 'root ::= "yes" | "no" "!"'), "yes|no!"),
+        (("-j", PERSON), r'\{\s*"age"\s*:\s*-?\d+\s*.*\}'),
+        (("--grammar-file", "FILE"), "[ab]{3}"),
+        (("--json-schema-file", "FILE"), "[0-9]"),
+    ],
+)
+def test_answers_are_held_to_a_grammar(tmp_path: Path, flags: tuple[str, str], pattern: str) -> None:
+    file = tmp_path / "grammar"
+    file.write_text("root ::= [ab]{3}" if flags[0] == "--grammar-file" else '{"enum": [1, 2, 3]}')
+    option, value = flags
+    value = value.replace("FILE", str(file))
+    done = plait("run", "--json", "-p", "The answer:", "-n", "200", "-s", "3", option, value)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(pattern, json.loads(done.stdout.splitlines()[0])["text"], re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--grammar", "root ::= x"), "the grammar (gbnf) cannot be used"),
+        (("-j", '{"not": {}}'), "the grammar (json_schema) cannot be used"),
+        (("-j", "{}", "--grammar", 'root ::= "a"'), "give one of --grammar, --json-schema"),
+        (("--grammar-file", "/no/such/file"), "there is no --grammar-file /no/such/file"),
+    ],
+)
+def test_a_grammar_that_cannot_be_used_is_one_line(flags: tuple[str, ...], said: str) -> None:
+    done = plait("run", "-p", "x", *flags)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_rarer_samplers_have_options() -> None:
+    args = ["run", "-p", "The", "-n", "24", "-s", "1", "--temp", "1.5", "--json"]
+    texts = {
+        json.loads(plait(*args, *flags).stdout.splitlines()[0])["text"]
+        for flags in (
+            (), ("--mirostat", "2", "--mirostat-ent", "9"), ("--xtc-probability", "1", "--xtc-threshold", "0.01"),
+            ("--top-nsigma", "0.1"),
+        )
+    }  # fmt: skip
+    assert len(texts) == 4
 
 
 def test_help_names_every_option() -> None:

@@ -5,29 +5,19 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 
-import numpy as np
 import pytest
 
-from plait.cache.config import CacheConfig
-from plait.cache.kv import KVCache
-from plait.engine.core import Engine
 from plait.engine.runner import Runner
 from plait.errors import OptionError, StepError
-from plait.formats.tensor import F32Array
 from plait.models.registry import LoadedModel, load_model
-from plait.ops.api import Executable, I32Array, KVConfig, StepInputs
-from plait.ops.sampling import Sampled, SampleRow
-from plait.scheduler.limits import Limits
+from plait.ops.api import Executable
 from plait.scheduler.scheduler import Scheduler
 from plait.types import EngineRequest, FinishReason, SamplingParams, TokenEvent
-from support.backends import make_backend, other_paths
+from support.backends import other_paths
+from support.serving import STREAMS, Faulty, collect, each_alone, engine_of, greedy, serve, some_requests
 from support.tiny_llama import VARIANTS
-
-CONTEXT = 48
-STREAMS = dict[tuple[str, int], tuple[tuple[int, ...], object]]
 
 
 @pytest.fixture(scope="module")
@@ -38,112 +28,6 @@ def model() -> LoadedModel:
 @pytest.fixture(scope="module")
 def windowed() -> LoadedModel:
     return load_model(VARIANTS["window"].source("safetensors"))
-
-
-class Faulty:
-    """An executable that raises when a token is in the batch, or gives rows without a finite number to the sequences
-    that the batch ends with another token."""
-
-    def __init__(self, inner: Executable, raises_on: int = -1, nan_on: int = -1) -> None:
-        self.inner, self.raises_on, self.nan_on = inner, raises_on, nan_on
-        self.runs = 0
-
-    def run(self, step: StepInputs) -> F32Array:
-        self.runs += 1
-        logits = self.inner.run(step)
-        if self.raises_on in step.tokens:
-            raise FloatingPointError("a device that cannot bear this token")
-        logits[step.tokens[step.out_rows] == self.nan_on] = np.nan
-        return logits
-
-    def sample(self, logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:
-        return self.inner.sample(logits, picks, rows)
-
-    def read_slots(self, group: int, slots: I32Array) -> bytes:
-        return self.inner.read_slots(group, slots)
-
-    def write_slots(self, group: int, slots: I32Array, data: bytes) -> None:
-        self.inner.write_slots(group, slots, data)
-
-    def kv_bytes(self) -> int:
-        return self.inner.kv_bytes()
-
-
-def engine_of(
-    model: LoadedModel,
-    *,
-    n_batch: int = 64,
-    n_parallel: int = 8,
-    pages: int = 400,
-    in_flight: int = 0,
-    reuse: bool = True,
-    backend: str = "reference",
-    n_draft: int = 0,
-    wrap: Callable[[Executable], Executable] = lambda executable: executable,
-) -> Engine:
-    groups = model.kv.groups
-    kv = KVConfig(4, (pages,) * len(groups), "f32")
-    cache = KVCache(CacheConfig(4, kv.num_pages, tuple(group.window for group in groups)))
-    limits = Limits(n_batch=n_batch, n_parallel=n_parallel, context_length=CONTEXT, n_draft=n_draft)
-    executable = wrap(make_backend(backend).compile(model.program, kv))
-    return Engine(Scheduler(cache, limits, reuse=reuse), Runner(executable, len(groups)), in_flight=in_flight)
-
-
-def collect(events: list[TokenEvent]) -> STREAMS:
-    """Tokens and the end of each sample; exactly one end."""
-    tokens: dict[tuple[str, int], list[int]] = {}
-    ends: dict[tuple[str, int], object] = {}
-    for event in events:
-        key = (event.request_id, event.index)
-        assert key not in ends
-        tokens.setdefault(key, []).extend(event.tokens)
-        if event.final:
-            ends[key] = event.finish_reason or type(event.error)
-    assert set(ends) == set(tokens)
-    return {key: (tuple(tokens[key]), ends[key]) for key in tokens}
-
-
-def serve(engine: Engine, requests: list[EngineRequest], arrivals: random.Random | None = None) -> STREAMS:
-    """All requests at once, or as `arrivals` spreads them over the steps."""
-    events: list[TokenEvent] = []
-    waiting = list(requests)
-    while waiting or engine.has_work:
-        while waiting and (arrivals is None or arrivals.random() < 0.4 or not engine.has_work):
-            engine.add(waiting.pop(0))
-        events += engine.step()
-        engine.check()
-    assert engine.close() == []
-    return collect(events)
-
-
-def some_requests(seed: int, count: int, vocab: int = 40) -> list[EngineRequest]:
-    """Mixed greedy and drawn, with penalties, several samples and shared prefixes."""
-    rng = random.Random(seed)
-    stem = tuple(rng.randrange(10, vocab) for _ in range(13))
-    kinds = (
-        SamplingParams(temperature=0),
-        SamplingParams(temperature=1.5, top_k=0, min_p=0),
-        SamplingParams(temperature=0, repeat_penalty=1.5, repeat_last_n=5),
-        SamplingParams(temperature=1.2, dry_multiplier=0.8, dry_allowed_length=1, n=3),
-    )
-    return [
-        EngineRequest(
-            request_id=f"r{i}",
-            prompt=(
-                stem[: rng.choice((0, 9, 13))] + tuple(rng.randrange(10, vocab) for _ in range(rng.randint(1, 12)))
-            ),
-            sampling=replace(rng.choice(kinds), max_tokens=rng.choice((1, 5, 12, None)), seed=rng.randrange(99)),
-            stop_token_ids=frozenset({rng.randrange(10, vocab)}),
-        )
-        for i in range(count)
-    ]
-
-
-def each_alone(model: LoadedModel, requests: list[EngineRequest], backend: str = "reference") -> STREAMS:
-    streams: STREAMS = {}
-    for request in requests:
-        streams |= serve(engine_of(model, n_parallel=1, backend=backend), [request])
-    return streams
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu-2"])
@@ -233,11 +117,6 @@ def test_the_message_of_a_failed_step_names_its_cause(model: LoadedModel) -> Non
     engine.close()
 
 
-def greedy(request_id: str, prompt: tuple[int, ...], max_tokens: int | None = None) -> EngineRequest:
-    params = SamplingParams(temperature=0, max_tokens=max_tokens, seed=0)
-    return EngineRequest(request_id=request_id, prompt=prompt, sampling=params)
-
-
 @pytest.mark.parametrize("in_flight", [0, 1])
 def test_abort_finish_and_close_end_each_sample_once(model: LoadedModel, in_flight: int) -> None:
     engine = engine_of(model, in_flight=in_flight)
@@ -265,7 +144,7 @@ def test_a_runner_that_breaks_ends_every_request_and_the_engine_goes_on(
         engine.add(greedy(name, (1, 2, 3), 8))
     events = [event for _ in range(3) for event in engine.step()]
     with monkeypatch.context() as patch:
-        patch.setattr(Runner, "_remember", lambda *_: 1 / 0)
+        patch.setattr(Runner, "remember", lambda *_: 1 / 0)
         while not any(event.final for event in events):
             events += engine.step()
     assert {end for _, end in collect(events).values()} == {StepError}

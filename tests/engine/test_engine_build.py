@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from plait.config import CPU_PATHS, EngineOptions
 from plait.engine import build
 from plait.engine.build import build_engine, kv_config, make_backend
 from plait.engine.halving import run_by_halves
-from plait.engine.packing import Packer
+from plait.engine.packing import Packer, only_edits
 from plait.errors import BackendError, OptionError, StepError
 from plait.models.registry import load_model
 from plait.ops.api import KVGroup, KVShape, Reposition, SlotCopy
@@ -105,9 +106,7 @@ def test_packing_follows_tables_that_grow_change_and_shrink() -> None:
                 del table[: rng.randrange(len(table))]
         tables.setdefault(rng.randrange(8), [(next(pages), 0, 1)])
         chosen = rng.sample(sorted(tables), rng.randint(1, len(tables)))
-        inputs = packer.pack(
-            [planned(s, list(tables[s]), 40 + s, 1) for s in chosen], (GroupEdits(),), (), lambda source: source.output
-        )
+        inputs = packer.pack([planned(s, list(tables[s]), 40 + s, 1) for s in chosen], (), lambda source: source.output)
         (kv,) = inputs.kv
         assert kv.entries.tolist() == [list(entry) for s in chosen for entry in tables[s]]
         assert kv.entry_start.tolist() == [0, *itertools.accumulate(len(tables[s]) for s in chosen)]
@@ -115,10 +114,18 @@ def test_packing_follows_tables_that_grow_change_and_shrink() -> None:
         assert inputs.positions.tolist() == [40 + s for s in chosen]
 
 
-def test_rows_slots_and_edits_are_packed_in_order() -> None:
-    edits = GroupEdits(((16, 32, 4),), ((5, 9),))
+def test_edits_are_a_step_without_rows() -> None:
+    inputs = only_edits([GroupEdits(((16, 32, 4),), ((5, 9),)), GroupEdits()])
+    assert [kv.copies for kv in inputs.kv] == [(SlotCopy(16, 32, 4),), ()]
+    assert [kv.repositions for kv in inputs.kv] == [(Reposition(5, 9),), ()]
+    assert all(kv.entry_start.tolist() == [0] and kv.entries.shape == (0, 3) for kv in inputs.kv)
+    arrays = (inputs.tokens, inputs.positions, inputs.row_seq, inputs.out_rows, inputs.kv[0].store_slot)
+    assert all(len(array) == 0 and array.dtype == np.int32 for array in arrays)
+
+
+def test_rows_and_slots_are_packed_in_order() -> None:
     inputs = Packer(1).pack(
-        [planned(1, [(4, 0, 3)], 0, 3), planned(2, [(7, 0, 16), (9, 0, 2)], 16, 2)], (edits,), [2, 4], lambda _: 77
+        [planned(1, [(4, 0, 3)], 0, 3), planned(2, [(7, 0, 16), (9, 0, 2)], 16, 2)], [2, 4], lambda _: 77
     )
     assert inputs.tokens.tolist() == [77, 101, 102, 77, 101]
     assert inputs.positions.tolist() == [0, 1, 2, 16, 17]
@@ -127,8 +134,7 @@ def test_rows_slots_and_edits_are_packed_in_order() -> None:
     (kv,) = inputs.kv
     assert kv.store_row.tolist() == [0, 1, 2, 3, 4]
     assert kv.store_slot.tolist() == [64, 65, 66, 144, 145]
-    assert kv.copies == (SlotCopy(16, 32, 4),)
-    assert kv.repositions == (Reposition(5, 9),)
+    assert kv.copies == kv.repositions == ()
     arrays = (
         inputs.tokens,
         inputs.positions,
@@ -145,23 +151,20 @@ def test_rows_slots_and_edits_are_packed_in_order() -> None:
 
 
 @pytest.mark.parametrize("culprits", [set(), {0}, {6}, {2, 3}, {0, 3, 6}, set(range(7))])
-def test_halving_finds_the_culprits_and_does_the_edits_until_they_are_done(culprits: set[int]) -> None:
+def test_halving_finds_the_culprits_and_runs_nobody_else_twice_with_success(culprits: set[int]) -> None:
     sequences = [planned(s, [(1 + s, 0, 1)], 0, 1) for s in range(7)]
-    edits = (GroupEdits(((16, 32, 4),)),)
-    done: list[bool] = []
+    done: list[int] = []
 
-    def run(part: object, part_edits: tuple[GroupEdits, ...]) -> list[tuple[RowResult, ...]]:
-        assert isinstance(part, list)
+    def run(part: Sequence[PlannedSequence]) -> list[tuple[RowResult, ...]]:
         if culprits & {p.sequence for p in part}:
             raise ValueError("no")
-        done.append(bool(part_edits[0]))
+        done.extend(p.sequence for p in part)
         return [(RowResult((p.sequence,)),) for p in part]
 
-    outcomes = run_by_halves(sequences, edits, run)
+    outcomes = run_by_halves(sequences, run)
     assert {i for i, outcome in enumerate(outcomes) if isinstance(outcome, StepError)} == culprits
     assert all(outcomes[i] == (RowResult((i,)),) for i in set(range(7)) - culprits)
-    assert done[:1] == [True] * (len(culprits) < 7), "the first part that succeeds does the edits"
-    assert not any(done[1:]), "and no other does them again"
+    assert done == sorted(set(range(7)) - culprits)
 
 
 def test_a_path_that_the_cpu_lacks_is_refused_with_those_it_has() -> None:

@@ -14,15 +14,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import llama_cpp
 import numpy as np
-from support.steps import Chunk, Driver
-from support.tiny_gguf import ARCHITECTURES, HF_ONLY, gguf_architecture, save_gguf
-from support.tiny_models import PROMPTS, TinyModel, tiny_models
 
 from plait.formats.open import open_model
 from plait.formats.tensor import F32Array
 from plait.models.registry import load_model
 from plait.ops.api import KVConfig
 from plait.ops.reference import ReferenceBackend
+from support.steps import Chunk, Driver
+from support.tiny_gguf import ARCHITECTURES, HF_ONLY, gguf_architecture, save_gguf
+from support.tiny_models import PROMPTS, TinyModel, tiny_models
 
 PROMPT = PROMPTS["a"]
 CONTEXT = 128

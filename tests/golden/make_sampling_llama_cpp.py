@@ -60,6 +60,14 @@ def make(stage: str, p: dict[str, Any]) -> Any:
             return llama_cpp.llama_sampler_init_min_p(p["p"], 1)
         case "temperature":
             return llama_cpp.llama_sampler_init_temp(p["t"])
+        case "top_n_sigma":
+            return llama_cpp.llama_sampler_init_top_n_sigma(p["n"])
+        case "xtc":  # always takes part
+            return llama_cpp.llama_sampler_init_xtc(1.0, p["threshold"], 1, 0)
+        case "mirostat":
+            return llama_cpp.llama_sampler_init_mirostat(VOCAB, 0, p["tau"], 0.1, 100)
+        case "mirostat_v2":
+            return llama_cpp.llama_sampler_init_mirostat_v2(0, p["tau"], 0.1)
     raise ValueError(stage)
 
 
@@ -69,11 +77,11 @@ def candidates(logits: list[float]) -> tuple[Any, Any]:
 
 
 def apply(sampler: Any, array: Any, history: list[int]) -> list[list[float]]:
-    """Entries [token, logit] that are left, by token."""
+    """Entries [token, logit] that are left, by token; top-n-sigma leaves some with -inf, which is the same as not."""
     for token in history:
         llama_cpp.llama_sampler_accept(sampler, token)
     llama_cpp.llama_sampler_apply(sampler, ctypes.byref(array))
-    left = sorted((array.data[i].id, array.data[i].logit) for i in range(array.size))
+    left = sorted((array.data[i].id, array.data[i].logit) for i in range(array.size) if array.data[i].logit > -1e30)
     return [[token, round(logit, 6)] for token, logit in left]
 
 
@@ -94,6 +102,12 @@ def random_stage(stage: str, rng: random.Random) -> dict[str, Any]:
             return {"k": rng.choice([0, 1, 5, 12, 40])}
         case "temperature":
             return {"t": rng.choice([0.25, 0.8, 1.5])}
+        case "top_n_sigma":
+            return {"n": rng.choice([-1.0, 0.0, 0.5, 1.0, 2.0])}
+        case "xtc":
+            return {"threshold": rng.choice([0.01, 0.05, 0.1, 0.3, 0.6])}
+        case "mirostat" | "mirostat_v2":
+            return {"tau": rng.choice([0.25, 0.5, 1.0, 1.5, 2.0])}
     return {"p": rng.choice([0.03, 0.2, 0.55, 0.9, 0.97, 1.0])}
 
 
@@ -102,6 +116,8 @@ def main() -> None:
     chain = ["penalties", "dry", "top_k", "typ_p", "top_p", "min_p", "temperature"]
     chains = [[stage] for stage in chain for _ in range(8)] + [["dry"]] * 16
     chains += [chain] * 8 + [rng.sample(chain, len(chain)) for _ in range(8)]
+    rarer = [[stage] for stage in ("top_n_sigma", "xtc", "mirostat", "mirostat_v2") for _ in range(10)]
+    chains += rarer + [["top_n_sigma", "min_p", "xtc", "temperature"]] * 6
     cases = []
     for stages in chains:
         # Three decimals, all different: what llama.cpp does with ties is not defined.

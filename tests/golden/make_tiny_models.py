@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import transformers
+
 from support.tiny_models import GOLDEN, GOLDEN_ROWS, PROMPTS, TinyModel
 from support.transformers_oracle import tiny_logits
 
@@ -139,7 +140,8 @@ def main() -> None:
     logits = {model.name: tiny_logits(model, [PROMPTS["a"]])[0][list(GOLDEN_ROWS)] for model in models}
     np.savez_compressed(GOLDEN / "tiny_logits.npz", **logits)
     entries = [
-        f"{json.dumps(m.name)}: {json.dumps({'renames': m.renames, 'config': m.config, 'shapes': m.shapes}, sort_keys=True)}"
+        f"{json.dumps(m.name)}: "
+        + json.dumps({"renames": m.renames, "config": m.config, "shapes": m.shapes}, sort_keys=True)
         for m in models
     ]
     (GOLDEN / "tiny_models.json").write_text("{\n" + ",\n".join(entries) + "\n}\n")

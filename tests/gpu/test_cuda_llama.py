@@ -180,7 +180,7 @@ def test_a_captured_decode_step_is_the_eager_one(
     request: pytest.FixtureRequest,
 ) -> None:
     """The replay has the bits of the same fixed shapes run eagerly, and is near the eager step of exact shapes."""
-    captured, eager = (new_driver(open_cuda(device, dtype), model, dtype) for _ in range(2))
+    captured, eager = (new_driver(open_cuda(device, dtype, kernels=False), model, dtype) for _ in range(2))
     executable: CudaExecutable = captured.executable  # type: ignore[assignment]
     graph = executable.capture(len(PROMPT_LENGTHS) + 2, 16)
     error = reference_error = difference = 0.0
@@ -210,7 +210,7 @@ def test_speed_of_captured_decoding_is_reported(
     model: LoadedModel, device: str, report: Report, request: pytest.FixtureRequest
 ) -> None:
     """A replay costs less than the eager step. Not judged off a GPU, where there is no replay."""
-    driver = new_driver(open_cuda(device, "bf16"), model, "bf16")
+    driver = new_driver(open_cuda(device, "bf16", kernels=False), model, "bf16")
     executable: CudaExecutable = driver.executable  # type: ignore[assignment]
     driver.step({name: Chunk(prompt) for name, prompt in prompts().items()})
     step = driver.pack({name: Chunk.every([1]) for name in PROMPT_LENGTHS})

@@ -1,4 +1,4 @@
-"""Every family against transformers itself: fresh weights, for prefill, decode and batch, on the reference and the CPU."""
+"""Every family against transformers itself: fresh weights, prefill, decode and batch, reference and CPU."""
 
 from __future__ import annotations
 

@@ -32,9 +32,7 @@ def close(got: F32Array, want: F32Array) -> None:
 @pytest.mark.parametrize("run", [whole, chunked, decoded])
 @pytest.mark.parametrize("container", ["gguf", "safetensors"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_logits_are_those_of_transformers(
-    variant: str, container: str, run: Schedule, backend: Backend
-) -> None:
+def test_logits_are_those_of_transformers(variant: str, container: str, run: Schedule, backend: Backend) -> None:
     model = load_model(VARIANTS[variant].source(container))
     driver = Driver(backend.compile(model.program, KV), KV, np.random.default_rng(0))
     for name, logits in run(driver, PROMPTS).items():

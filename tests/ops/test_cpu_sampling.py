@@ -47,11 +47,17 @@ def nudged(row: SampleRow) -> Iterator[tuple[SampleRow, float]]:
     """The row with every share of probability, and the uniform number, moved by no more than rounding may move them."""
     p = row.params
     factors = (1.0, 1 - NEAR, 1 + NEAR)
-    for top, typical, least, uniform in itertools.product(factors, repeat=4):
+    for top, typical, least, rarer, uniform in itertools.product(factors, repeat=5):
         params = replace(
-            p, top_p=min(p.top_p * top, 1.0), typical_p=min(p.typical_p * typical, 1.0), min_p=min(p.min_p * least, 1.0)
+            p,
+            top_p=min(p.top_p * top, 1.0),
+            typical_p=min(p.typical_p * typical, 1.0),
+            min_p=min(p.min_p * least, 1.0),
+            top_n_sigma=p.top_n_sigma * rarer,
+            xtc_threshold=min(p.xtc_threshold * rarer, 1.0),
         )
-        yield replace(row, params=params), uniform
+        mu = (2 * p.mirostat_tau if row.mu is None else row.mu) * rarer
+        yield replace(row, params=params, mu=mu), uniform
 
 
 def assert_agree(logits: F32Array, row: SampleRow, ours: Sampled) -> bool:
@@ -63,6 +69,9 @@ def assert_agree(logits: F32Array, row: SampleRow, ours: Sampled) -> bool:
         assert row.params.temperature > 0
         assert ours.token in {token_of(logits, moved, factor) for moved, factor in nudged(row)}
         return False
+    assert (ours.mu is None) == (theirs.mu is None)
+    if ours.mu is not None:
+        assert ours.mu == pytest.approx(theirs.mu, rel=1e-9)
     assert [entry.token for entry in ours.logprobs] == [entry.token for entry in theirs.logprobs]
     for mine, its in zip(ours.logprobs, theirs.logprobs, strict=True):
         assert mine.logprob == pytest.approx(its.logprob, rel=1e-12, abs=1e-12)
@@ -72,7 +81,9 @@ def assert_agree(logits: F32Array, row: SampleRow, ours: Sampled) -> bool:
 def token_of(logits: F32Array, row: SampleRow, factor: float) -> int:
     """The definition's token with its uniform number multiplied by `factor`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(meaning, "token_uniform", lambda *key: token_uniform(*key) * factor)
+        # XTC's own number decides nothing that rounding reaches.
+        moved = lambda *key: token_uniform(*key) * (factor if len(key) == 3 else 1.0)  # noqa: E731
+        patch.setattr(meaning, "token_uniform", moved)
         return sample_rows(logits[None], [row])[0].token
 
 
@@ -90,6 +101,12 @@ params_strategy = st.builds(
     dry_multiplier=st.sampled_from([0.0, 0.8]),
     dry_allowed_length=st.integers(0, 2),
     logit_bias=st.sampled_from([(), ((3, 2.0), (5, -INF), (3, 0.1)), ((0, INF),), ((1, NAN),), ((2**70, 1.0),)]),
+    top_n_sigma=st.sampled_from([-1.0, -1.0, 0.0, 1e-9, 0.7, 1.5, 50.0]),
+    xtc_probability=st.sampled_from([0.0, 0.0, 0.5, 1.0]),
+    xtc_threshold=st.sampled_from([0.0, 1e-300, 0.02, 0.1, 0.5, 0.6]),
+    mirostat=st.sampled_from([0, 0, 0, 1, 2]),
+    mirostat_tau=st.sampled_from([0.0, 2.0, 5.0, 100.0]),
+    mirostat_eta=st.sampled_from([0.0, 0.1, 1.0]),
     seed=st.one_of(st.none(), st.integers(0, 2**64 - 1)),
     logprobs=st.sampled_from([None, None, 0, 5, 100]),
     samplers=st.one_of(
@@ -139,7 +156,13 @@ def cases(draw: st.DrawFn) -> tuple[F32Array, SampleRow]:
     history = tuple(draw(st.lists(st.integers(-1, min(len(logits), 8)), max_size=20)))
     params = draw(params_strategy)
     return logits, SampleRow(
-        params, draw(st.integers(0, 3)), draw(st.integers(0, 2**40)), history, ((7,),), draw(masks(len(logits)))
+        params,
+        draw(st.integers(0, 3)),
+        draw(st.integers(0, 2**40)),
+        history,
+        ((7,),),
+        draw(masks(len(logits))),
+        draw(st.sampled_from([None, -3.0, 0.0, 1.7, 6.0, 2000.0])),
     )
 
 
@@ -159,6 +182,11 @@ CHAINS = {
     "min_p": SamplingParams(temperature=0.7, top_k=0, top_p=1, min_p=0.02, samplers=OPENAI_CHAIN),
     "typical": SamplingParams(temperature=1, top_k=0, top_p=1, min_p=0, typical_p=0.8),
     "many": SamplingParams(top_k=500, top_p=0.99, min_p=0, logprobs=20),
+    "top_n_sigma": SamplingParams(top_n_sigma=1.5, top_k=0, top_p=1, min_p=0),
+    "xtc": SamplingParams(xtc_probability=0.7, xtc_threshold=0.01, top_k=0, min_p=0.001),
+    "xtc of all": SamplingParams(xtc_probability=1, xtc_threshold=0.001, top_k=0, top_p=1, min_p=0),
+    "mirostat 1": SamplingParams(mirostat=1, mirostat_tau=4),
+    "mirostat 2": SamplingParams(mirostat=2, mirostat_tau=4),
     "penalties": SamplingParams(top_k=0, repeat_penalty=1.2, presence_penalty=0.5, frequency_penalty=0.1),
 }
 
@@ -199,7 +227,9 @@ def a_step(size: int, rows: int) -> tuple[F32Array, list[SampleRow]]:
 
 
 def same(a: Sequence[Sampled], b: Sequence[Sampled]) -> bool:
-    return [(s.token, s.logprobs, str(s.error)) for s in a] == [(s.token, s.logprobs, str(s.error)) for s in b]
+    return [(s.token, s.logprobs, str(s.error), s.mu) for s in a] == [
+        (s.token, s.logprobs, str(s.error), s.mu) for s in b
+    ]
 
 
 @pytest.mark.parametrize("size", [100, 4099])

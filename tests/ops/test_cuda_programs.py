@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import ml_dtypes
@@ -88,6 +89,17 @@ def test_random_schedules_agree(seed: int) -> None:
         got, want = ours.step(chunks), theirs.step(chunks)
         for name in chosen:
             np.testing.assert_allclose(got[name], want[name], rtol=2e-5, atol=2e-5)
+
+
+def test_hidden_states_agree_and_rows_may_go_without_logits() -> None:
+    ours, theirs = cuda_driver(), reference_driver()
+    step = ours.pack({"a": Chunk.every(random_tokens(9, 1)), "b": Chunk.every([4])})
+    logits, hidden = ours.executable.run(step), ours.executable.hidden()
+    theirs.executable.run(step)
+    np.testing.assert_allclose(hidden, theirs.executable.hidden(), rtol=2e-5, atol=2e-5)
+    fewer = ours.executable.run(replace(step, hidden_only=4))
+    np.testing.assert_allclose(fewer, logits[:6], rtol=2e-5, atol=2e-5)
+    np.testing.assert_array_equal(ours.executable.hidden(), hidden)
 
 
 def test_a_prompt_longer_than_a_query_block() -> None:

@@ -19,6 +19,11 @@ PROMPTS = (
 
 def write_f16(path: Path, model: Path | None = None) -> Path:
     """Writes the bundled model (or another GGUF file) with every matrix as F16, vectors as F32, metadata as it is."""
+    return write_floats(path, np.float16, model)
+
+
+def write_floats(path: Path, dtype: type[np.floating], model: Path | None = None) -> Path:
+    """The same in another float type."""
     source = open_model(model or resolve_model(None))
     writer = GGUFWriter(path, str(source.metadata["general.architecture"]))
     for name, field in GGUFReader(source.path).fields.items():
@@ -27,7 +32,7 @@ def write_f16(path: Path, model: Path | None = None) -> Path:
             writer.add_key_value(name, field.contents(), field.types[0], sub)
     for tensor in source.tensors.values():
         values = tensor.numpy()
-        writer.add_tensor(tensor.name, values.astype(np.float16) if values.ndim == 2 else values)
+        writer.add_tensor(tensor.name, values.astype(dtype) if values.ndim == 2 else values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

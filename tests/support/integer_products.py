@@ -16,12 +16,14 @@ from plait.ops.api import Weight
 
 @dataclass(frozen=True)
 class Parts:
-    """Blocks in parts of 32 inputs: whole numbers (blocks, parts, 32), their scales (blocks, parts or 1), and minimums
-    of 32 or 16 inputs each (blocks, minimums)."""
+    """Whole numbers (blocks, parts, inputs of a part), a block's scale and minimum (blocks, 1). In blocks of 256 parts
+    may have whole scales, too (blocks, parts), and `whole_minimums` (blocks, 8 or 16) are times the minimum."""
 
     numbers: np.ndarray
     scales: F32Array
     minimums: F32Array | None = None
+    whole_scales: np.ndarray | None = None
+    whole_minimums: np.ndarray | None = None
 
 
 def halves(blocks: U8Array, at: int) -> F32Array:
@@ -29,12 +31,14 @@ def halves(blocks: U8Array, at: int) -> F32Array:
     return np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2").astype(np.float32)
 
 
-def numbers(values: U8Array, less: int = 0, scales: U8Array | None = None) -> np.ndarray:
-    """(blocks, values) to (blocks, parts, 32); whole scales, one for each 16 values, are part of the numbers."""
-    whole = values.astype(np.int64) - less
-    if scales is not None:
-        whole *= np.repeat(scales.astype(np.int64), 16, axis=1)
-    return whole.reshape(len(values), -1, 32)
+def numbers(values: U8Array, less: int = 0, parts: int = 1) -> np.ndarray:
+    """(blocks, values) to (blocks, parts, values of a part)."""
+    return (values.astype(np.int64) - less).reshape(len(values), parts, -1)
+
+
+def scaled(values: U8Array, less: int, scales: np.ndarray) -> np.ndarray:
+    """One part: numbers times the whole scale of their 16."""
+    return numbers((values.astype(np.int64) - less) * np.repeat(scales.astype(np.int64), 16, axis=1))
 
 
 def with_fifth_bit(bits: U8Array, nibbles: U8Array) -> U8Array:
@@ -70,15 +74,15 @@ def iq4_nl(blocks: U8Array) -> Parts:
 def iq4_xs(blocks: U8Array) -> Parts:
     levels = IQ4_LEVELS.astype(np.int64)[planes(blocks[:, 8:], 4, 16)]
     scales = planes(blocks[:, 4:8], 4, 1) | planes(blocks[:, 2:4], 2, 1) << 4
-    return Parts(numbers(levels), halves(blocks, 0) * (scales.astype(np.float32) - 32))
+    return Parts(numbers(levels, 0, 8), halves(blocks, 0), whole_scales=scales.astype(np.int64) - 32)
 
 
 def scales_and_minimums(blocks: U8Array, values: U8Array) -> Parts:
     """Q4_K and Q5_K: eight of each, six bits wide, in bytes 4 to 15."""
     low, high, last = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
-    scales = np.hstack([low & 63, (last & 15) | low >> 6 << 4]).astype(np.float32)
-    minimums = np.hstack([high & 63, last >> 4 | high >> 6 << 4]).astype(np.float32)
-    return Parts(numbers(values), halves(blocks, 0) * scales, halves(blocks, 2) * minimums)
+    scales = np.hstack([low & 63, (last & 15) | low >> 6 << 4])
+    minimums = np.hstack([high & 63, last >> 4 | high >> 6 << 4])
+    return Parts(numbers(values, 0, 8), halves(blocks, 0), halves(blocks, 2), scales, minimums)
 
 
 def q4_k(blocks: U8Array) -> Parts:
@@ -91,18 +95,18 @@ def q5_k(blocks: U8Array) -> Parts:
 
 def q6_k(blocks: U8Array) -> Parts:
     values = planes(blocks[:, :128], 4, 64) | planes(blocks[:, 128:192], 2, 32) << 4
-    return Parts(numbers(values, 32, blocks[:, 192:208].view(np.int8)), halves(blocks, 208))
+    return Parts(numbers(values, 32, 16), halves(blocks, 208), whole_scales=blocks[:, 192:208].view(np.int8))
 
 
 def q3_k(blocks: U8Array) -> Parts:
     values = planes(blocks[:, 32:96], 2, 32) | planes(blocks[:, :32], 1, 32) << 2
     scales = planes(blocks[:, 96:104], 4, 8) | planes(blocks[:, 104:108], 2, 4) << 4
-    return Parts(numbers(values, 4, scales.astype(np.int64) - 32), halves(blocks, 108))
+    return Parts(scaled(values, 4, scales.astype(np.int64) - 32), halves(blocks, 108))
 
 
 def q2_k(blocks: U8Array) -> Parts:
-    whole = numbers(planes(blocks[:, 16:80], 2, 32), 0, blocks[:, :16] & 15)
-    return Parts(whole, halves(blocks, 80), halves(blocks, 82) * (blocks[:, :16] >> 4).astype(np.float32))
+    whole = scaled(planes(blocks[:, 16:80], 2, 32), 0, blocks[:, :16] & 15)
+    return Parts(whole, halves(blocks, 80), halves(blocks, 82), None, blocks[:, :16] >> 4)
 
 
 PARTS: dict[str, Callable[[U8Array], Parts]] = {
@@ -123,31 +127,49 @@ PARTS: dict[str, Callable[[U8Array], Parts]] = {
 
 
 def parts_of(matrix: Weight) -> Parts:
-    """Those of whole rows: numbers (rows, parts, 32), scales (rows, parts), minimums (rows, minimums)."""
-    rows = matrix.shape[0]
+    """Those of its blocks, rows by rows."""
     blocks = np.ascontiguousarray(matrix.tensor.raw()).reshape(-1, BLOCK_FORMATS[matrix.format].block_bytes)
-    parts = PARTS[matrix.format](blocks)
-    scales = np.broadcast_to(parts.scales, parts.numbers.shape[:2]).reshape(rows, -1)
-    minimums = None if parts.minimums is None else parts.minimums.reshape(rows, -1)
-    return Parts(parts.numbers.reshape(rows, -1, 32), scales, minimums)
+    return PARTS[matrix.format](blocks)
+
+
+def rounded(x: F32Array, inputs: int) -> tuple[np.ndarray, F32Array]:
+    """Runs of so many inputs in 127 steps to either side, (rows, runs, inputs), and their steps (rows, runs, 1)."""
+    runs = x.reshape(len(x), -1, inputs)
+    largest = np.abs(runs).max(axis=-1, keepdims=True)
+    inverse = np.divide(np.float32(127), largest, where=largest > 0, out=np.zeros_like(largest))
+    return np.rint(runs * inverse).astype(np.int64), largest / np.float32(127)
+
+
+def block_product(q: np.ndarray, numbers: np.ndarray, scales: np.ndarray | None) -> F32Array:
+    """Of rows (rows, inputs) with a block's parts (outputs, parts, inputs): exact sums, times whole scales, added up
+    in order."""
+    parts = numbers.shape[1]
+    exact = [(q.reshape(len(q), parts, -1)[:, p] @ numbers[:, p].T).astype(np.float32) for p in range(parts)]
+    if scales is None:
+        return exact[0]
+    total = np.zeros_like(exact[0])
+    for p, sums in enumerate(exact):
+        total += sums * scales[:, p].astype(np.float32)
+    return total
 
 
 def defined_product(x: F32Array, matrix: Weight) -> F32Array:
-    """Each block of 32 inputs rounded to 127 steps to either side; exact sums, scaled and added in order in float32.
-    Minimums are taken off with the sum of what their inputs were rounded to."""
-    weights = parts_of(matrix)
-    blocks = x.reshape(len(x), -1, 32)
-    largest = np.abs(blocks).max(axis=-1)
-    inverse = np.divide(np.float32(127), largest, where=largest > 0, out=np.zeros_like(largest))
-    rounded = np.rint(blocks * inverse[..., None]).astype(np.int64)
-    steps = largest / np.float32(127)
-    total = np.zeros((len(x), matrix.shape[0]), np.float32)
-    for b in range(blocks.shape[1]):
-        exact = (rounded[:, b] @ weights.numbers[:, b].T).astype(np.float32)
-        total += exact * (weights.scales[:, b] * steps[:, b, None])
-        if weights.minimums is not None:
-            each = weights.minimums.shape[1] // blocks.shape[1]
-            sums = rounded[:, b].reshape(len(x), each, -1).sum(axis=-1).astype(np.float32)
-            for i in range(each):
-                total -= weights.minimums[:, b * each + i] * (steps[:, b, None] * sums[:, i, None])
+    """Rows rounded with a scale for each block of the weight; the blocks' products are scaled and added in order in
+    float32. Minimums are taken off with the sums of what their inputs were rounded to."""
+    weights, outputs = parts_of(matrix), matrix.shape[0]
+    q, steps = rounded(x, BLOCK_FORMATS[matrix.format].block_values)
+    total = np.zeros((len(x), outputs), np.float32)
+    for b in range(q.shape[1]):
+        mine = slice(b, None, q.shape[1])
+        whole = None if weights.whole_scales is None else weights.whole_scales[mine]
+        total += block_product(q[:, b], weights.numbers[mine], whole) * (weights.scales[mine].T * steps[:, b])
+        if weights.minimums is None:
+            continue
+        if weights.whole_minimums is None:
+            sums = q[:, b].sum(axis=-1, keepdims=True).astype(np.float32)
+            total -= weights.minimums[mine].T * (steps[:, b] * sums)
+        else:
+            minimums = weights.whole_minimums[mine].astype(np.int64)
+            sums = q[:, b].reshape(len(x), minimums.shape[1], -1).sum(axis=-1)
+            total -= (sums @ minimums.T).astype(np.float32) * (weights.minimums[mine].T * steps[:, b])
     return total

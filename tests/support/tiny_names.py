@@ -52,7 +52,9 @@ def _replaced(arrays: Arrays, names: dict[str, str]) -> Arrays:
 def _fused_by_group(arrays: Arrays, config: dict[str, Any]) -> Arrays:
     """For each KV head: its query heads, k, v."""
     kv_heads, d = config["num_key_value_heads"], config["hidden_size"]
-    fused = {name: array for name, array in arrays.items() if "_proj" not in name or "self_attn.o" in name or "mlp" in name}
+    fused = {
+        name: array for name, array in arrays.items() if "_proj" not in name or "self_attn.o" in name or "mlp" in name
+    }
     for layer in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
         parts = [arrays[f"{prefix}self_attn.{part}_proj.weight"].reshape(kv_heads, -1, d) for part in "qkv"]

@@ -24,6 +24,14 @@ def transformers_model(tiny: TinyLlama, seed: int = 0) -> transformers.PreTraine
     return model
 
 
+def transformers_hidden(tiny: TinyLlama, prompts: Sequence[Sequence[int]], seed: int = 0) -> list[F32Array]:
+    """For each prompt the last hidden states, after the final norm, (tokens, width)."""
+    model = transformers_model(tiny, seed).model
+    with torch.no_grad():
+        results = [model(torch.tensor([list(prompt)])).last_hidden_state[0].numpy() for prompt in prompts]
+    return [np.ascontiguousarray(hidden, np.float32) for hidden in results]
+
+
 def transformers_logits(tiny: TinyLlama, prompts: Sequence[Sequence[int]], seed: int = 0) -> list[F32Array]:
     """For each prompt (tokens, vocabulary)."""
     model = transformers_model(tiny, seed)

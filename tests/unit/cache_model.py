@@ -13,6 +13,7 @@ import pytest
 
 from plait.cache.config import CacheConfig
 from plait.cache.kv import KVCache
+from plait.cache.radix import LEAST_COPIED
 from plait.errors import OutOfPagesError
 
 Item = tuple[int, int]  # content, position
@@ -71,9 +72,7 @@ class World:
 
     def check(self) -> None:
         self.cache.check()
-        for g in self.groups:  # a store to a slot that was given up is not part of the step
-            named = {slot for seq in self.models for slot in self.slots(seq, g)}
-            self.stores[g] = {slot: item for slot, item in self.stores[g].items() if slot in named}
+        self.drop_stores()
         for seq, model in self.models.items():
             assert self.cache.length(seq) == len(model.items)
             assert self.cache.seq_pos_max(seq) == model.next_position - 1
@@ -93,9 +92,19 @@ class World:
 
     def check_shared(self, seq: int, model: Model) -> None:
         """Whole committed pages can be had by the next request at once."""
-        if model.plain and model.caching and all(window is None for window in self.config.windows):
+        if self.can_be_cached(model):
             tokens = model.tokens[: self.cache.committed(seq)]
-            assert self.cache.cached_prefix([*tokens, 0], model.salt) == len(tokens) // self.size * self.size
+            cached = self.cache.cached_prefix([*tokens, 0], model.salt)
+            assert len(tokens) // self.size * self.size <= cached <= len(tokens)
+
+    def drop_stores(self) -> None:
+        """A store to a slot that was given up is not part of the step."""
+        for g in self.groups:
+            named = {slot for seq in self.models for slot in self.slots(seq, g)}
+            self.stores[g] = {slot: item for slot, item in self.stores[g].items() if slot in named}
+
+    def can_be_cached(self, model: Model) -> bool:
+        return model.plain and model.caching and all(window is None for window in self.config.windows)
 
     # --- the scheduler's face -----------------------------------------------------------------------------------------
 
@@ -106,14 +115,27 @@ class World:
             return
         promised = self.cache.cached_prefix(tokens, salt)
         length = self.cache.open(seq, tokens, salt, reuse)
-        assert length == (promised if reuse else 0)
-        assert length % self.size == 0
+        if reuse and length != promised:
+            assert length == promised // self.size * self.size
+            needed = -(-len(tokens) // self.size) - length // self.size
+            assert any(self.cache.available(g) <= needed for g in self.groups), "room for a copy, and none is made"
+        assert length == promised or not reuse or length % self.size == 0
+        assert reuse or length == 0
         assert length <= max(0, len(tokens) - 1)
         model = self.models[seq] = Model(salt)
         for position, token in enumerate(tokens[:length]):
             model.grow(token, position)
             model.tokens.append(token)
         model.launched = length
+
+    def forget(self, tokens: list[int], salt: str) -> None:
+        """What sequences hold stays; what is dropped was cached."""
+        before, cached = self.cache.cached_prefix([*tokens, 0], salt), self.cache.stats().cached
+        dropped = self.cache.forget(tokens, salt)
+        assert 0 <= dropped <= len(tokens)
+        assert self.cache.cached_prefix([*tokens, 0], salt) <= before
+        left = self.cache.stats().cached
+        assert (sum(left) < sum(cached)) if dropped else (left == cached)
 
     def reserve(self, seq: int, tokens: list[int]) -> None:
         model = self.models[seq]
@@ -228,9 +250,24 @@ class World:
             model.salt, list(model.items), list(model.tokens), model.launched, model.plain, model.caching, False
         )
 
+    def share_tail(self, seq: int) -> None:
+        """As after a commit: nothing is planned that was not launched."""
+        self.launch()
+        self.cache.share_tail(seq)
+
     def close(self, seq: int) -> None:
+        """All that was computed can be had by the next request, but for a ragged page that somebody else goes on
+        writing to."""
+        model = self.models.pop(seq)
+        tokens = model.tokens[: self.cache.committed(seq)]
+        full = len(tokens) // self.size
+        pages = {entry[0] for g in self.groups for entry in self.cache.table(seq, g)[full : full + 1]}
+        others = {entry[0] for s in self.models for g in self.groups for entry in self.cache.table(s, g)}
         self.cache.close(seq)
-        del self.models[seq]
+        self.drop_stores()
+        if self.can_be_cached(model) and not pages & others:
+            cached, ragged = self.cache.cached_prefix([*tokens, 0], model.salt), len(tokens) % self.size
+            assert cached == len(tokens) or 0 < ragged < LEAST_COPIED
 
     # --- the memory API -----------------------------------------------------------------------------------------------
 

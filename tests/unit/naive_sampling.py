@@ -95,6 +95,25 @@ def min_p(logits: Logits, p: float) -> Logits:
     return {token: value for token, value in logits.items() if probs[token] >= p * max(probs.values())}
 
 
+def top_n_sigma(logits: Logits, n: float) -> Logits:
+    possible = [value for value in logits.values() if value > -math.inf]
+    if n <= 0 or len(logits) < 2:
+        return logits
+    mean = sum(possible) / len(possible)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in possible) / len(possible))
+    return {token: value for token, value in logits.items() if value >= max(possible) - n * deviation}
+
+
+def xtc(logits: Logits, threshold: float) -> Logits:
+    """Where the coin says yes."""
+    probs = softmax(logits)
+    ranked = sorted(logits, key=lambda token: (-logits[token], token))
+    top = [token for token in ranked if probs[token] >= threshold and probs[token] > 0]
+    if threshold > 0.5 or len(top) < 2:
+        return logits
+    return {token: value for token, value in logits.items() if token not in top[:-1]}
+
+
 def run_chain(
     raw: Sequence[float], params: SamplingParams, history: Sequence[int] = (), breakers: Breakers = ()
 ) -> Logits:
@@ -116,6 +135,11 @@ def run_chain(
                 logits = top_p(logits, params.top_p)
             case SamplerStage.MIN_P:
                 logits = min_p(logits, params.min_p)
+            case SamplerStage.TOP_N_SIGMA:
+                logits = top_n_sigma(logits, params.top_n_sigma)
+            case SamplerStage.XTC:
+                if params.xtc_probability == 1:
+                    logits = xtc(logits, params.xtc_threshold)
             case SamplerStage.TEMPERATURE:
                 logits = {token: value / params.temperature for token, value in logits.items()}
     return logits

@@ -34,6 +34,10 @@ class CacheMachine(RuleBasedStateMachine):
     def open(self, seq: int, tokens: list[int], salt: str, reuse: int) -> None:
         self.world.open(seq, tokens, salt, reuse > 0)
 
+    @rule(tokens=st.one_of(TOKENS, PROMPTS), salt=SALTS)
+    def forget(self, tokens: list[int], salt: str) -> None:
+        self.world.forget(tokens, salt)
+
     @rule(seq=SEQS, tokens=PROMPTS, salt=SALTS, finish=st.booleans())
     def serve(self, seq: int, tokens: list[int], salt: str, finish: bool) -> None:
         self.world.serve(seq, tokens, salt, finish)
@@ -79,6 +83,11 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(seq=SEQS, dst=SEQS)
     def fork(self, seq: int, dst: int) -> None:
         self.world.fork(self.known(seq), dst)
+
+    @precondition(some)
+    @rule(seq=SEQS)
+    def share_tail(self, seq: int) -> None:
+        self.world.share_tail(self.known(seq))
 
     @precondition(some)
     @rule(seq=SEQS)

@@ -30,7 +30,7 @@ class Rounds:
         scheduler = (
             [self.serve] * 5 + [self.overlap] * 8 + [self.one] * 8 + [self.reserve, self.launch, self.commit] * 2
         )
-        lives = [self.open, self.truncate, self.fork, self.fork, self.close, self.roll_back] * 2
+        lives = [self.open, self.truncate, self.fork, self.fork, self.close, self.roll_back, self.share_tail] * 2
         memory = [self.shared, self.seq_cp, self.seq_rm, self.seq_add, self.seq_div, self.seq_keep]
         self.operations = scheduler + lives + memory
 
@@ -93,6 +93,9 @@ class Rounds:
 
     def close(self) -> None:
         self.world.close(self.known())
+
+    def share_tail(self) -> None:
+        self.world.share_tail(self.known())
 
     def shared(self) -> None:
         seqs = tuple(self.draw.sample(range(6), self.draw.randrange(1, 4)))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from plait.ops import candidates as stages
+from plait.ops import mirostat
 from plait.ops.candidates import Candidates
 from plait.ops.penalties import dry, penalise
 from plait.types import SamplingParams
@@ -42,6 +43,13 @@ def apply(stage: str, p: dict[str, Any], candidates: Candidates, history: list[i
             return stages.min_p(candidates, p["p"])
         case "temperature":
             return stages.temperature(candidates, p["t"])
+        case "top_n_sigma":
+            return stages.top_n_sigma(candidates, p["n"])
+        case "xtc":
+            return stages.xtc(candidates, p["threshold"])
+        case "mirostat" | "mirostat_v2":
+            version = 1 if stage == "mirostat" else 2
+            return mirostat.thinned(candidates, version, 2 * p["tau"], len(candidates.logits))
     raise ValueError(stage)
 
 

@@ -60,6 +60,24 @@ def test_top_p(values: list[float], p: float) -> None:
     _assert_same_cut(as_dict(ours), naive.top_p(naive_dict(values), p), values, p)
 
 
+@given(rows, st.sampled_from([-1.0, 0.0, 0.37, 1.013, 2.0, 9.0]))
+def test_top_n_sigma(values: list[float], n: float) -> None:
+    ours, theirs = as_dict(stages.top_n_sigma(whole(values), n)), naive.top_n_sigma(naive_dict(values), n)
+    least = max(values) - n * float(np.std(values))
+    assert ours == theirs or any(abs(value - least) < 1e-9 for value in values)
+
+
+def test_top_n_sigma_leaves_what_is_impossible_out_of_the_deviation() -> None:
+    left = as_dict(stages.top_n_sigma(whole([0.0, -1.0, -4.0, -np.inf]), 1.0))
+    assert left == {0: 0.0, 1: -1.0}
+
+
+@given(rows, st.sampled_from([0.0, 0.013, 0.09, 0.29, 0.5, 0.51]))
+def test_xtc(values: list[float], threshold: float) -> None:
+    ours, theirs = as_dict(stages.xtc(whole(values), threshold)), naive.xtc(naive_dict(values), threshold)
+    assert ours == theirs or any(abs(q - threshold) < 1e-12 for q in naive.softmax(naive_dict(values)).values())
+
+
 @given(rows, st.floats(0, 1))
 def test_typical_p(values: list[float], p: float) -> None:
     ours, theirs = as_dict(stages.typical_p(whole(values), p)), naive.typical_p(naive_dict(values), p)

@@ -36,6 +36,7 @@ FIELDS = st.fixed_dictionaries(
         "salt_from": st.sampled_from((1, 3, 5)),
         "queue_timeout": st.sampled_from((1.0, 8.0)),
         "deadline": st.sampled_from((1002.0, 1010.0)),
+        "pin": st.sampled_from((0.2, 3.0, 1000.0)),
     },
 )
 
@@ -81,12 +82,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             n_draft=n_draft,
             row_share=row_share,
         )
-        self.cache = KVCache(config)
+        self.config, self.reuse = config, reuse
         self.now = 1000.0
-        self.scheduler = Scheduler(self.cache, limits, reuse=reuse, clock=lambda: self.now)
-        self.runner = ToyRunner(config)
+        self._restart(limits)
         self.in_flight = in_flight
-        self.flying: deque[tuple[StepPlan, StepResult]] = deque()
         self.requests: dict[str, EngineRequest] = {}
         self.got: dict[tuple[str, int], list[int]] = {}
         self.final: dict[tuple[str, int], TokenEvent] = {}
@@ -149,11 +148,29 @@ class SchedulerMachine(RuleBasedStateMachine):
         self._take(events)
         assert self.scheduler.expire() == []
         late = [r for r in self.requests.values() if r.deadline is not None and r.deadline <= self.now]
-        assert all(r.request_id not in self.scheduler.request_ids for r in late)
+        assert all(r.request_id not in self.scheduler.requests for r in late)
 
     @rule(n_batch=st.integers(1, 12), n_parallel=st.integers(1, 5))
     def change_limits(self, n_batch: int, n_parallel: int) -> None:
         self.scheduler.limits = replace(self.scheduler.limits, n_batch=n_batch, n_parallel=n_parallel)
+
+    def _restart(self, limits: Limits) -> None:
+        self.cache = KVCache(self.config)
+        self.scheduler = Scheduler(self.cache, limits, reuse=self.reuse, clock=lambda: self.now)
+        self.runner = ToyRunner(self.config)
+        self.flying: deque[tuple[StepPlan, StepResult]] = deque()
+
+    @rule()
+    def crash(self) -> None:
+        """A new scheduler, with empty memory, goes on where events have been handed out to."""
+        open_before = self._open()
+        self._restart(self.scheduler.limits)
+        for request in self.requests.values():
+            keys = [(request.request_id, index) for index in range(request.sampling.n)]
+            if any(key in open_before for key in keys):
+                resume = tuple(tuple(self.got.get(key, ())) for key in keys)
+                ended = frozenset(index for _, index in set(keys) - set(open_before))
+                assert self.scheduler.add(replace(request, resume=resume, ended=ended)) == []
 
     @rule(count=st.integers(1, 6))
     def step(self, count: int) -> None:
@@ -235,6 +252,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.check()
         assert not self._open()
         self._check_recomputed()
+        self.now += 2000
+        assert self.scheduler.schedule() is None
         assert set(self.cache.stats().held) == {0}, "pages are held by nobody"
         for request in self.requests.values():
             for index in range(request.sampling.n):

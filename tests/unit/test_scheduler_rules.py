@@ -12,7 +12,7 @@ from plait.scheduler.limits import Limits
 from plait.scheduler.plan import FromStep, StepPlan, StepResult
 from plait.scheduler.request import history_tail
 from plait.scheduler.scheduler import Scheduler
-from plait.types import EngineRequest, FinishReason, SamplerStage, SamplingParams, TokenEvent
+from plait.types import EngineRequest, FinishReason, Grammar, SamplerStage, SamplingParams, TokenEvent
 from support.toy_model import POISON, STOP, ToyRunner, alone
 
 
@@ -232,6 +232,23 @@ def test_a_sequence_that_fails_takes_the_samples_of_its_prompt_along_and_nobody_
     assert ends(events)["good", 0] is FinishReason.LENGTH
 
 
+@pytest.mark.parametrize("params", [{"grammar": Grammar("regex", "a")}, {"mirostat": 2}])  # type: ignore[arg-type]
+def test_who_must_know_its_last_token_skips_a_step(params: dict[str, object]) -> None:
+    loop = Loop()
+    for made in (request("steady", (1, 2)), request("stepwise", (3, 4), **params)):
+        loop.scheduler.add(made)
+    plans, names = [], []
+    for _ in range(4):
+        plan = loop.scheduler.schedule()
+        assert plan is not None
+        plans.append(plan)
+        names.append({loop.scheduler.owner(s.sequence)[0] for s in plan.sequences})
+        if len(plans) == 2:
+            loop.scheduler.commit(plans[0], loop.runner.run(plans[0]))
+            del plans[0]
+    assert names == [{"steady", "stepwise"}, {"steady"}, {"steady", "stepwise"}, {"steady"}]
+
+
 def test_fail_all_ends_everything_also_with_steps_in_flight() -> None:
     loop = Loop()
     loop.scheduler.add(request("a", prompt_of(6), n=3))
@@ -245,56 +262,6 @@ def test_fail_all_ends_everything_also_with_steps_in_flight() -> None:
     assert not loop.scheduler.has_work
     assert loop.cache.stats().held == (0,)
     loop.scheduler.check()
-
-
-# --- shared prefixes ----------------------------------------------------------------------------------------------
-
-
-def test_equal_prompts_that_arrive_together_are_computed_once() -> None:
-    loop = Loop(n_batch=16)
-    for i in range(5):
-        loop.scheduler.add(request(f"r{i}", prompt_of(30)))
-    events = loop.drain()
-    assert loop.prompt_tokens == 30 + 4 * 2, "28 tokens are whole pages"
-    assert {e.request_id: e.cached_tokens for e in events if e.final} == {
-        "r0": 0, "r1": 28, "r2": 28, "r3": 28, "r4": 28,
-    }  # fmt: skip
-
-
-def test_a_request_that_waits_for_a_prefix_does_not_hold_up_the_next() -> None:
-    loop = Loop(n_batch=16)
-    loop.scheduler.add(request("long", prompt_of(40)))
-    loop.scheduler.add(request("same", prompt_of(40)))
-    loop.scheduler.add(request("other", (4, 4, 4, 4)))
-    events = [event for _ in range(3) for event in loop.step()]
-    assert {e.request_id for e in events} == {"long", "other"}
-    assert loop.shapes()[0] == [12, 4], "beside the beginning of the long prompt"
-
-
-def test_a_short_common_beginning_is_not_waited_for() -> None:
-    loop = Loop(n_batch=64)
-    loop.scheduler.add(request("a", (*prompt_of(4), *(1,) * 20)))
-    loop.scheduler.add(request("b", (*prompt_of(4), *(2,) * 20)))
-    loop.step()
-    assert loop.shapes() == [[24, 24]]
-
-
-def test_prompts_under_different_salts_share_nothing() -> None:
-    loop = Loop()
-    loop.scheduler.add(request("a", prompt_of(20), salt="x"))
-    loop.scheduler.add(request("b", prompt_of(20), salt="y"))
-    loop.drain()
-    assert loop.prompt_tokens == 40
-
-
-def test_whoever_waits_takes_over_when_the_first_is_aborted() -> None:
-    loop = Loop(n_batch=8)
-    loop.scheduler.add(request("a", prompt_of(30)))
-    loop.scheduler.add(request("b", prompt_of(30)))
-    loop.step()
-    loop.scheduler.abort("a")
-    loop.drain()
-    assert loop.prompt_tokens == 30, "what the first had computed is kept"
 
 
 # --- samples of one prompt ----------------------------------------------------------------------------------------
@@ -338,7 +305,7 @@ def test_the_last_to_arrive_gives_way_and_comes_back() -> None:
     for one in asked:
         loop.scheduler.add(one)
     events: list[TokenEvent] = []
-    while loop.scheduler.preemptions == 0:
+    while loop.scheduler.counters.preemptions == 0:
         events += loop.step()
     assert (loop.scheduler.num_running, loop.scheduler.num_waiting) == (1, 1)
     events += loop.drain()
@@ -355,7 +322,7 @@ def test_admission_leaves_head_room_for_those_who_run() -> None:
     loop.step()
     assert (loop.scheduler.num_running, loop.scheduler.num_waiting) == (1, 1)
     loop.drain()
-    assert loop.scheduler.preemptions == 0
+    assert loop.scheduler.counters.preemptions == 0
 
 
 # --- policy -------------------------------------------------------------------------------------------------------

@@ -11,6 +11,9 @@ from plait.types import (
     CacheMode,
     EngineRequest,
     FinishReason,
+    Grammar,
+    GrammarKind,
+    Pooling,
     Priority,
     SamplerStage,
     SamplingParams,
@@ -44,6 +47,14 @@ from plait.types import (
         ("stop", ("",)),
         ("samplers", (SamplerStage.TOP_K, SamplerStage.TOP_K)),
         ("samplers", ("xx",)),
+        ("xtc_probability", 1.5),
+        ("xtc_threshold", -0.1),
+        ("top_n_sigma", math.inf),
+        ("mirostat", 3),
+        ("mirostat", 1.5),
+        ("mirostat_tau", -1.0),
+        ("mirostat_eta", 2.0),
+        ("grammar", "{}"),
         ("temperature", "hot"),
         ("top_k", 1.5),
         ("max_tokens", 2.5),
@@ -104,6 +115,9 @@ def test_an_event_is_final_by_reason_or_by_error() -> None:
         ("salt_from", -1),
         ("salt_from", 1.5),
         ("salt_from", 4),
+        ("pin", -1),
+        ("pin", math.inf),
+        ("pin", True),
     ],
 )
 def test_a_service_that_cannot_be_had_is_refused_by_name(name: str, value: object) -> None:
@@ -120,3 +134,29 @@ def test_a_service_names_its_class_and_mode_and_sets_the_request() -> None:
     assert (request.deadline, request.queue_timeout) == (52.0, 0.5)
     assert (request.salt, request.salt_from) == ("s", 16)
     assert Service(priority=Priority.HIGH, cache=CacheMode.OFF) == Service(priority="high", cache="off")
+
+
+def test_a_grammar_has_a_kind_and_a_source() -> None:
+    assert Grammar("regex", "a+").kind is GrammarKind.REGEX  # type: ignore[arg-type]
+    for kind, source in (
+        ("xml", "a"),
+        (None, "a"),
+        ("regex", ""),
+        ("lark", " \n"),
+        ("json_schema", {"type": "object"}),
+    ):
+        with pytest.raises(RequestError, match="grammar"):
+            Grammar(kind, source)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wanted", [-1, 101, True, 1.5, "2"])
+def test_prompt_logprobs_out_of_range_are_refused(wanted: object) -> None:
+    with pytest.raises(RequestError, match="prompt_logprobs"):
+        EngineRequest(request_id="r", prompt=(1,), sampling=SamplingParams(), prompt_logprobs=wanted)  # type: ignore[arg-type]
+
+
+def test_a_request_that_pools_asks_for_nothing_else() -> None:
+    with pytest.raises(RequestError, match="pools"):
+        EngineRequest(request_id="r", prompt=(1,), sampling=SamplingParams(), pooling=Pooling.MEAN, prompt_logprobs=0)
+    with pytest.raises(RequestError, match="pools"):
+        EngineRequest(request_id="r", prompt=(1,), sampling=SamplingParams(n=2), pooling=Pooling.LAST)

@@ -17,7 +17,7 @@ from plait.cache.config import CacheConfig
 from plait.cache.kv import KVCache
 from plait.config import EngineOptions
 from plait.engine.build import kv_config, make_backend
-from plait.engine.packing import Packer
+from plait.engine.packing import Packer, only_edits
 from plait.errors import OptionError
 from plait.formats.tensor import F32Array
 from plait.models.registry import LoadedModel
@@ -210,8 +210,10 @@ class Bench:
             rows += len(tokens)
             if wants:
                 out_rows.append(rows - 1)
-        inputs = self._packer.pack(planned, cache.take_edits(), out_rows, _no_token)
+        inputs, edits = self._packer.pack(planned, out_rows, _no_token), cache.take_edits()
         start = time.perf_counter()
+        if any(edits):
+            self._executable.run(only_edits(edits))
         logits = self._executable.run(inputs)
         clock.program += time.perf_counter() - start
         for seq, tokens in parts:

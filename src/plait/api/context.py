@@ -16,14 +16,12 @@ import numpy as np
 
 from plait.api.batch import Batch, BatchToken
 from plait.api.model import Model
-from plait.api.saving import SequenceFiles, SlotTokens
+from plait.api.saving import SequenceFiles, SlotTokens, do_edits
 from plait.cache.config import CacheConfig
-from plait.cache.edits import GroupEdits
 from plait.cache.kv import KVCache
 from plait.config import from_environment
 from plait.engine.build import kv_config, make_backend
 from plait.engine.fingerprint import fingerprint
-from plait.engine.packing import kv_inputs
 from plait.errors import OptionError, RequestError
 from plait.formats.tensor import F32Array
 from plait.ops.api import I32Array, KVInputs, StepInputs
@@ -155,16 +153,15 @@ class Context:
         if stores is None:
             self._roll_back(touched, before)
             return DecodeStatus.NO_ROOM
-        order, edits = _by_sequence(batch), self._cache.take_edits()
+        order = _by_sequence(batch)
         try:
-            logits = self._executable.run(self._pack(batch, order, stores, edits))
+            do_edits(self._cache, self._executable, self._tokens)
+            logits = self._executable.run(self._pack(batch, order, stores))
         except BaseException:
-            self._cache.put_back_edits(edits)
             self._roll_back(touched, before)
             raise
         asked = [i for i in order if batch[i].logits]
         self._logits = {index: logits[row].copy() for row, index in enumerate(asked)}
-        self._tokens.copied(edits[0])
         rows, slots = _i32([i for i, _ in stores[0]]), _i32([slot for _, slot in stores[0]])
         self._tokens.store(slots, _i32([token.token for token in batch])[rows])
         return DecodeStatus.DONE
@@ -261,9 +258,7 @@ class Context:
             if self._cache.seq_pos_max(seq) >= 0:
                 self._cache.truncate(seq, before.get(seq, 0))
 
-    def _pack(
-        self, batch: Batch, order: list[int], stores: list[list[tuple[int, int]]], edits: tuple[GroupEdits, ...]
-    ) -> StepInputs:
+    def _pack(self, batch: Batch, order: list[int], stores: list[list[tuple[int, int]]]) -> StepInputs:
         rows = {index: row for row, index in enumerate(order)}
         sequences: list[int] = []
         row_seq = []
@@ -278,19 +273,17 @@ class Context:
             row_seq=_i32(row_seq),
             out_rows=_i32([row for row, i in enumerate(order) if batch[i].logits]),
             kv=tuple(
-                self._pack_group(group, sequences, [(rows[i], slot) for i, slot in pairs], edits[group])
+                self._pack_group(group, sequences, [(rows[i], slot) for i, slot in pairs])
                 for group, pairs in enumerate(stores)
             ),
         )
 
-    def _pack_group(
-        self, group: int, sequences: list[int], stores: list[tuple[int, int]], edits: GroupEdits
-    ) -> KVInputs:
+    def _pack_group(self, group: int, sequences: list[int], stores: list[tuple[int, int]]) -> KVInputs:
         tables = [self._cache.table(seq, group) for seq in sequences]
         starts = np.cumsum([0, *(len(table) for table in tables)])
         entries = _i32([entry for table in tables for entry in table]).reshape(-1, 3)
         rows, slots = _i32([row for row, _ in stores]), _i32([slot for _, slot in stores])
-        return kv_inputs(_i32(starts), entries, rows, slots, edits)
+        return KVInputs(_i32(starts), entries, rows, slots)
 
 
 def _by_sequence(batch: Batch) -> list[int]:

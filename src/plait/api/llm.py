@@ -24,13 +24,14 @@ from plait.config import EngineOptions, from_environment
 from plait.engine.build import build_engine
 from plait.engine.core import Engine
 from plait.engine.stats import EngineStats
-from plait.errors import OptionError, PromptTooLongError, RequestError
+from plait.errors import OptionError, PromptTooLongError, RequestError, StepError
 from plait.ops.api import Progress
 from plait.tokenizer.output import OutputText
 from plait.types import (
     ChatMessage,
     EngineRequest,
     FinishReason,
+    Pooling,
     SamplingParams,
     Service,
     ServiceFields,
@@ -54,6 +55,7 @@ class _Running:
     outputs: list[OutputText]
     inbox: deque[Delta] = field(default_factory=deque)
     open: int = 0
+    faults: dict[int, StepError] = field(default_factory=dict)
 
 
 class _Stream(Iterator[Delta]):
@@ -98,7 +100,7 @@ class LLM:
         self.model = model if isinstance(model, Model) else Model.load(model, self.options.n_ctx)
         self.tokenizer = self.model.tokenizer
         mark = self.tokenizer.fingerprint() if self.options.kv_cache_dir else ""
-        self._engine: Engine = build_engine(self.model.loaded, self.options, progress, mark)
+        self._engine: Engine = build_engine(self.model.loaded, self.options, progress, mark, lambda: self.tokenizer)
         self._running: dict[str, _Running] = {}
         self._ids = itertools.count()
         self._lock = Turns()
@@ -115,8 +117,8 @@ class LLM:
         """Continue every prompt (text, or token ids) and return when all are done, in the order of the prompts.
 
         `params` is one for all prompts, or one for each. `service` are the fields of `Service`: `priority`, `tenant`,
-        `timeout`, `queue_timeout`, `cache`, `salt`, `salt_from`. Raises `RequestError` or `PromptTooLongError` before
-        anything runs if a prompt cannot be served; a failure later stays in the `error` of its sample.
+        `timeout`, `queue_timeout`, `cache`, `salt`, `salt_from`, `pin`. Raises `RequestError` or `PromptTooLongError`
+        before anything runs if a prompt cannot be served; a failure later stays in the `error` of its sample.
         """
         running = self._submit(prompts, params, service)
         collected: dict[tuple[int, int], list[Delta]] = {}
@@ -144,6 +146,26 @@ class LLM:
         """
         running = self._submit(prompts, params, service)
         return _Stream(self._deltas(running), lambda: self._forget(running))
+
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        pooling: Pooling | str = Pooling.MEAN,
+        **service: Unpack[ServiceFields],
+    ) -> list[tuple[float, ...]]:
+        """A vector of length 1 for each prompt: the hidden states of the last layer after the final norm, of all tokens
+        ("mean") or of the last one ("last"). The same whatever else runs.
+
+        Raises `RequestError` or `PromptTooLongError` for a prompt that cannot be served, `StepError` for a fault.
+        """
+        if pooling not in set(Pooling):
+            raise RequestError(f"pooling is {pooling!r}; choose one of {', '.join(Pooling)}")
+        running = self._submit(prompts, SamplingParams(), service, Pooling(pooling))
+        ends = {delta.prompt_index: delta for delta in self._deltas(running) if delta.final}
+        for delta in ends.values():
+            if delta.error is not None:
+                raise delta.error
+        return [ends[i].embedding for i in range(len(running))]
 
     def chat(
         self,
@@ -188,6 +210,7 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None,
         fields: ServiceFields,
+        pooling: Pooling | None = None,
     ) -> list[_Running]:
         service = Service(**fields)
         several = _as_list(prompts)
@@ -201,7 +224,7 @@ class LLM:
         with self._lock:
             self._abort_left()
             for i, one in enumerate(running):
-                one.request = service.applied(one.request, time.monotonic())
+                one.request = replace(service.applied(one.request, time.monotonic()), pooling=pooling)
                 try:
                     self._engine.add(one.request)
                 except Exception:
@@ -214,6 +237,10 @@ class LLM:
     def _prepare(self, index: int, prompt: Prompt, params: SamplingParams) -> _Running:
         text = prompt if isinstance(prompt, str) else None
         ids = self._encoded(prompt) if isinstance(prompt, str) else self._checked(prompt)
+        if params.grammar is not None:
+            from plait.tokenizer.grammar import check_grammar
+
+            check_grammar(params.grammar)
         if params.seed is None:
             params = replace(params, seed=secrets.randbits(63))
         request = EngineRequest(
@@ -221,7 +248,7 @@ class LLM:
             prompt=ids,
             sampling=params,
             stop_token_ids=frozenset(params.stop_token_ids)
-            | (frozenset() if params.ignore_eos else self.tokenizer.eog_ids),
+            | (frozenset() if params.ignore_eos and params.grammar is None else self.tokenizer.eog_ids),
             dry_breaker_ids=self._dry_breakers(params),
         )
         outputs = [OutputText(self.tokenizer, params.stop) for _ in range(params.n)]
@@ -292,12 +319,17 @@ class LLM:
                 return
             text, taken = "", 0
         else:
-            text, taken, hit = output.push(event.tokens, final=event.final)
+            try:
+                text, taken, hit = output.push(event.tokens, final=event.final)
+            except Exception as error:  # the text of one sample cannot be made: it ends, and nobody else does
+                text, taken, hit, output.ended = "", 0, True, True
+                one.faults[event.index] = StepError.of(error)
             if hit and not event.final:
                 self._engine.finish(event.request_id, event.index)
         one.open -= event.final
         if text or taken or event.final:
-            reason = FinishReason.STOP if output.hit else event.finish_reason
+            fault = one.faults.get(event.index)
+            reason = None if fault else FinishReason.STOP if output.hit else event.finish_reason
             delta = Delta(
                 prompt_index=one.prompt_index,
                 index=event.index,
@@ -305,9 +337,10 @@ class LLM:
                 token_ids=event.tokens[:taken],
                 logprobs=event.logprobs[:taken],
                 finish_reason=reason if event.final else None,
-                error=None if output.hit else event.error,
+                error=fault or (None if output.hit else event.error),
                 prompt_tokens=event.prompt_tokens,
                 cached_tokens=event.cached_tokens,
+                embedding=event.embedding,
             )
             one.inbox.append(delta)
 

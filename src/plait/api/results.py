@@ -22,6 +22,7 @@ class Delta:
     error: Exception | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    embedding: tuple[float, ...] = ()
 
     @property
     def final(self) -> bool:

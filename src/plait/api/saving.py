@@ -10,9 +10,9 @@ from plait.cache.edits import GroupEdits
 from plait.cache.kv import KVCache
 from plait.engine.fingerprint import Fingerprint
 from plait.engine.kvfile import SavedKV, read_kv, write_kv
-from plait.engine.packing import kv_inputs
+from plait.engine.packing import only_edits
 from plait.errors import KVFileError, OutOfPagesError, RequestError
-from plait.ops.api import Executable, I32Array, StepInputs
+from plait.ops.api import Executable, I32Array
 
 LOADING = 2**31 - 1
 """The sequence that a file is read into before it gets its own id."""
@@ -56,7 +56,7 @@ class SequenceFiles:
         positions = self._cache.positions(seq)
         if not positions:
             raise RequestError(f"sequence {seq} is empty; there is nothing to save")
-        self._do_edits()
+        do_edits(self._cache, self._executable, self._tokens)
         slots = [self._slots(seq, group) for group in self._groups]
         data = tuple(self._executable.read_slots(group, slots[group]) for group in self._groups)
         saved = SavedKV(self._tokens.read(slots[0]), tuple(positions), data)
@@ -74,7 +74,7 @@ class SequenceFiles:
         last = max(saved.positions, default=-1)
         if last >= self._context_length or len(saved.groups) != len(self._groups):
             raise KVFileError(path, f"reaches position {last}; the context has {self._context_length} (n_ctx)")
-        self._do_edits()
+        do_edits(self._cache, self._executable, self._tokens)
         slots = self._cache.restore(LOADING, saved.positions)
         if slots is None:
             raise OutOfPagesError(
@@ -100,17 +100,16 @@ class SequenceFiles:
             [np.arange(page * size + first, page * size + first + n) for page, first, n in entries]
         ).astype(np.int32)
 
-    def _do_edits(self) -> None:
-        """What waits for the next step is done now: what is read must be there, what is written must stay."""
-        edits = self._cache.take_edits()
-        if not any(edits):
-            return
-        none = np.zeros(0, np.int32)
-        table = np.zeros((0, 3), np.int32)
-        groups = tuple(kv_inputs(np.zeros(1, np.int32), table, none, none, of_group) for of_group in edits)
-        try:
-            self._executable.run(StepInputs(none, none, none, none, groups))
-        except BaseException:
-            self._cache.put_back_edits(edits)
-            raise
-        self._tokens.copied(edits[0])
+
+def do_edits(cache: KVCache, executable: Executable, tokens: SlotTokens) -> None:
+    """Do now what waits for the next step: what is read must be there, what is written must stay, and a step that
+    raises must find its edits done, since its rows may have overwritten what they read."""
+    edits = cache.take_edits()
+    if not any(edits):
+        return
+    try:
+        executable.run(only_edits(edits))
+    except BaseException:
+        cache.put_back_edits(edits)
+        raise
+    tokens.copied(edits[0])

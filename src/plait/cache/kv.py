@@ -59,9 +59,9 @@ class KVCache:
     # --- the scheduler's face: position == index ----------------------------------------------------------------------
 
     def cached_prefix(self, tokens: Sequence[int], salt: str = "", salt_from: int = 0) -> int:
-        """How many leading tokens `open` would take from the tree now: whole pages, at most len(tokens) - 1, and only
-        as far as every group has what it needs."""
-        return len(self._store.tree.match(tokens, Salt.of(salt, salt_from, self._page_size))) * self._page_size
+        """How many leading tokens `open` would take from the tree now: at most len(tokens) - 1, and only as far as
+        every group has what it needs. Where hardly a page is left, it takes whole pages only."""
+        return self._store.resident(tokens, Salt.of(salt, salt_from, self._page_size))
 
     def cached_pages(self, tokens: Sequence[int], salt: str = "", salt_from: int = 0) -> tuple[tuple[int, ...], ...]:
         """For each whole page of the resident prefix of `tokens` its page in every group, 0 where a window group gave
@@ -69,10 +69,16 @@ class KVCache:
         path = self._store.tree.match((*tokens, 0), Salt.of(salt, salt_from, self._page_size))
         return tuple(tuple(node.pages) for node in path)
 
+    def forget(self, tokens: Sequence[int], salt: str = "", salt_from: int = 0) -> int:
+        """Drop the resident prefix of `tokens` from its end, as far as no sequence holds it and no other path goes on
+        from it; how many tokens."""
+        return self._store.tree.forget(tokens, Salt.of(salt, salt_from, self._page_size))
+
     def open(self, seq: int, tokens: Sequence[int] = (), salt: str = "", reuse: bool = True, salt_from: int = 0) -> int:
         """A new sequence. Holds the longest resident prefix of `tokens` (none where `reuse` is False) and returns its
-        length: those tokens are committed, the next to reserve is the one after. Its path is private to `salt`, but for
-        whole pages of its first `salt_from` tokens. ValueError if `seq` exists."""
+        length: those tokens are committed, the next to reserve is the one after. A prefix that ends within a page is
+        copied by the first `reserve`. Its path is private to `salt`, but for whole pages of its first `salt_from`
+        tokens. ValueError if `seq` exists."""
         self._refuse_existing(seq)
         sequence = self._sequences[seq] = self._store.attach(tokens, Salt.of(salt, salt_from, self._page_size), reuse)
         return sequence.committed
@@ -97,17 +103,6 @@ class KVCache:
     def _one_more(self, sequence: CacheSequence) -> tuple[tuple[int, ...], ...]:
         """The slots of one more token where every group has room in a page of the sequence's own; else ()."""
         size = self._page_size
-        if len(sequence.tables) == 1 and sequence.positions is None:
-            table, fresh = sequence.tables[0], self._fresh[0]
-            page = table.page
-            offset = table.first + table.count
-            if self._refs[0][page] != 1 or offset >= size:
-                return ()
-            table.count += 1
-            if page not in fresh or fresh[page] > offset:
-                fresh[page] = offset
-            sequence.length += 1
-            return ((page * size + offset,),)
         for table, refs in zip(sequence.tables, self._refs):  # noqa: B905 (hot)
             if refs[table.page] != 1 or table.first + table.count >= size:
                 return ()
@@ -129,11 +124,21 @@ class KVCache:
         """`reserve` of one token and `table` of every group in one go, the way of a sequence that decodes; None where
         there is no room in a page of the sequence's own: then nothing has changed, and `reserve` may still do it."""
         sequence = self._sequences[seq]
-        slots = self._one_more(sequence)
-        if not slots:
-            return None
         tables = sequence.tables
-        return slots, (tables[0].entries(),) if len(tables) == 1 else tuple([table.entries() for table in tables])
+        if len(tables) > 1 or sequence.positions is not None:
+            slots = self._one_more(sequence)
+            return (slots, tuple([table.entries() for table in tables])) if slots else None
+        (table,) = tables  # what follows is `_one_more` for one group, and is what every step does
+        page, first, count, size = table.page, table.first, table.count, self._page_size
+        offset = first + count
+        if self._refs[0][page] != 1 or offset >= size:
+            return None
+        fresh = self._fresh[0]
+        if page not in fresh or fresh[page] > offset:
+            fresh[page] = offset
+        table.count = count = count + 1
+        sequence.length += 1
+        return ((page * size + offset,),), (table.before_last() + ((page, first, count),),)  # noqa: RUF005 (hot)
 
     def commit_one(self, seq: int, token: int) -> None:
         """`commit` of one token that is cacheable."""
@@ -159,6 +164,11 @@ class KVCache:
         if committed >= sequence.boundary:
             self._store.settle(sequence)
 
+    def share_tail(self, seq: int) -> None:
+        """Let others have the computed tokens of the last page, too, though it is not full. The sequence's next token
+        goes to a copy of it: for prompts that somebody waits for."""
+        self._store.publish_tail(self._sequences[seq])
+
     def truncate(self, seq: int, length: int) -> None:
         """Drop all tokens past `length`, reserved or committed (rejected drafts, rollback). ValueError if a window
         group no longer has what the token after them looks at; down to `committed` that cannot happen."""
@@ -178,9 +188,8 @@ class KVCache:
         self._sequences[dst] = self._memory.forked(self._sequences[src])
 
     def close(self, seq: int) -> None:
-        """Forget a sequence. What the tree knows of it stays as cached."""
-        sequence = self._sequences.pop(seq)
-        self._store.shorten(sequence, 0)
+        """Forget a sequence. What it has computed stays as cached, as far as it is cacheable."""
+        self._store.leave(self._sequences.pop(seq))
 
     def length(self, seq: int) -> int:
         """Tokens that have slots."""

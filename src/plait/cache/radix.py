@@ -1,10 +1,11 @@
-"""The radix tree: which token paths have pages in memory. One node is one page of tokens.
+"""The radix tree: which token paths have pages in memory. One node is one page of tokens; a leaf may hold fewer.
 
 Knows tokens, nodes and the page pools; knows no sequences. A salt (tenant, adapter) at the root keeps paths apart.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import lcm
@@ -12,6 +13,10 @@ from typing import TypeAlias
 
 from plait.cache.config import CacheConfig
 from plait.cache.pages import PagePool
+
+LEAST_COPIED = 2
+"""Tokens of a page that are worth copying: a copy takes about as long as computing one token in a small model, and
+nearly all prompts have their first token in common."""
 
 PageKey: TypeAlias = tuple[int | str, ...]
 
@@ -36,11 +41,17 @@ class Salt:
         return (self.inner, *tokens) if self.inner and number == self.page else tokens
 
 
-class RadixNode:
-    """`page_size` tokens, found by `key`, after the path of `parent`. `pages[g]` is the page in group g, 0 where a
-    window group's page was evicted. A node that left the tree has no parent."""
+def _order(key: PageKey) -> tuple[bool, PageKey]:
+    """How keys are sorted: those with an inner salt by themselves."""
+    return isinstance(key[0], str), key
 
-    __slots__ = ("children", "depth", "key", "pages", "parent", "salt")
+
+class RadixNode:
+    """`page_size` tokens, or the fewer ones of a ragged leaf, found by `key`, after the path of `parent`. `pages[g]` is
+    the page in group g, 0 where a window group's page was evicted. A node that left the tree has no parent.
+    `ordered` are the keys of the children, sorted: those that begin alike lie together."""
+
+    __slots__ = ("children", "depth", "key", "ordered", "pages", "parent", "salt")
 
     def __init__(self, key: PageKey, parent: RadixNode | None, pages: list[int], salt: str) -> None:
         self.key = key
@@ -49,6 +60,16 @@ class RadixNode:
         self.pages = pages
         self.salt = salt
         self.children: dict[PageKey, RadixNode] = {}
+        self.ordered: list[PageKey] = []
+
+    def place(self, key: PageKey) -> int:
+        """Where `key` is in `ordered`, or would be."""
+        return bisect_left(self.ordered, _order(key), key=_order)
+
+    def disown(self, child: RadixNode) -> None:
+        del self.children[child.key]
+        del self.ordered[self.place(child.key)]
+        child.parent = None
 
     @property
     def tokens(self) -> list[int]:
@@ -118,20 +139,57 @@ class RadixTree:
                 usable = depth
         return path[:usable]
 
+    def beginning(self, path: Sequence[RadixNode], tokens: Sequence[int], salt: Salt) -> tuple[RadixNode, int] | None:
+        """The node after `path`, which `match` found for `tokens`, whose page begins with most of the tokens that
+        follow, all but the last one, and how many those are: less than a page. None if there is no such node, if some
+        group lacks its page, or if it is not worth copying."""
+        size, start = self._page_size, len(path) * self._page_size
+        rest = tuple(tokens[start : min(start + size - 1, len(tokens) - 1)])
+        above = path[-1] if path else self._roots.get(salt.root)
+        if above is None or not rest:
+            return None
+        wanted = salt.key(len(path), rest)
+        at = above.place(wanted)
+        best, most = None, len(wanted) - len(rest) + LEAST_COPIED - 1
+        for key in above.ordered[max(at - 1, 0) : at + 1]:
+            common = _common(key, wanted)
+            if common > most:
+                best, most = above.children[key], common
+        return None if best is None or not all(best.pages) else (best, most - len(wanted) + len(rest))
+
+    def has_beginning(self, parent: RadixNode | None, key: PageKey, salt: str) -> bool:
+        """Whether some node after `parent` begins with `key`."""
+        above = self._roots.get(salt) if parent is None else parent
+        if above is None:
+            return False
+        at = above.place(key)
+        return at < len(above.ordered) and above.ordered[at][: len(key)] == key
+
     def child(self, parent: RadixNode | None, key: PageKey, salt: str) -> RadixNode | None:
         """The node of `key` after `parent`, or after the root of `salt` where parent is None."""
         above = self._roots.get(salt) if parent is None else parent
         return above.children.get(key) if above else None
 
     def add(self, parent: RadixNode | None, key: PageKey, salt: str) -> RadixNode:
-        """A new node without pages; the caller gives it some at once."""
+        """A new node without pages; the caller gives it some at once. A ragged leaf that it makes useless goes."""
         if parent is None:
             parent = self._roots.get(salt)
             if parent is None:
                 parent = self._roots[salt] = RadixNode((), None, [0] * len(self._pools), salt)
         node = RadixNode(key, parent, [0] * len(self._pools), salt)
         parent.children[key] = node
+        at = parent.place(key)
+        before = parent.ordered[at - 1] if at else key
+        parent.ordered.insert(at, key)
+        if len(before) < len(key) and key[: len(before)] == before:
+            self._drop_leaf(parent.children[before], parent)
         return node
+
+    def _drop_leaf(self, leaf: RadixNode, parent: RadixNode) -> None:
+        parent.disown(leaf)
+        for group, page in enumerate(leaf.pages):
+            if page:
+                self._withdraw(leaf, group)
 
     def give(self, node: RadixNode, group: int, page: int) -> None:
         """The node takes a reference to a page that a sequence holds."""
@@ -150,6 +208,28 @@ class RadixTree:
             if not node.children and not any(node.pages):
                 self._remove(node)
 
+    def forget(self, tokens: Sequence[int], salt: Salt) -> int:
+        """Takes the end of a path out of the tree, its ragged leaf first, as far as no sequence holds it and no other
+        path goes on from it. How many tokens."""
+        path, dropped = self.match((*tokens, 0), salt), 0
+        above = path[-1] if path else self._roots.get(salt.root)
+        rest = tuple(tokens[len(path) * self._page_size :])
+        for leaf in list(above.children.values()) if above else ():
+            count = len(leaf.tokens)
+            if count < self._page_size and leaf.key == salt.key(len(path), rest[:count]) and self._unused(leaf):
+                self._remove(leaf)
+                dropped = max(dropped, count)
+        for node in reversed(path):
+            if node.children or not self._unused(node):
+                break
+            self._remove(node)
+            dropped += self._page_size
+        return dropped
+
+    def _unused(self, node: RadixNode) -> bool:
+        """Whether no sequence holds a page of it."""
+        return all(not page or page in pool.idle for page, pool in zip(node.pages, self._pools, strict=True))
+
     def _withdraw(self, node: RadixNode, group: int) -> None:
         page = node.pages[group]
         node.pages[group] = 0
@@ -160,12 +240,12 @@ class RadixTree:
         """Takes a node and all below it out of the tree, and the nodes above that are left without any use."""
         parent = node.parent
         assert parent is not None, "a root is never evicted"
-        del parent.children[node.key]
+        parent.disown(node)
         below = [node]
         while below:
             gone = below.pop()
             below.extend(gone.children.values())
-            gone.children = {}
+            gone.children, gone.ordered = {}, []
             gone.parent = None
             for group, page in enumerate(gone.pages):
                 if page:
@@ -175,8 +255,7 @@ class RadixTree:
             if above is None:
                 del self._roots[parent.salt]
                 return
-            del above.children[parent.key]
-            parent.parent = None
+            above.disown(parent)
             parent = above
 
     def check(self) -> None:
@@ -188,11 +267,13 @@ class RadixTree:
             assert root.children, "a root without children"
         while todo:
             node = todo.pop()
+            assert node.ordered == sorted(node.children, key=_order), "children out of order"
             for key, child in node.children.items():
                 assert child.key == key, "a node under another key"
                 assert child.parent is node, "a node that does not know its parent"
                 assert child.depth == node.depth + 1, "a node at the wrong depth"
-                assert len(child.tokens) == self._page_size, "a node that is not a page"
+                assert 0 < len(child.tokens) <= self._page_size, "a node that is not a page"
+                assert len(child.tokens) == self._page_size or not child.children, "a ragged node that is no leaf"
                 assert child.children or any(child.pages), "a node without pages or children"
                 todo.append(child)
                 for g, page in enumerate(child.pages):
@@ -203,3 +284,11 @@ class RadixTree:
         assert seen == self._owners, "owners are not the nodes of the tree"
         for g, pool in enumerate(self._pools):
             assert pool.known == set(seen[g]), "the pool and the tree disagree about what is known"
+
+
+def _common(a: PageKey, b: PageKey) -> int:
+    """Length of the longest common prefix of two keys."""
+    for count, (one, other) in enumerate(zip(a, b, strict=False)):
+        if one != other:
+            return count
+    return min(len(a), len(b))

@@ -12,7 +12,7 @@ from plait.cache.config import CacheConfig
 from plait.cache.edits import GroupEdits
 from plait.cache.pages import PagePool
 from plait.cache.pending import PendingEdits
-from plait.cache.radix import RadixTree, Salt
+from plait.cache.radix import LEAST_COPIED, RadixNode, RadixTree, Salt
 from plait.cache.sequence import CacheSequence
 from plait.cache.table import Entry, PageTable
 
@@ -167,12 +167,26 @@ class PageStore:
 
     # --- computed pages -----------------------------------------------------------------------------------------------
 
+    def resident(self, tokens: Sequence[int], salt: Salt) -> int:
+        """How many of `tokens` are in memory, but for the last one."""
+        path = self.tree.match(tokens, salt)
+        found = self.tree.beginning(path, tokens, salt)
+        return len(path) * self.page_size + (found[1] if found else 0)
+
     def attach(self, tokens: Sequence[int], salt: Salt, reuse: bool) -> CacheSequence:
-        """A new sequence that holds the longest usable path of the tree."""
+        """A new sequence that holds the longest usable path of the tree, and the beginning of a page after it."""
         sequence = self.new_sequence(salt)
-        path = self.tree.match(tokens, salt) if reuse else []
-        if not path:
+        if not reuse:
             return sequence
+        path = self.tree.match(tokens, salt)
+        if path:
+            self._hold_path(sequence, path)
+        found = self.tree.beginning(path, tokens, salt)
+        if found and self._has_room_beside(tokens, len(path)):
+            self._hold_beginning(sequence, *found, tokens)
+        return sequence
+
+    def _hold_path(self, sequence: CacheSequence, path: list[RadixNode]) -> None:
         size = self.page_size
         sequence.length = sequence.committed = len(path) * size
         sequence.boundary = sequence.length + size
@@ -182,7 +196,42 @@ class PageStore:
             table.replace((node.pages[g], 0, size) for node in path[table.start // size :])
             for page, _, _ in table.entries():
                 self.pools[g].hold(page)
-        return sequence
+
+    def _has_room_beside(self, tokens: Sequence[int], num_pages: int) -> bool:
+        """Whether the pages of `tokens` after the first `num_pages` can be had beside one that is to be copied: a page
+        that is held until it is copied must not be the one that is missing."""
+        needed = -(-len(tokens) // self.page_size) - num_pages
+        return all(pool.available > needed for pool in self.pools)
+
+    def _hold_beginning(self, sequence: CacheSequence, node: RadixNode, count: int, tokens: Sequence[int]) -> None:
+        """Share the first `count` slots of a page. Whoever writes to it first copies them, as with any shared page."""
+        start = sequence.length
+        sequence.length = sequence.committed = start + count
+        sequence.tail = list(tokens[start : start + count])
+        for g, table in enumerate(sequence.tables):
+            table.push(node.pages[g], count)
+            self.pools[g].hold(node.pages[g])
+
+    def leave(self, sequence: CacheSequence) -> None:
+        """The sequence is given up; its ragged end stays."""
+        self.publish_tail(sequence)
+        self.shorten(sequence, 0)
+
+    def publish_tail(self, sequence: CacheSequence) -> None:
+        """The page that the computed tokens do not fill becomes a leaf of the tree, unless it is shared, with somebody
+        who goes on writing to it or with the tree itself. If the sequence goes on, it does so in a copy."""
+        node = sequence.node
+        kept = sequence.cacheable and len(sequence.tail) >= LEAST_COPIED
+        if not kept or (node is not None and node.parent is None):
+            return
+        number, root = node.depth if node else 0, sequence.salt.root
+        pages = [table.page_at(number - table.start // self.page_size) for table in sequence.tables]
+        key = sequence.salt.key(number, tuple(sequence.tail))
+        shared = any(pool.refs[page] != 1 for pool, page in zip(self.pools, pages, strict=True))
+        if not shared and not self.tree.has_beginning(node, key, root):
+            leaf = self.tree.add(node, key, root)
+            for g, page in enumerate(pages):
+                self.tree.give(leaf, g, page)
 
     def settle(self, sequence: CacheSequence) -> None:
         """`committed` has passed `boundary`: whole pages enter the tree, and window groups give back what no later

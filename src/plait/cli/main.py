@@ -19,8 +19,11 @@ from plait.errors import OptionError, PlaitError, RequestError
 
 COMMANDS = {
     "run": ("plait.cli.run", "Continue prompts, many sequences at once."),
+    "serve": ("plait.cli.serve", "Serve a model over HTTP, as OpenAI's API and llama.cpp's server do."),
+    "chat": ("plait.cli.chat", "Talk with a model in the terminal, here or on a server."),
     "bench": ("plait.cli.bench", "Measure prefill and decode speed against the number of sequences."),
     "inspect": ("plait.cli.inspect", "Show what a model file holds."),
+    "quantize": ("plait.cli.quantize", "Write a GGUF model in smaller types."),
 }
 
 

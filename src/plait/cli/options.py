@@ -29,8 +29,9 @@ def _click_option(name: str, default: Any, info: OptionInfo) -> click.Option:
         return click.Option(flags, is_flag=True, default=None if is_pair else False, help=info.help)
     if info.choices:
         return click.Option(flags, type=click.Choice(info.choices), help=_with_default(info, default))
-    kind = float if isinstance(default, float) else str if name in REPEATED or isinstance(default, str) else int
-    return click.Option(flags, type=kind, multiple=name in REPEATED, help=_with_default(info, default))
+    several = name in REPEATED or isinstance(default, tuple)
+    kind = float if isinstance(default, float) else str if several or isinstance(default, str) else int
+    return click.Option(flags, type=kind, multiple=several, help=_with_default(info, default))
 
 
 def _with_default(info: OptionInfo, default: Any) -> str:
@@ -41,7 +42,12 @@ def _with_default(info: OptionInfo, default: Any) -> str:
 
 def engine_options(skip: frozenset[str] = frozenset()) -> list[click.Option]:
     """One click option for each declared field of `EngineOptions`. None stands for 'not given'."""
-    return [_click_option(n, default, info) for n, _, default, info in option_fields(EngineOptions) if n not in skip]
+    return declared_options(EngineOptions, skip)
+
+
+def declared_options(cls: type, skip: frozenset[str] = frozenset()) -> list[click.Option]:
+    """One click option for each declared field of `cls`."""
+    return [_click_option(n, default, info) for n, _, default, info in option_fields(cls) if n not in skip]
 
 
 def sampling_options() -> list[click.Option]:
@@ -49,8 +55,9 @@ def sampling_options() -> list[click.Option]:
     return [_click_option(o.name, sampling_default(o.name), o.info) for o in SAMPLING_OPTIONS]
 
 
-def refused_options() -> list[click.Option]:
-    """A hidden option for each flag of llama.cpp that Plait does not have: else -ngl would be read as -n gl."""
+def refused_options(skip: frozenset[str] = frozenset()) -> list[click.Option]:
+    """A hidden option for each flag of llama.cpp that Plait does not have: else -ngl would be read as -n gl. `skip`
+    names those that this command has after all."""
 
     def refuse(ctx: click.Context, param: click.Parameter, value: object) -> None:
         if value:
@@ -62,13 +69,18 @@ def refused_options() -> list[click.Option]:
             [f"refused_{i}", *flags], count=True, hidden=True, expose_value=False, is_eager=True, callback=refuse
         )
         for i, flags in enumerate(NOT_HERE)
+        if not skip & set(flags)
     ]
 
 
 def take_engine_options(values: dict[str, Any]) -> EngineOptions:
     """Remove the engine's fields from parsed `values` and resolve them. Raises `OptionError`."""
-    given = _take(values, [name for name, *_ in option_fields(EngineOptions)])
-    return from_environment(given)
+    return from_environment(take(values, EngineOptions))
+
+
+def take(values: dict[str, Any], cls: type) -> dict[str, Any]:
+    """Remove the fields of `cls` that were given from parsed `values`."""
+    return _take(values, [name for name, *_ in option_fields(cls)])
 
 
 def take_sampling(values: dict[str, Any], **fixed: Any) -> SamplingParams:
@@ -86,7 +98,7 @@ def take_sampling(values: dict[str, Any], **fixed: Any) -> SamplingParams:
 
 def _take(values: dict[str, Any], names: list[str]) -> dict[str, Any]:
     taken = {name: values.pop(name) for name in names if name in values}
-    return {name: value for name, value in taken.items() if value is not None}
+    return {name: value for name, value in taken.items() if value is not None and value != ()}
 
 
 def command(name: str, params: list[click.Parameter], callback: Callable[..., None]) -> click.Command:

@@ -19,7 +19,7 @@ from plait.cli.options import (
     take_sampling,
 )
 from plait.errors import OptionError
-from plait.types import MAX_SAMPLES, ChatMessage
+from plait.types import MAX_SAMPLES, ChatMessage, Grammar, GrammarKind
 
 DEFAULT_MAX_TOKENS = 128
 
@@ -43,7 +43,8 @@ def run(
     if samples > MAX_SAMPLES:
         raise OptionError(f"--parallel is {samples}; one prompt is continued at most {MAX_SAMPLES} times")
     options = take_engine_options(rest)
-    params = take_sampling(rest, n=samples, **_fixed(rest))
+    grammar = _grammar(rest)
+    params = take_sampling(rest, n=samples, grammar=grammar, **_fixed(rest))
 
     from plait.api import LLM  # here, so that a wrong option is answered at once
     from plait.cli.loading import loading_bar
@@ -66,17 +67,37 @@ def run(
         printer.close(summary.finish(llm.stats, params.seed or 0))
 
 
+def _grammar(rest: dict[str, Any]) -> Grammar | None:
+    """What answers are held to; at most one of the options that say so may be given."""
+    given = {name: value for name in _GRAMMARS if (value := rest.pop(name)) is not None}
+    if not given:
+        return None
+    if len(given) > 1:
+        raise OptionError(f"give one of {', '.join(_GRAMMARS[name][0] for name in given)}, not several")
+    ((name, value),) = given.items()
+    flag, kind = _GRAMMARS[name]
+    grammar = Grammar(kind, _text(value, f"{flag} {value}") if name.endswith("_file") else value)
+
+    from plait.tokenizer.grammar import check_grammar  # before the model is loaded
+
+    check_grammar(grammar)
+    return grammar
+
+
 def _read(name: str) -> str:
     """A prompt from a file, one trailing newline dropped (editors add it)."""
     if name == "-" and sys.stdin is None:
         raise OptionError("-f - reads standard input, which is closed")
+    return _text(name, f"prompt file {name}").removesuffix("\n")
+
+
+def _text(name: str, what: str) -> str:
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise OptionError(f"no such prompt file: {name}") from None
+        raise OptionError(f"there is no {what}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"cannot read prompt file {name}: {error}") from None
-    return text.removesuffix("\n")
+        raise OptionError(f"cannot read {what}: {error}") from None
 
 
 def _fixed(rest: dict[str, Any]) -> dict[str, Any]:
@@ -90,6 +111,13 @@ def _fixed(rest: dict[str, Any]) -> dict[str, Any]:
     return fixed
 
 
+_GRAMMARS = {
+    "grammar": ("--grammar", GrammarKind.GBNF),
+    "grammar_file": ("--grammar-file", GrammarKind.GBNF),
+    "json_schema": ("--json-schema", GrammarKind.JSON_SCHEMA),
+    "json_schema_file": ("--json-schema-file", GrammarKind.JSON_SCHEMA),
+}
+
 _OWN: list[click.Parameter] = [
     click.Option(
         ["model", "-m", "--model"],
@@ -100,6 +128,12 @@ _OWN: list[click.Parameter] = [
     click.Option(
         ["chat", "--chat"], is_flag=True, help="Treat each prompt as a user's message, with the model's chat template."
     ),
+    click.Option(["grammar", "--grammar"], help="Hold answers to this grammar, in llama.cpp's GBNF."),
+    click.Option(["grammar_file", "--grammar-file"], help="The same from a file."),
+    click.Option(
+        ["json_schema", "-j", "--json-schema"], help="Hold answers to this JSON schema; {} is any JSON value."
+    ),
+    click.Option(["json_schema_file", "-jf", "--json-schema-file"], help="The same from a file."),
     click.Option(["as_json", "--json"], is_flag=True, help="One JSON object a line: each sequence, then the summary."),
 ]
 

@@ -7,31 +7,43 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import lcm
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from plait.cache.config import CacheConfig
 from plait.cache.kv import KVCache
-from plait.config import LIMITS, EngineOptions, parse_hours, parse_slo
+from plait.config import LIMITS, EngineOptions, NotNamed, crash_token, parse_hours, parse_slo
 from plait.control.controller import Controller
 from plait.control.goals import Hours, Schedule, goals_of, start_of
 from plait.control.records import Goals, Setting
 from plait.engine.calibrate import calibrate
 from plait.engine.core import Engine
+from plait.engine.crash import CrashingExecutable
 from plait.engine.fingerprint import Fingerprint, fingerprint
+from plait.engine.grammar import Grammars
 from plait.engine.kvdisk import KVDisk
 from plait.engine.kvstore import KVStore
-from plait.engine.runner import Runner
+from plait.engine.launching import LaunchingExecutable, LaunchingRunner
+from plait.engine.prefixes import Prefixes
+from plait.engine.runner import Masks, Runner
 from plait.errors import BackendError, OptionError
 from plait.metrics.meter import Meter
 from plait.metrics.records import Bounds
 from plait.models.registry import LoadedModel
-from plait.ops.api import Backend, Executable, KVConfig, KVGroup, KVShape, Progress
+from plait.ops.api import Backend, Executable, KVConfig, KVGroup, KVShape, Program, Progress
 from plait.ops.cuda import open_cuda
 from plait.ops.reference import ReferenceBackend
 from plait.scheduler.limits import Limits, QueueBounds
 from plait.scheduler.scheduler import Scheduler
+from plait.types import EngineRequest
+
+if TYPE_CHECKING:  # takes longer to import than a small model to load
+    from plait.tokenizer import Tokenizer
+
+Ready: TypeAlias = Callable[[EngineRequest], bool]
 
 RAM_SHARE = 4
 """Without `--kv-memory`, KV memory takes at most one part in this many of the RAM."""
@@ -44,20 +56,87 @@ NVIDIA_DRIVER = Path("/dev/nvidiactl")
 
 
 def build_engine(
-    loaded: LoadedModel, options: EngineOptions, progress: Progress | None = None, tokenizer: str = ""
+    loaded: LoadedModel,
+    options: EngineOptions,
+    progress: Progress | None = None,
+    tokenizer: str = "",
+    load_tokenizer: Callable[[], Tokenizer] | None = None,
 ) -> Engine:
     """An engine for this model. Prepares the weights, which may take a while; `progress` hears of it. `tokenizer` is
-    the tokenizer's fingerprint, for what is kept on disk.
+    the tokenizer's fingerprint, for what is kept on disk; `load_tokenizer` is asked for it by the first grammar, and
+    without it the engine takes none.
 
     Raises `BackendError` where the device cannot be used or cannot run the model, `OptionError` where the KV memory
     would not hold a page.
     """
-    kv = kv_config(loaded.kv, options, loaded.context_length)
+    return open_engine(loaded, options, progress, tokenizer, load_tokenizer).engine
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An engine, and what it came of: the kernel library's name, the KV memory, and what its bits depend on."""
+
+    engine: Engine
+    backend: str
+    kv: KVConfig
+    mark: Fingerprint
+
+
+def open_engine(
+    loaded: LoadedModel,
+    options: EngineOptions,
+    progress: Progress | None = None,
+    tokenizer: str = "",
+    load_tokenizer: Callable[[], Tokenizer] | None = None,
+) -> Opened:
+    """`build_engine`, and what is known of the engine besides."""
     backend = make_backend(options)
+    if isinstance(backend, OwnMemory):
+        if isinstance(options.kv_type, NotNamed):
+            options = replace(options, kv_type=backend.dtype_name)
+        kv = gpu_kv_config(loaded, options, backend)
+    else:
+        kv = kv_config(loaded.kv, options, loaded.context_length)
     executable = backend.compile(loaded.program, kv, progress)
-    keep = bool(options.kv_cache_dir) and options.prefix_cache
-    mark = fingerprint(loaded, options.kv_type, backend.name, tokenizer) if keep else None
-    return assemble_engine(executable, loaded.kv, kv, options, loaded.context_length, mark)
+    if (token := crash_token()) is not None:
+        executable = CrashingExecutable(executable, token)
+    mark = fingerprint(loaded, options.kv_type, backend.name, tokenizer)
+    grammars = None if load_tokenizer is None else Grammars(load_tokenizer, loaded.vocab_size)
+    engine = assemble_engine(executable, loaded.kv, kv, options, loaded.context_length, mark, grammars)
+    return Opened(engine, backend.name, kv, mark)
+
+
+@runtime_checkable
+class OwnMemory(Protocol):
+    """A backend whose KV memory is not in the machine's RAM."""
+
+    dtype_name: str
+
+    def kv_bytes(self, program: Program, fraction: float) -> int:
+        """Bytes that KV memory may take beside the weights, within `fraction` of the device's memory."""
+        ...
+
+
+def gpu_kv_config(loaded: LoadedModel, options: EngineOptions, backend: OwnMemory) -> KVConfig:
+    """As large as the device has room for, or `options.kv_memory`.
+
+    Raises `BackendError` where nothing is left beside the weights, `OptionError` where that holds no page."""
+    room = backend.kv_bytes(loaded.program, options.gpu_memory)
+    if options.kv_memory * MIB > room:
+        raise OptionError(f"--kv-memory is {options.kv_memory} MiB; the GPU has room for {room // MIB} MiB")
+    return pages_of(loaded.kv, options, options.kv_memory * MIB or room)
+
+
+def pages_of(shape: KVShape, options: EngineOptions, nbytes: int) -> KVConfig:
+    """KV memory of so many bytes; all groups have the same number of pages."""
+    page_bytes = sum(group_page_bytes(shape, group, options) for group in shape.groups)
+    pages = nbytes // page_bytes
+    if pages < 2:
+        raise OptionError(
+            f"the KV memory does not hold a single page of {options.page_size} tokens, which takes "
+            f"{-(-page_bytes // MIB)} MiB beside a reserved one; give more with --kv-memory or --gpu-memory"
+        )
+    return KVConfig(options.page_size, (pages,) * len(shape.groups), options.kv_type)
 
 
 def assemble_engine(
@@ -67,9 +146,10 @@ def assemble_engine(
     options: EngineOptions,
     context_length: int,
     mark: Fingerprint | None = None,
+    grammars: Grammars | None = None,
 ) -> Engine:
-    """An engine around a compiled program, with `kv` the KV memory it was compiled for. With `mark`, prompts are kept
-    in `options.kv_cache_dir`."""
+    """An engine around a compiled program, with `kv` the KV memory it was compiled for. With `mark`, what is cached can
+    be written to files, and prompts are kept in `options.kv_cache_dir`."""
     config = CacheConfig(kv.page_size, kv.num_pages, tuple(group.window for group in shape.groups))
     controller = make_controller(options)
     setting = controller.setting if controller else Setting(options.n_batch, None, options.n_parallel)
@@ -81,15 +161,39 @@ def assemble_engine(
         calibrate(executable, config, context, controller.fit, options.calibrate)
     queue = QueueBounds(max_requests=options.max_queue_requests, max_tokens=options.max_queue_tokens)
     cache = KVCache(config)
-    runner = Runner(executable, len(shape.groups))
-    disk = None if mark is None else _kv_disk(cache, runner, shape, options, mark)
-    ready = disk.ready if disk else None
+    runner = make_runner(executable, len(shape.groups), grammars)
+    keep = bool(options.kv_cache_dir) and options.prefix_cache
+    disk = _kv_disk(cache, runner, shape, options, mark) if mark and keep else None
+    ready = _all_ready([part.ready for part in (grammars, disk) if part is not None])
     scheduler = Scheduler(cache, limits, reuse=options.prefix_cache, queue=queue, ready=ready)
     meter = Meter(_bounds(options) if controller else None)
-    return Engine(scheduler, runner, in_flight=options.in_flight, meter=meter, controller=controller, disk=disk)
+    engine = Engine(
+        scheduler,
+        runner,
+        in_flight=options.in_flight,
+        meter=meter,
+        controller=controller,
+        disk=disk,
+        grammars=grammars,
+    )
+    engine.prefixes = Prefixes(cache, runner, mark) if mark else None
+    return engine
 
 
-def _kv_disk(cache: KVCache, runner: Runner, shape: KVShape, options: EngineOptions, mark: Fingerprint) -> KVDisk:
+def _all_ready(parts: list[Ready]) -> Ready | None:
+    return (lambda request: all(ready(request) for ready in parts)) if parts else None
+
+
+def make_runner(executable: Executable, num_groups: int, masks: Masks | None = None) -> Runner | LaunchingRunner:
+    """Steps are launched ahead where the executable can do that."""
+    if isinstance(executable, LaunchingExecutable):
+        return LaunchingRunner(executable, num_groups, masks)
+    return Runner(executable, num_groups, masks)
+
+
+def _kv_disk(
+    cache: KVCache, runner: Runner | LaunchingRunner, shape: KVShape, options: EngineOptions, mark: Fingerprint
+) -> KVDisk:
     block = lcm(BLOCK_TOKENS, options.page_size)
     store = KVStore(Path(options.kv_cache_dir), mark, block, options.kv_cache_size * MIB)
     slot_bytes = [group_page_bytes(shape, group, options) // options.page_size for group in shape.groups]
@@ -139,11 +243,11 @@ def make_backend(options: EngineOptions) -> Backend:
     if options.device == "reference":
         return ReferenceBackend()
     if options.device == "cuda":
-        return open_cuda()
+        return open_cuda(dtype=options.gpu_type)
     if options.device == "cpu" or not NVIDIA_DRIVER.exists():
         return _cpu_backend(options)
     try:
-        return open_cuda()
+        return open_cuda(dtype=options.gpu_type)
     except BackendError as cuda_error:
         try:
             return _cpu_backend(options)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from plait.control.controller import Controller
 from plait.control.records import Setting
+from plait.engine.garbage import uncollected
 from plait.engine.interrupts import uninterrupted
 from plait.engine.observe import Observer, Planned
 from plait.engine.stats import EngineStats
@@ -22,15 +23,19 @@ from plait.metrics.records import StepRecord
 from plait.metrics.snapshot import Snapshot
 from plait.scheduler.limits import Limits
 from plait.scheduler.plan import StepPlan, StepResult
+from plait.scheduler.request import Request
 from plait.scheduler.scheduler import Scheduler
 from plait.types import EngineRequest, TokenEvent
 
 if TYPE_CHECKING:  # arrays, which the simulator does without
+    from plait.engine.grammar import Grammars
     from plait.engine.kvdisk import KVDisk
+    from plait.engine.pooling import Pools
+    from plait.engine.prefixes import Prefixes
 
 KEPT_RECORDS = 4096
 PATIENCE_S = 1.0
-"""With nothing to run, so long a step waits at most for a prompt that is read from disk."""
+"""With nothing to run, so long a step waits at most for a prompt that is read from disk, or a grammar."""
 
 
 class StepHandle(Protocol):
@@ -49,12 +54,21 @@ class StepRunner(Protocol):
     def close(self) -> None: ...
 
 
+class StepWatch(Protocol):
+    """Whoever wants to know which steps are in flight; see `rows.RowMarks`."""
+
+    def planned(self, plan: StepPlan, owner: Callable[[int], tuple[str, int]]) -> None: ...
+
+    def landed(self, plan: StepPlan) -> None: ...
+
+
 class Engine:
     """Serves requests step by step. Every accepted sample gets exactly one final event, whatever happens.
 
     `in_flight` is the number of steps (0 or 1) that may run while the next is planned. `records` are the latest steps,
-    `meter` counts everything. A `controller` moves the limits. `disk` keeps prompts over a restart. `clock` gives
-    seconds that only grow.
+    `meter` counts everything. A `controller` moves the limits. `disk` keeps prompts over a restart. `grammars` hold
+    answers to what requests ask for. `clock` gives seconds that only grow. `watch`, if set, hears of every step before
+    it is run and after; `prefixes`, if set, saves and restores what is cached, between two steps.
 
     Raises `OptionError` for another number of steps in flight.
     """
@@ -68,6 +82,7 @@ class Engine:
         meter: Meter | None = None,
         controller: Controller | None = None,
         disk: KVDisk | None = None,
+        grammars: Grammars | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if in_flight not in (0, 1):
@@ -80,25 +95,37 @@ class Engine:
         self._clock = clock
         self.controller = controller
         self._disk = disk
+        self._grammars = grammars
+        self._pools: Pools | None = None  # once somebody asks for an embedding
         self._setting: Setting | None = None  # the controller's, as far as the scheduler has it
         self._streams = 0  # in the step planned last, to tell the controller
         self._observer = Observer(scheduler, self.meter)
         self._flying: deque[tuple[StepPlan, StepHandle, Planned]] = deque()
         self._news: list[TokenEvent] = []  # for the next step to hand out
         self._closed = False
+        self.watch: StepWatch | None = None
+        self.prefixes: Prefixes | None = None
 
     def add(self, request: EngineRequest) -> None:
         """Accept a request. Raises `QueueFullError` where too many wait, `RequestError` or `PromptTooLongError` for one
         that cannot be served."""
         if self._closed:
             raise RequestError("the engine is closed; make a new one")
+        if request.sampling.grammar is not None and self._grammars is None:
+            raise RequestError("this engine has no tokenizer, so it cannot hold an answer to a grammar")
         try:
-            self._scheduler.add(request)
+            self._news += self._scheduler.add(request)
         except PlaitError as error:
             self.meter.rejected(error.code)
             raise
         if self._disk is not None:
             self._disk.add(request)
+        if self._grammars is not None:
+            self._grammars.add(request)
+        if request.pooling is not None and self._pools is None:
+            from plait.engine.pooling import Pools
+
+            self._pools = Pools()
         self.meter.arrived(request, self._clock(), request.tenant)
 
     def abort(self, request_id: str) -> None:
@@ -123,9 +150,16 @@ class Engine:
             launched = self._launch()
         if self._flying and (not launched or len(self._flying) > self._in_flight):
             self._land()
-        elif not launched and self._disk is not None and self._disk.loading and not self._news:
-            self._disk.wait(PATIENCE_S)
+        elif not launched and not self._news:
+            self._be_patient()
         return self._take_news()
+
+    def _be_patient(self) -> None:
+        """Nothing can run: wait for a grammar or a prompt on its way, if there is one."""
+        if self._grammars is not None and self._grammars.wait(PATIENCE_S):
+            return
+        if self._disk is not None and self._disk.loading:
+            self._disk.wait(PATIENCE_S)
 
     def run(self) -> Iterator[TokenEvent]:
         """Step until nothing is left to do."""
@@ -137,17 +171,25 @@ class Engine:
         self._closed = True
         while self._flying:
             self._land()
-        for request_id in self._scheduler.request_ids:
+        for request_id in tuple(self._scheduler.requests):
             self.abort(request_id)
         if self._disk is not None:
             self._disk.close()
         self._runner.close()
-        return self._take_news()
+        news = self._take_news()
+        if self._grammars is not None:
+            self._grammars.close()
+        return news
 
     @property
     def stats(self) -> EngineStats:
         """Totals since the engine started."""
         return EngineStats.of(self.meter)
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """Those that have not ended, in order of arrival. To be looked at, not to be changed."""
+        return tuple(self._scheduler.requests.values())
 
     def snapshot(self) -> Snapshot:
         """All metrics as they are now."""
@@ -160,20 +202,26 @@ class Engine:
 
     def _launch(self) -> bool:
         """Plan a step and hand it to the runner, as one: an interrupt between the two would lose the plan."""
-        with uninterrupted():
+        with uninterrupted(), uncollected():
             self._news += self._scheduler.expire()
             if self._disk is not None:
                 self._disk.move()
             began, waiting = self._clock(), self._scheduler.num_waiting
             if self.controller is not None:
                 self._adapt(self.controller, began, waiting)
-            plan = self._scheduler.schedule()
+            try:
+                plan = self._scheduler.schedule()
+            except Exception as error:
+                self._give_up(error)
+                return False
             if plan is not None:
                 planned = self._observer.planned(plan, waiting, began, self._clock())
                 self._streams = planned.streams
                 if self.controller is not None:
                     rows = planned.tokens - plan.prompt_tokens
                     self.controller.planned(plan.prompt_tokens, rows, planned.key_reads, planned.decode_key_reads)
+                if self.watch is not None:
+                    self.watch.planned(plan, self._scheduler.owner)
                 self._flying.append((plan, self._runner.submit(plan), planned))
         return plan is not None
 
@@ -202,34 +250,55 @@ class Engine:
         except Exception as error:
             self._give_up(error)
             return
-        with uninterrupted():
+        with uninterrupted(), uncollected():
             self._flying.popleft()
             now = self._clock()
-            self._news += self._scheduler.commit(plan, result)
+            if self._pools is not None:
+                self._pools.take(plan, result, self._scheduler.requests)
+            try:
+                events = self._scheduler.commit(plan, result)
+            except Exception as error:
+                self._give_up(error)
+                return
+            finally:
+                if self.watch is not None:
+                    self.watch.landed(plan)
+            self._news += events
+            if self._grammars is not None:
+                for request_id, index in self._grammars.completed(events):
+                    self._news += self._scheduler.finish(request_id, index)
             record = self._observer.landed(plan, planned, result, now)
             self.records.append(record)
             if self.controller is not None:
                 self.controller.observe(record)
 
     def _give_up(self, error: Exception) -> None:
-        """The runner itself broke, and it is not known what was computed: every request hears of it, and ends."""
+        """The runner or the scheduler itself broke, and it is not known what was computed: every request hears of it,
+        and ends."""
         found = StepError(f"the engine failed on this step: {type(error).__name__}: {error}")
         found.__cause__ = error
         for _, handle, _ in self._flying:
             handle.wait()
         with uninterrupted():
+            for plan, _, _ in self._flying:
+                if self.watch is not None:
+                    self.watch.landed(plan)
             self._flying.clear()
             self._news += self._scheduler.fail_all(found)
 
     def _take_news(self) -> list[TokenEvent]:
         with uninterrupted():
             events, self._news = self._news, []
+            if self._pools is not None:
+                events = self._pools.finish(events)
             self._count(events)
         return events
 
     def _count(self, events: list[TokenEvent]) -> None:
         if events:
             self.meter.events(events, self._clock())
+            if self._grammars is not None:
+                self._grammars.end(events)
             if self._disk is not None:
                 self._keep(self._disk, events)
 

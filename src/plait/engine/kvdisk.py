@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -87,7 +88,9 @@ class KVDisk:
         """Whether the request may begin: False while its prompt is being read. The first time begins that."""
         request_id = request.request_id
         if request_id not in self._asked:
-            self._asked[request_id] = None if request.cache is CacheMode.OFF else self._look(request)
+            self._asked[request_id] = None
+            with _harmless("a prompt could not be looked up in the KV cache folder"):
+                self._asked[request_id] = None if request.cache is CacheMode.OFF else self._look(request)
         return self._asked[request_id] is None
 
     def _look(self, request: EngineRequest) -> Loading | None:
@@ -136,12 +139,15 @@ class KVDisk:
         most_bytes = IDLE_BYTES if idle else STEP_BYTES
         for request_id, loading in self._asked.items():
             if loading is not None and loading.blocks.done():
-                self._asked[request_id] = self._take_in(loading)
+                self._asked[request_id] = None
+                with _harmless("what was read from the KV cache folder could not be used"):
+                    self._asked[request_id] = self._take_in(loading)
                 break
         if self._writing:
             self._writing = {name: future for name, future in self._writing.items() if not future.done()}
         while self._ended and len(self._writing) * self._block_bytes < WRITING_BYTES:
-            most_bytes -= self._copy_out(self._ended[0], most_bytes)
+            with _harmless("a prompt could not be copied out for the KV cache folder"):
+                most_bytes -= self._copy_out(self._ended[0], most_bytes)
             if most_bytes <= 0:
                 break
             self._ended.popleft()
@@ -158,11 +164,7 @@ class KVDisk:
 
     def _take_in(self, loading: Loading) -> Loading | None:
         """Blocks that were read get pages, and those enter the radix tree. Returns what is still to be read."""
-        try:
-            blocks = loading.blocks.result()
-        except Exception:
-            _log.exception("the KV cache folder could not be read")
-            return None
+        blocks = loading.blocks.result()
         request, first = loading.request, loading.first
         if not blocks or not self._insert(request, first, blocks):
             return None
@@ -217,6 +219,15 @@ class KVDisk:
         first, end = number * size, (number + 1) * size
         saved = SavedKV(request.prompt[first:end], tuple(range(first, end)), groups)
         self._writing[name] = self._writer.submit(self._store.write, name, saved)
+
+
+@contextmanager
+def _harmless(what: str) -> Iterator[None]:
+    """Whatever goes wrong with the disk costs time only: no request is the worse for it."""
+    try:
+        yield
+    except Exception:
+        _log.exception("%s", what)
 
 
 def _slots(pages: list[int], page_size: int) -> I32Array:

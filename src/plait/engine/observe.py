@@ -62,8 +62,8 @@ class Observer:
             ends[sequence] = first + count
         if len(ends) > 4 * len(plan.sequences) + 64:
             self._forget(plan)
-        scheduler = self._scheduler
-        preempted, self._preemptions = scheduler.preemptions - self._preemptions, scheduler.preemptions
+        scheduler, counters = self._scheduler, self._scheduler.counters
+        preempted, self._preemptions = counters.preemptions - self._preemptions, counters.preemptions
         limits, seconds = scheduler.limits, now - began
         running, places = scheduler.num_running, limits.n_parallel
         budget = limits.budget(tokens - plan.prompt_tokens)

@@ -16,36 +16,52 @@ Entries: TypeAlias = tuple[tuple[int, int, int], ...]
 
 
 class _Table:
-    """A sequence's page table as an array. From step to step little but its end changes."""
+    """A sequence's page table as an array. From step to step, as a rule, only the last entry's count changes."""
 
-    __slots__ = ("_rows", "entries")
+    __slots__ = ("_before", "_last", "_rows", "_used")
 
     def __init__(self) -> None:
-        self.entries: Entries = ()
+        self._before: Entries = ()
+        self._last = (0, 0, 0)
         self._rows = np.empty((8, 3), np.int32)
+        self._used = self._rows[:0]
 
     def update(self, entries: Entries) -> I32Array:
-        kept = len(self.entries) - 1
-        if kept < 0 or len(entries) <= kept or entries[:kept] != self.entries[:kept]:
+        before, last = entries[:-1], entries[-1]
+        if before == self._before and last[:2] == self._last[:2]:
+            self._used[-1, 2] = last[2]
+        else:
+            self._rewrite(before, last)
+        self._last = last
+        return self._used
+
+    def _rewrite(self, before: Entries, last: tuple[int, int, int]) -> None:
+        kept, count = len(self._before), len(before) + 1
+        if before[:kept] != self._before:
             kept = 0
-        count = len(entries)
         if count > len(self._rows):
             rows = np.empty((2 * count, 3), np.int32)
             rows[:kept] = self._rows[:kept]
             self._rows = rows
-        if kept < count:
-            self._rows[kept:count] = entries[kept:]
-        self.entries = entries
-        return self._rows[:count]
+        self._rows[kept:count] = (*before[kept:], last)
+        self._before, self._used = before, self._rows[:count]
 
 
-def kv_inputs(
-    entry_start: I32Array, entries: I32Array, store_row: I32Array, store_slot: I32Array, edits: GroupEdits
-) -> KVInputs:
-    """One group's part of a step; see `KVInputs`."""
-    copies = tuple(SlotCopy(*copy) for copy in edits.copies)
-    repositions = tuple(Reposition(*move) for move in edits.repositions)
-    return KVInputs(entry_start, entries, store_row, store_slot, copies, repositions)
+def only_edits(edits: Sequence[GroupEdits]) -> StepInputs:
+    """A step without rows, which does the edits."""
+    none, table = np.zeros(0, np.int32), np.zeros((0, 3), np.int32)
+    groups = tuple(
+        KVInputs(
+            np.zeros(1, np.int32),
+            table,
+            none,
+            none,
+            tuple(SlotCopy(*copy) for copy in of_group.copies),
+            tuple(Reposition(*move) for move in of_group.repositions),
+        )
+        for of_group in edits
+    )
+    return StepInputs(none, none, none, none, groups)
 
 
 class Packer:
@@ -57,40 +73,44 @@ class Packer:
     def pack(
         self,
         sequences: Sequence[PlannedSequence],
-        edits: Sequence[GroupEdits],
         out_rows: Sequence[int],
         token: Callable[[FromStep], TokenId],
+        hidden_only: int = 0,
     ) -> StepInputs:
-        """`out_rows` are the rows that want logits; `token` resolves those that the plan does not know."""
+        """A step without its edits, see `only_edits`. `out_rows` are the rows that something is made of, the last
+        `hidden_only` of them without logits; `token` resolves those that the plan does not know."""
         tokens: list[int] = []
         positions: list[int] = []
         row_seq: list[int] = []
         for index, planned in enumerate(sequences):
-            first, count = planned.first_position, len(planned.tokens)
-            tokens.extend([t if isinstance(t, int) else token(t) for t in planned.tokens])
-            positions.extend(range(first, first + count))
-            row_seq.extend([index] * count)
+            first, given = planned.first_position, planned.tokens
+            if len(given) == 1:
+                tokens.append(given[0] if isinstance(given[0], int) else token(given[0]))
+                positions.append(first)
+                row_seq.append(index)
+                continue
+            tokens.extend([t if isinstance(t, int) else token(t) for t in given])
+            positions.extend(range(first, first + len(given)))
+            row_seq.extend([index] * len(given))
         store_row = np.arange(len(tokens), dtype=np.int32)
         return StepInputs(
             tokens=np.array(tokens, np.int32),
             positions=np.array(positions, np.int32),
             row_seq=np.array(row_seq, np.int32),
             out_rows=np.array(out_rows, np.int32),
-            kv=tuple(self._pack_group(group, sequences, store_row, edit) for group, edit in enumerate(edits)),
+            kv=tuple(self._pack_group(group, sequences, store_row) for group in range(len(self._tables))),
+            hidden_only=hidden_only,
         )
 
-    def _pack_group(
-        self, group: int, sequences: Sequence[PlannedSequence], store_row: I32Array, edits: GroupEdits
-    ) -> KVInputs:
+    def _pack_group(self, group: int, sequences: Sequence[PlannedSequence], store_row: I32Array) -> KVInputs:
         known, tables = self._tables[group], {}
         parts: list[I32Array] = []
         slots: list[int] = []
         starts = [0]
-        for planned in sequences:
-            table = tables[planned.sequence] = known.get(planned.sequence) or _Table()
-            part = table.update(planned.tables[group])
-            parts.append(part)
-            starts.append(starts[-1] + len(part))
-            slots.extend(planned.slots[group])
+        for sequence, _, _, entries, of_rows, *_ in sequences:
+            table = tables[sequence] = known.get(sequence) or _Table()
+            parts.append(table.update(entries[group]))
+            starts.append(starts[-1] + len(entries[group]))
+            slots += of_rows[group]
         self._tables[group] = tables
-        return kv_inputs(np.array(starts, np.int32), np.concatenate(parts), store_row, np.array(slots, np.int32), edits)
+        return KVInputs(np.array(starts, np.int32), np.concatenate(parts), store_row, np.array(slots, np.int32))

@@ -10,16 +10,27 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from plait.cache.edits import GroupEdits
 from plait.engine.halving import Rows, run_by_halves
-from plait.engine.packing import Packer
-from plait.errors import StepError
+from plait.engine.looking import OutputRows, look_row
+from plait.engine.packing import Packer, only_edits
+from plait.errors import PlaitError, StepError
 from plait.formats.tensor import F32Array
 from plait.ops.api import Executable
-from plait.ops.sampling import Sampled, SampleRow
-from plait.scheduler.plan import FromStep, PlannedSampling, PlannedSequence, RowResult, StepPlan, StepResult
+from plait.ops.sampling import Sampled, SampleRow, U32Array
+from plait.scheduler.plan import (
+    Constraint,
+    FromStep,
+    PlannedSampling,
+    PlannedSequence,
+    PooledRow,
+    PromptToken,
+    RowResult,
+    RowUse,
+    StepPlan,
+    StepResult,
+)
 from plait.types import TokenId
 
 T = TypeVar("T")
@@ -43,12 +54,22 @@ class Handle:
         wait((self._future,))
 
 
+class Masks(Protocol):
+    """Which tokens may be drawn; see `grammar.Grammars`."""
+
+    def begin(self, plan: StepPlan) -> None: ...
+
+    def mask(self, constraint: Constraint) -> U32Array: ...
+
+
 class Runner:
     """Owns an executable. A step that raises is run again by halves: the sequences that raise alone are its
     `failures`, the others have their results as if nothing had happened."""
 
-    def __init__(self, executable: Executable, num_groups: int) -> None:
+    def __init__(self, executable: Executable, num_groups: int, masks: Masks | None = None) -> None:
+        """`masks` must be there if any row has a constraint."""
         self._executable = executable
+        self._masks = masks
         self._packer = Packer(num_groups)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="plait-step")
         self._drawn: OrderedDict[int, list[RowResult]] = OrderedDict()
@@ -57,7 +78,17 @@ class Runner:
 
     def submit(self, plan: StepPlan) -> Handle:
         """Queue a step. Its FromStep tokens must be drawn by steps submitted before."""
-        return Handle(self._worker.submit(self._run, plan))
+        self.begin(plan)
+        return Handle(self.queue(lambda: self.run(plan)))
+
+    def begin(self, plan: StepPlan) -> None:
+        """Prepare the masks of a plan while others run."""
+        if self._masks is not None:
+            self._masks.begin(plan)
+
+    def queue(self, work: Callable[[], T]) -> Future[T]:
+        """Do `work` on the worker, after what was submitted before."""
+        return self._worker.submit(work)
 
     def call(self, work: Callable[[Executable], T]) -> T:
         """Do `work` between the steps submitted before and those after, and wait for it. Raises what it raises."""
@@ -67,7 +98,13 @@ class Runner:
         """Finish what is queued, then stop the worker."""
         self._worker.shutdown(wait=True)
 
-    def _run(self, plan: StepPlan) -> StepResult:
+    def failed_lately(self, plan: StepPlan) -> bool:
+        """Whether a sequence of this plan failed in a step that the plan may not have heard of."""
+        failed = {sequence for errors in self._failed.values() for sequence in errors}
+        return bool(failed) and any(planned.sequence in failed for planned in plan.sequences)
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """Run a plan; on the worker only."""
         start, self._sample_seconds = time.perf_counter(), 0.0
         # What a failed sequence planned ahead has nothing to stand on. Its result is dropped, and so are its edits:
         # a plan's edits serve the sequences of that plan alone.
@@ -76,9 +113,9 @@ class Runner:
             outcomes.update(errors)
         live = [planned for planned in plan.sequences if planned.sequence not in outcomes]
         if live:
-            outcomes.update(
-                zip((p.sequence for p in live), run_by_halves(live, plan.edits, self._run_part), strict=True)
-            )
+            if any(plan.edits):
+                self._executable.run(only_edits(plan.edits))
+            outcomes.update(zip((p.sequence for p in live), run_by_halves(live, self._run_part), strict=True))
         rows: list[RowResult] = []
         failures: dict[int, StepError] = {}
         for planned in plan.sequences:
@@ -87,11 +124,12 @@ class Runner:
                 failures[planned.sequence] = outcome
                 outcome = (RowResult((), (), outcome),) * len(planned.outputs)
             rows += outcome
-        self._remember(plan.step, rows, failures)
+        self.remember(plan.step, rows, failures)
         seconds = time.perf_counter() - start
         return StepResult(plan.step, tuple(rows), seconds, tuple(failures.items()), self._sample_seconds)
 
-    def _remember(self, step: int, rows: list[RowResult], failures: dict[int, StepError]) -> None:
+    def remember(self, step: int, rows: list[RowResult], failures: dict[int, StepError]) -> None:
+        """What a step drew, for the plans that name its tokens."""
         self._drawn[step], self._failed[step] = rows, failures
         while len(self._drawn) > REMEMBERED_STEPS:
             self._drawn.popitem(last=False)
@@ -99,38 +137,62 @@ class Runner:
 
     # --- one run of the program -----------------------------------------------------------------------------------
 
-    def _run_part(self, sequences: Sequence[PlannedSequence], edits: tuple[GroupEdits, ...]) -> Rows:
-        out_rows: dict[int, int] = {}  # row of the step: row of the logits
-        picks: list[int] = []  # for each output, its row of the logits
-        base = 0
-        for planned in sequences:
-            picks += [out_rows.setdefault(base + row, len(out_rows)) for row, _ in planned.outputs]
-            base += len(planned.tokens)
-        logits = self._executable.run(self._packer.pack(sequences, edits, list(out_rows), self._token))
+    def _run_part(self, sequences: Sequence[PlannedSequence]) -> Rows:
+        rows = OutputRows(sequences)
+        step = self._packer.pack(sequences, rows.wanted, self.token, rows.hidden_only)
+        logits = self._executable.run(step)
+        hidden = self._executable.hidden()[len(logits) :].copy() if rows.hidden_only else None
         start = time.perf_counter()
-        results = iter(self._sample(logits, picks, [s for p in sequences for _, s in p.outputs]))
+        results = iter(self._sample(logits, hidden, rows))
         self._sample_seconds += time.perf_counter() - start
         return [tuple(next(results) for _ in planned.outputs) for planned in sequences]
 
-    def _sample(self, logits: F32Array, picks: list[int], samplings: list[PlannedSampling | None]) -> list[RowResult]:
-        wanted = [(pick, sampling) for pick, sampling in zip(picks, samplings, strict=True) if sampling is not None]
-        rows = [self._sample_row(sampling) for _, sampling in wanted]
-        drawn = iter(self._executable.sample(logits, [pick for pick, _ in wanted], rows))
-        return [RowResult(()) if sampling is None else _row_result(next(drawn)) for sampling in samplings]
+    def _sample(self, logits: F32Array, hidden: F32Array | None, outputs: OutputRows) -> list[RowResult]:
+        rows = [self._row_of(use, logits, pick) for use, pick in zip(outputs.uses, outputs.picks, strict=True)]
+        wanted = [(pick, row) for pick, row in zip(outputs.picks, rows, strict=True) if isinstance(row, SampleRow)]
+        drawn = iter(self._executable.sample(logits, [pick for pick, _ in wanted], [row for _, row in wanted]))
+        results = []
+        for use, pick, row in zip(outputs.uses, outputs.picks, rows, strict=True):
+            if isinstance(row, SampleRow):
+                results.append(_row_result(next(drawn), isinstance(use, PlannedSampling)))
+            elif hidden is not None and isinstance(use, PooledRow):
+                results.append(RowResult((), hidden=hidden[pick]))
+            else:
+                assert row is None or isinstance(row, RowResult)
+                results.append(row or RowResult(()))
+        return results
 
-    def _sample_row(self, sampling: PlannedSampling) -> SampleRow:
-        history = sampling.history
-        if sampling.pending is not None:
-            history = (*history, self._token(sampling.pending))
-        return SampleRow(sampling.params, sampling.sample_index, sampling.position, history, sampling.dry_breaker_ids)
+    def _row_of(self, use: RowUse, logits: F32Array, pick: int) -> SampleRow | RowResult | None:
+        """How to sample a row, its result where there is nothing to sample, or None for no logits or no use of them."""
+        if isinstance(use, PlannedSampling):
+            return self._sample_row(use)
+        return look_row(use, logits[pick]) if isinstance(use, PromptToken) else None
 
-    def _token(self, source: FromStep) -> TokenId:
+    def _sample_row(self, sampling: PlannedSampling) -> SampleRow | RowResult:
+        """How to sample a row, or why its grammar gives no mask."""
+        params, index, position, history, pending, breakers, constraint, mu = sampling
+        if pending is not None:
+            history = (*history, self.token(pending))
+        mask = None
+        if constraint is not None:
+            assert self._masks is not None, "a row has a grammar and there are no masks"
+            try:
+                mask = self._masks.mask(constraint)
+            except Exception as error:
+                found = error if isinstance(error, PlaitError) else StepError.of(error)
+                return RowResult((), (), found)
+        return SampleRow(params, index, position, history, breakers, mask, mu)
+
+    def token(self, source: FromStep) -> TokenId:
+        """The token that an earlier step drew."""
         tokens = self._drawn[source.step][source.output].tokens
         # A row that failed drew nothing; what follows it is dropped, so any token of the vocabulary will do.
         return tokens[-1] if tokens else 0
 
 
-def _row_result(sampled: Sampled) -> RowResult:
+def _row_result(sampled: Sampled, drawn: bool) -> RowResult:
     if sampled.error is not None:
         return RowResult((), (), sampled.error)
-    return RowResult((sampled.token,), (sampled.logprobs,) if sampled.logprobs else ())
+    if not drawn:
+        return RowResult((), (sampled.logprobs,))
+    return RowResult((sampled.token,), (sampled.logprobs,) if sampled.logprobs else (), None, sampled.mu)

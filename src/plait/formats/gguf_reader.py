@@ -168,3 +168,19 @@ def _stored(file: MappedFile, infos: Sequence[_TensorInfo], data_start: int) -> 
         content = data[start : start + info.nbytes]
         tensors[info.name] = StoredTensor(info.name, info.shape, info.type.name, content, file.path)
     return tensors
+
+
+def encoded_pairs(path: Path) -> dict[str, bytes]:
+    """The values of one file's key-value pairs as they lie there, with their types: what a writer copies, since a
+    number's width is lost once it is read. Raises as `read_gguf`."""
+    file = map_file(path)
+    cursor = HeaderCursor(file)
+    _check_magic(file, cursor)
+    cursor.count("tensors", _MIN_TENSOR_BYTES)
+    pairs: dict[str, bytes] = {}
+    for _ in range(cursor.count("key-value pairs", _MIN_PAIR_BYTES)):
+        key = cursor.name()
+        start = cursor.pos
+        cursor.value()
+        pairs[key] = bytes(file.data[start : cursor.pos])
+    return pairs

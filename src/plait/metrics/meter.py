@@ -48,7 +48,7 @@ class Meter:
 
     def arrived(self, request: EngineRequest, now: float, tenant: str = "") -> None:
         """A request was accepted."""
-        for index in range(request.sampling.n):
+        for index in set(range(request.sampling.n)) - request.ended:
             self._lives[request.request_id, index] = Life(now, len(request.prompt), tenant)
 
     def rejected(self, reason: str) -> None:

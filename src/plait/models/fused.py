@@ -71,7 +71,7 @@ def _ranges(widths: dict[str, int]) -> dict[str, slice]:
 def _grouped_rows(config: DecoderConfig) -> dict[str, RowIndex]:
     """Group by group: the query heads of a KV head, its k, its v."""
     queries = config.n_heads // config.n_kv_heads
-    heads = np.arange(config.n_kv_heads * (queries + 2) * config.head_dim, dtype=np.int64)
-    heads = heads.reshape(config.n_kv_heads, queries + 2, config.head_dim)
+    rows = np.arange(config.n_kv_heads * (queries + 2) * config.head_dim, dtype=np.int64)
+    heads = rows.reshape(config.n_kv_heads, queries + 2, config.head_dim)
     parts = {"q": heads[:, :queries], "k": heads[:, queries], "v": heads[:, queries + 1]}
     return {label: part.ravel() for label, part in parts.items()}

@@ -102,7 +102,7 @@ def sliding_layers(keys: Keys, pattern: int) -> tuple[bool, ...]:
     """Which layers have the window: what the key says (one flag for each, or a period), else all but every
     `pattern`-th."""
     key, n_layers = "attention.sliding_window_pattern", keys.integer("block_count", 1, MAX_LAYERS)
-    listed = keys.metadata.get(keys.prefix + key)
+    listed: Any = keys.metadata.get(keys.prefix + key)
     if listed is not None and not isinstance(listed, str) and hasattr(listed, "__len__"):
         flags = tuple(bool(flag) for flag in listed)
         if len(flags) != n_layers:

@@ -35,7 +35,8 @@ def mistral3_from_gguf(source: ModelSource) -> DecoderConfig:
     keys = gguf_keys(source)
     if keys.number("attention.temperature_scale", 0, 1e9, default=0) != 0:
         raise UnsupportedModelError(
-            source.path, f"{keys.name('attention.temperature_scale')}: queries scaled by their position are not supported"
+            source.path,
+            f"{keys.name('attention.temperature_scale')}: queries scaled by their position are not supported",
         )
     return read_decoder(keys, source, INTERLEAVED, window=window(keys))
 
@@ -112,7 +113,8 @@ def _cap(keys: Keys, key: str, default: float | None) -> float | None:
 def granite_from_gguf(source: ModelSource) -> DecoderConfig:
     keys = gguf_keys(source)
     scale = {
-        name: keys.number(name, 0, 1e9, default=0) or 1.0 for name in ("embedding_scale", "residual_scale", "logit_scale")
+        name: keys.number(name, 0, 1e9, default=0) or 1.0
+        for name in ("embedding_scale", "residual_scale", "logit_scale")
     }
     return read_decoder(
         keys,

@@ -54,7 +54,7 @@ def _linear_factor(keys: Keys) -> float:
     if kind != "linear":
         raise UnsupportedModelError(
             keys.path,
-            f"{keys.name('rope.scaling.type')} is '{kind}'; Plait knows none, linear, yarn, longrope and llama3's table",
+            f"{keys.name('rope.scaling.type')} is '{kind}'; Plait knows none, linear, yarn, longrope and llama3's",
         )
     return keys.number("rope.scaling.factor", 1e-6, 1e6, default=old)
 

@@ -79,9 +79,7 @@ def _sizes(keys: Keys, changes: dict[str, Any]) -> dict[str, Any]:
 def activation(keys: Keys, key: str, default: str) -> Activation:
     name = keys.string(key, default=default)
     if name not in ACTIVATIONS:
-        raise UnsupportedModelError(
-            keys.path, f"{keys.name(key)} is '{name}'; Plait knows {', '.join(ACTIVATIONS)}"
-        )
+        raise UnsupportedModelError(keys.path, f"{keys.name(key)} is '{name}'; Plait knows {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 

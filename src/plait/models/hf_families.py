@@ -6,6 +6,7 @@ Knows keys; reads no tensors. Every reader raises what `hf_config.llama_from_hf`
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from plait.errors import UnsupportedModelError
 from plait.formats.tensor import ModelSource
@@ -51,7 +52,7 @@ def smollm3_from_hf(source: ModelSource) -> DecoderConfig:
     mlp_bias = keys.boolean("mlp_bias", default=False)
     config = read_decoder(keys, qkv_bias=bias, out_bias=bias, mlp_bias=mlp_bias)
     ropes = tuple(config.rope if turns else None for turns in _turning(keys, config.n_layers))
-    windows = ()
+    windows: tuple[int | None, ...] = ()
     if keys.boolean("use_sliding_window", default=False) and keys.has("layer_types"):
         windows = window_layers(keys, window(keys), 1)
     return read_decoder(keys, qkv_bias=bias, out_bias=bias, mlp_bias=mlp_bias, rope=config.rope, ropes=ropes,
@@ -113,13 +114,13 @@ def _gemma3_local_rope(keys: Keys, head_dim: int) -> Rope:
         return rope
     base = keys.number("rope_local_base_freq", 1e-6, 1e15, default=10000.0)
     local = Keys(keys.path, {"rope_theta": base})
-    rope = read_ropes(local, head_dim, RopeLayout.HALF, 1.0, MAX_CONTEXT)["rope"]
-    return rope
+    found: Rope = read_ropes(local, head_dim, RopeLayout.HALF, 1.0, MAX_CONTEXT)["rope"]
+    return found
 
 
-def _gemma(keys: Keys, **changes: object) -> DecoderConfig:
+def _gemma(keys: Keys, **changes: Any) -> DecoderConfig:
     bias = keys.boolean("attention_bias", default=False)
-    defaults: dict[str, object] = {
+    defaults: dict[str, Any] = {
         "head_dim": keys.integer("head_dim", 1, 1 << 16, default=256),
         "qkv_bias": bias,
         "out_bias": bias,
@@ -206,9 +207,7 @@ def internlm2_from_hf(source: ModelSource) -> DecoderConfig:
 def internlm3_from_hf(source: ModelSource) -> DecoderConfig:
     keys = hf_keys(source)
     bias = keys.boolean("bias", default=False)
-    return read_decoder(
-        keys, qkv_bias=keys.boolean("qkv_bias", default=False), out_bias=bias, mlp_bias=bias
-    )
+    return read_decoder(keys, qkv_bias=keys.boolean("qkv_bias", default=False), out_bias=bias, mlp_bias=bias)
 
 
 def glm_from_hf(source: ModelSource) -> DecoderConfig:

@@ -6,6 +6,7 @@ Knows keys; reads no tensors. Every reader raises what `hf_config.llama_from_hf`
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from plait.errors import UnsupportedModelError
 from plait.formats.tensor import ModelSource
@@ -106,9 +107,13 @@ def mpt_from_hf(source: ModelSource) -> DecoderConfig:
     attention = keys.section("attn_config")
     for key, wanted in (("alibi", True), ("qk_ln", False), ("prefix_lm", False)):
         if attention.boolean(key, default=wanted) is not wanted:
-            raise UnsupportedModelError(keys.path, f"{attention.name(key)} is {not wanted}; Plait runs MPT without that")
+            raise UnsupportedModelError(
+                keys.path, f"{attention.name(key)} is {not wanted}; Plait runs MPT without that"
+            )
     if keys.integer("expansion_ratio", 1, 1000, default=4) != 4:
-        raise UnsupportedModelError(keys.path, f"{keys.name('expansion_ratio')}: Plait, like transformers, runs MPT with 4")
+        raise UnsupportedModelError(
+            keys.path, f"{keys.name('expansion_ratio')}: Plait, like transformers, runs MPT with 4"
+        )
     d_model, n_heads = keys.integer("d_model", 1, MAX_WIDTH), keys.integer("n_heads", 1, MAX_HEADS)
     scale = attention.number("softmax_scale", 1e-9, 1e9, default=1 / math.sqrt(d_model // n_heads))
     return read_decoder(
@@ -219,7 +224,7 @@ def cohere2_from_hf(source: ModelSource) -> DecoderConfig:
     )
 
 
-def _cohere(keys: Keys, **changes: object) -> DecoderConfig:
+def _cohere(keys: Keys, **changes: Any) -> DecoderConfig:
     bias = keys.boolean("attention_bias", default=False)
     return read_decoder(
         keys,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from plait.errors import UnsupportedModelError
 from plait.formats.check import require_tensor
+from plait.formats.random import RandomSource, RandomTensor
 from plait.formats.tensor import LazyTensor, ModelSource
 from plait.models.views import Ones, RowIndex, StackOf, TransposeOf, is_plain, rows_of
 from plait.ops.api import Weight
@@ -53,7 +54,10 @@ class WeightReader:
         return self.taken[key]
 
     def _use(self, name: str, shape: tuple[int, ...]) -> LazyTensor:
-        tensor = require_tensor(self.source, name, shape)
+        if isinstance(self.source, RandomSource):
+            tensor: LazyTensor = RandomTensor(name, shape)
+        else:
+            tensor = require_tensor(self.source, name, shape)
         self._used[name] = tensor
         return tensor
 
@@ -61,7 +65,9 @@ class WeightReader:
         tensor = self._use(name, shape[::-1])
         if not is_plain(tensor):
             raise UnsupportedModelError(
-                self.source.path, f"is of type {tensor.format} and stored transposed; Plait reads that unquantised", name
+                self.source.path,
+                f"is of type {tensor.format} and stored transposed; Plait reads that unquantised",
+                name,
             )
         return TransposeOf(tensor)
 

@@ -20,8 +20,12 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from plait.errors import BackendError
 from plait.formats.tensor import F32Array, LazyTensor
+from plait.ops.kv_shape import KV_TYPES as KV_TYPES
+from plait.ops.kv_shape import KVConfig as KVConfig
+from plait.ops.kv_shape import KVGroup as KVGroup
+from plait.ops.kv_shape import KVShape as KVShape
+from plait.ops.kv_shape import kv_row_bytes as kv_row_bytes
 from plait.ops.sampling import Sampled, SampleRow
 
 I32Array: TypeAlias = npt.NDArray[np.int32]
@@ -246,62 +250,21 @@ class TakeRows:
 
 
 Instruction: TypeAlias = (
-    Embed | Linear | RmsNorm | LayerNorm | RopeAndStore | Attention | GatedMlp | Moe | Add | Scale | Softcap | Clamp
-    | Activate | TakeRows
+    Embed
+    | Linear
+    | RmsNorm
+    | LayerNorm
+    | RopeAndStore
+    | Attention
+    | GatedMlp
+    | Moe
+    | Add
+    | Scale
+    | Softcap
+    | Clamp
+    | Activate
+    | TakeRows
 )
-
-
-# --- KV memory --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class KVGroup:
-    """Layers that keep the same tokens: all of them (`window` None) or the last `window`."""
-
-    layers: tuple[int, ...]
-    window: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class KVShape:
-    """What one token stores in every layer (all layers alike), and how the layers group."""
-
-    n_kv_heads: int
-    head_dim: int
-    v_head_dim: int
-    groups: tuple[KVGroup, ...]
-
-    @property
-    def n_layers(self) -> int:
-        return sum(len(group.layers) for group in self.groups)
-
-    def layer_bytes(self, kv_type: str) -> int:
-        """Bytes of K and V of one token in one layer. Raises BackendError for heads that the type cannot hold."""
-        return self.n_kv_heads * (kv_row_bytes(kv_type, self.head_dim) + kv_row_bytes(kv_type, self.v_head_dim))
-
-
-KV_TYPES = {"f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q8_0": (32, 34)}
-"""For each KV type how many numbers of a head lie together, and in how many bytes. q8_0 is GGUF's block format."""
-
-
-def kv_row_bytes(kv_type: str, dim: int) -> int:
-    """Bytes of one head's K or V of one token. Raises BackendError for a `dim` that is not a multiple of the block."""
-    values, size = KV_TYPES[kv_type]
-    if dim % values:
-        raise BackendError(
-            f"{kv_type} keeps K and V in blocks of {values} numbers; a head has {dim}, no multiple of it"
-        )
-    return dim // values * size
-
-
-@dataclass(frozen=True, slots=True)
-class KVConfig:
-    """Size of the paged KV memory. `num_pages[g]` counts group g's pages, page 0 (reserved, never handed out) too.
-    Slot s of a group is token s % page_size of page s // page_size."""
-
-    page_size: int
-    num_pages: tuple[int, ...]
-    kv_type: str = "f16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,21 +315,29 @@ class KVInputs:
 @dataclass(frozen=True, slots=True)
 class StepInputs:
     """One batch of tokens, packed. Rows of one sequence are adjacent, sequences in ascending order: row_seq never
-    falls. All int32. `tokens` are in the vocabulary (checked by the caller)."""
+    falls. All int32. `tokens` are in the vocabulary (checked by the caller). The last `hidden_only` of `out_rows` want
+    their hidden states and no logits; for each of the others both are there."""
 
     tokens: I32Array  # (R,)
     positions: I32Array  # (R,)
     row_seq: I32Array  # (R,) in 0..S-1
     out_rows: I32Array  # (L,)
     kv: tuple[KVInputs, ...]  # one for each group
+    hidden_only: int = 0
 
 
 class Executable(Protocol):
     """A compiled program with its weights and KV memory. Not thread-safe: one step at a time."""
 
     def run(self, step: StepInputs) -> F32Array:
-        """Run one step; returns logits, float32, (L, vocabulary), fresh or valid until the next run. A step without
-        rows does its edits and nothing else."""
+        """Run one step; returns logits, float32, (L - hidden_only, vocabulary), fresh or valid until the next run. A
+        step without rows does its edits and nothing else."""
+        ...
+
+    def hidden(self) -> F32Array:
+        """The hidden states of the last step's output rows, which their logits are made from: after the final norm,
+        float32, (L, width), fresh or valid until the next run. Raises BackendError for a program whose logits are no
+        product of a row."""
         ...
 
     def sample(self, logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:

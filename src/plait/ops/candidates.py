@@ -83,10 +83,12 @@ def _at_least(logits: FloatArray, threshold: float, count: int) -> IndexArray:
 
 
 def top_k(candidates: Candidates, k: int) -> Candidates:
-    """The k largest; all of them when k is 0."""
-    if k == 0 or k >= len(candidates.logits):
+    """The k largest, none that is impossible; all of them when k is 0."""
+    logits = candidates.logits
+    if k == 0 or k >= len(logits):
         return candidates
-    return candidates.keep(largest(candidates.logits, k))
+    index = largest(logits, k)
+    return candidates.keep(index[logits[index] > -np.inf])
 
 
 def top_p(candidates: Candidates, p: float) -> Candidates:
@@ -95,10 +97,10 @@ def top_p(candidates: Candidates, p: float) -> Candidates:
         return candidates
     logits = candidates.logits
     size, largest_logit = len(logits), float(logits.max())
-    wanted = p * _weights(logits, largest_logit).sum()
+    wanted = p * weights_below(logits, largest_logit).sum()
     for head in (min(_HEAD, size), size):
         ranked = np.sort(logits[largest(logits, head)])[::-1]
-        reached = np.cumsum(_weights(ranked, largest_logit)) >= wanted
+        reached = np.cumsum(weights_below(ranked, largest_logit)) >= wanted
         if reached[-1]:
             last = int(reached.argmax())
             return candidates.keep(_at_least(logits, ranked[last], last + 1))
@@ -128,6 +130,33 @@ def typical_p(candidates: Candidates, p: float) -> Candidates:
     return possible.keep(np.sort(order[:count]))
 
 
+def top_n_sigma(candidates: Candidates, n: float) -> Candidates:
+    """Those whose logit is at most n standard deviations below the largest (arXiv:2411.07641); the deviation is that of
+    the logits above -inf. n of 0 or less is off."""
+    if n <= 0 or len(candidates.logits) < 2:
+        return candidates
+    logits = candidates.logits.astype(np.float64)
+    possible = logits[logits > -np.inf]
+    mean = possible.sum() / len(possible)
+    deviation = math.sqrt(np.square(possible - mean).sum() / len(possible))
+    return candidates.keep(np.flatnonzero(logits >= logits.max() - n * deviation))
+
+
+def xtc(candidates: Candidates, threshold: float) -> Candidates:
+    """ "Exclude top choices" (p-e-w, oobabooga/text-generation-webui#6335): of several tokens whose probability reaches
+    `threshold`, only the least probable stays, the highest id among equals; a threshold above 0.5 is off."""
+    if threshold > 0.5 or len(candidates.logits) < 2:
+        return candidates
+    weights = weights_below(candidates.logits, float(candidates.logits.max()))
+    top = (weights >= threshold * weights.sum()) & (weights > 0)
+    likely = np.flatnonzero(top)
+    if len(likely) < 2:
+        return candidates
+    of_likely = candidates.logits[likely]
+    top[likely[np.flatnonzero(of_likely == of_likely.min())[-1]]] = False
+    return candidates.keep(np.flatnonzero(~top))
+
+
 def temperature(candidates: Candidates, t: float) -> Candidates:
     """Logits over t, in float64, so that none overflows. t is above 0."""
     if t == 1:
@@ -139,11 +168,11 @@ def draw(candidates: Candidates, uniform: float) -> int:
     """The token where the running sum of probabilities, in the order of token ids, first exceeds `uniform` in [0, 1).
 
     A token of probability 0 is never drawn: the sum does not rise there."""
-    total = np.cumsum(_weights(candidates.logits, float(candidates.logits.max())))
+    total = np.cumsum(weights_below(candidates.logits, float(candidates.logits.max())))
     return candidates.token(int(np.searchsorted(total, uniform * total[-1], side="right")))
 
 
-def _weights(logits: FloatArray, top: float) -> F64Array:
+def weights_below(logits: FloatArray, top: float) -> F64Array:
     """exp(logits - top)."""
     weights = logits.astype(np.float64)
     weights -= top

@@ -18,6 +18,8 @@ def check_step(step: StepInputs, config: KVConfig, vocab: int) -> None:
             raise ValueError(f"{name} has shape {array.shape}; there are {rows} tokens")
     _check_range("token", step.tokens, vocab)
     _check_range("out_rows", step.out_rows, rows)
+    if not 0 <= step.hidden_only <= len(step.out_rows):
+        raise ValueError(f"hidden_only is {step.hidden_only}; there are {len(step.out_rows)} output rows")
     if np.any(np.diff(step.row_seq) < 0):
         raise ValueError("row_seq falls; rows of one sequence are adjacent, sequences in ascending order")
     if len(step.kv) != len(config.num_pages):

@@ -60,21 +60,49 @@ def values_written(op: Instruction) -> tuple[Value, ...]:
             return (op.out,)
 
 
+def hidden_of(program: Program) -> Value | None:
+    """The hidden states: what the last product makes the logits from. None if the logits are no product."""
+    product = head_of(program)
+    return None if product is None else product.x
+
+
+def head_of(program: Program) -> Linear | None:
+    """The product that logits are made with, None if they are made otherwise."""
+    product = _head(program)[0]
+    return product if isinstance(product, Linear) else None
+
+
+def head_values(program: Program) -> frozenset[int]:
+    """The values that are made from hidden states on the way to the logits: only rows that want logits have them."""
+    if hidden_of(program) is None:
+        return frozenset()
+    return frozenset(value.id for op in _head(program) for value in values_written(op))
+
+
+def _head(program: Program) -> list[Instruction]:
+    """The instructions that make the logits, from the last product on."""
+    makers = {value.id: op for op in program.instructions for value in values_written(op)}
+    head = [makers[program.logits.id]]
+    while isinstance(head[0], Scale | Softcap):
+        head.insert(0, makers[head[0].x.id])
+    return head
+
+
 def assign_storages(program: Program) -> dict[int, int]:
     """Value id to storage number, numbered from 0 without gaps in the order of first use.
 
     Values share a storage only when one has been read for the last time before the instruction that writes the other:
-    no instruction writes where it reads. The logits share with nothing, so that they outlive the step."""
+    no instruction writes where it reads. Logits and hidden states share with nothing, so that they outlive the step."""
     last_use = _last_uses(program)
     storages: dict[int, int] = {}
     widths: list[int] = []  # the widest value of each storage
     free: list[int] = []
+    kept = {program.logits, hidden_of(program)}
     for index, op in enumerate(program.instructions):
         for value in values_written(op):
-            alone = value == program.logits
-            storages[value.id] = _take(value.width, widths, [] if alone else free)
+            storages[value.id] = _take(value.width, widths, [] if value in kept else free)
         done = {value.id for value in (*values_read(op), *values_written(op)) if last_use[value.id] == index}
-        done.discard(program.logits.id)
+        done -= {value.id for value in kept if value is not None}
         free += sorted({storages[i] for i in done})
     return storages
 

@@ -27,10 +27,14 @@ def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
     return c0, c1, c2, c3
 
 
-def token_uniform(seed: int, sample_index: int, position: int) -> float:
-    """The one uniform number in [0, 1), a multiple of 2**-53, that draws the token at `position` of this sample.
+TOKEN_STREAM, XTC_STREAM = 0, 1
+"""What a uniform number decides: which token, or whether XTC takes part."""
 
-    Key: the 64-bit seed, low word first. Counter: the position (low word, high word), the sample index, 0."""
-    counter = (position & _MASK, (position >> 32) & _MASK, sample_index & _MASK, 0)
+
+def token_uniform(seed: int, sample_index: int, position: int, stream: int = TOKEN_STREAM) -> float:
+    """The one uniform number in [0, 1), a multiple of 2**-53, for the token at `position` of this sample.
+
+    Key: the 64-bit seed, low word first. Counter: the position (low word, high word), the sample index, the stream."""
+    counter = (position & _MASK, (position >> 32) & _MASK, sample_index & _MASK, stream)
     high, low, _, _ = philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK))
     return ((high >> 5) * 67108864 + (low >> 6)) / 9007199254740992  # 27 and 26 bits, over 2**53

@@ -40,7 +40,7 @@ from plait.ops.api import (
     Weight,
 )
 from plait.ops.check import check_step
-from plait.ops.program import program_weights, vocabulary
+from plait.ops.program import head_of, program_weights, vocabulary
 from plait.ops.reference_kv import ReferenceKV
 from plait.ops.reference_math import (
     Array,
@@ -89,6 +89,8 @@ class ReferenceExecutable:
         self._dtype, self._accumulate = dtype, accumulate
         self._vocab = vocabulary(program)
         self._values: dict[int, Array] = {}
+        self._head = head_of(program)
+        self._hidden: F32Array = np.zeros((0, self._head.x.width if self._head else 0), np.float32)
 
     def run(self, step: StepInputs) -> F32Array:
         """Raises ValueError for a step that addresses tokens, rows, slots or pages that do not exist."""
@@ -99,10 +101,25 @@ class ReferenceExecutable:
             for group, inputs in enumerate(step.kv):
                 self._memory.edit(group, inputs)
             if not len(step.tokens):
+                self._hidden = self._hidden[:0]
                 return np.empty((0, self._program.logits.width), np.float32)
             for instruction in self._program.instructions:
+                if instruction is self._head:
+                    self._leave_logits(step)
                 self._execute(instruction, step)
         return self._values[self._program.logits.id].astype(np.float32)
+
+    def hidden(self) -> F32Array:
+        if self._head is None:
+            raise BackendError("the program has no hidden states to show")
+        return self._hidden
+
+    def _leave_logits(self, step: StepInputs) -> None:
+        """Keep the hidden states; only rows that want logits go on."""
+        assert self._head is not None
+        hidden = self._values[self._head.x.id]
+        self._hidden = hidden.astype(np.float32)
+        self._values[self._head.x.id] = hidden[: len(hidden) - step.hidden_only]
 
     def sample(self, logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:
         return sample_picks(logits, picks, rows)

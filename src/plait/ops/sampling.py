@@ -19,8 +19,9 @@ from plait.errors import PlaitError, RequestError, StepError
 from plait.formats.tensor import F32Array
 from plait.ops import candidates as stages
 from plait.ops.candidates import Candidates, FloatArray
+from plait.ops.mirostat import draw_mirostat
 from plait.ops.penalties import bias, dry, penalise
-from plait.ops.random import token_uniform
+from plait.ops.random import XTC_STREAM, token_uniform
 from plait.types import Logprob, SamplerStage, SamplingParams
 
 U32Array: TypeAlias = npt.NDArray[np.uint32]
@@ -35,7 +36,9 @@ class SampleRow:
     no stage of the chain looks at it); `dry_breaker_ids` are the DRY breakers as sequences of token ids.
 
     `mask` says which tokens may be chosen: uint32, (ceil(vocabulary / 32),), bit i % 32 of word i // 32 set for an
-    allowed token i (llguidance's format). None allows all."""
+    allowed token i (llguidance's format). None allows all.
+
+    `mu` is Mirostat's state, in bits: what the token before yielded; None at the beginning."""
 
     params: SamplingParams
     sample_index: int
@@ -43,6 +46,7 @@ class SampleRow:
     history: Sequence[int]
     dry_breaker_ids: tuple[tuple[int, ...], ...] = ()
     mask: U32Array | None = None
+    mu: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +54,21 @@ class Sampled:
     """What one row yields: a token, or an error (then `token` is -1 and `logprobs` is empty).
 
     `logprobs` (empty unless `params.logprobs` is set) holds the chosen token first, then the `params.logprobs` most
-    likely tokens of the whole vocabulary, most likely first, the chosen one among them if it is one of them."""
+    likely tokens of the whole vocabulary, most likely first, the chosen one among them if it is one of them. `mu` is
+    Mirostat's state for the next token, None where it had no part."""
 
     token: int
     logprobs: tuple[Logprob, ...]
     error: Exception | None
+    mu: float | None = None
 
 
 def sample_rows(logits: F32Array, rows: Sequence[SampleRow]) -> list[Sampled]:
     """Draws one token for each row of `logits`, (L, vocabulary), which is not changed.
 
     The chain: the mask gives -inf to what it forbids; then logit_bias, then the stages of `params.samplers` in their
-    order, then the draw by inverse CDF over the candidates in token-id order. At temperature 0 the token is the
+    order, then the draw by inverse CDF over the candidates in token-id order. With Mirostat the chain is the
+    temperature alone, and the draw `ops.mirostat`'s. At temperature 0 the token is the
     largest logit (the lowest id, if several) after mask, bias and whichever of penalties and DRY the chain names.
 
     A row's `error` is a StepError when its logits hold NaN or +inf or nothing above -inf, before or after mask, bias
@@ -88,13 +95,14 @@ def sample_picks(logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRo
 def _sample_or_fail(logits: F32Array, row: SampleRow) -> Sampled:
     try:
         _check_logits(logits, MODEL_LOGITS)
-        token = _choose(logits, row)
+        token, mu = _choose(logits, row)
     except PlaitError as error:
         return Sampled(-1, (), error)
-    return Sampled(token, _logprobs(logits, token, row.params.logprobs), None)
+    return Sampled(token, _logprobs(logits, token, row.params.logprobs), None, mu)
 
 
-def _choose(logits: F32Array, row: SampleRow) -> int:
+def _choose(logits: F32Array, row: SampleRow) -> tuple[int, float | None]:
+    """The token, and Mirostat's next state."""
     params = row.params
     candidates = Candidates(None, logits)
     if row.mask is not None:
@@ -104,7 +112,7 @@ def _choose(logits: F32Array, row: SampleRow) -> int:
         candidates = bias(candidates, params.logit_bias)
         _check_logits(candidates.logits, BIASED_LOGITS)
     greedy = params.temperature == 0
-    for stage in params.samplers:
+    for stage in params.chain:
         penalty = stage in (SamplerStage.PENALTIES, SamplerStage.DRY)
         if greedy and not penalty:
             continue
@@ -112,10 +120,13 @@ def _choose(logits: F32Array, row: SampleRow) -> int:
         if penalty and candidates is not before:
             _check_logits(candidates.logits, logits_after(stage))
     if greedy:
-        return candidates.token(int(candidates.logits.argmax()))
+        return candidates.token(int(candidates.logits.argmax())), None
     if params.seed is None:
         raise no_seed()
-    return stages.draw(candidates, token_uniform(params.seed, row.sample_index, row.position))
+    uniform = token_uniform(params.seed, row.sample_index, row.position)
+    if params.mirostat:
+        return draw_mirostat(candidates, params, row.mu, uniform, len(logits))
+    return stages.draw(candidates, uniform), None
 
 
 def _apply(stage: SamplerStage, candidates: Candidates, row: SampleRow) -> Candidates:
@@ -125,6 +136,8 @@ def _apply(stage: SamplerStage, candidates: Candidates, row: SampleRow) -> Candi
             return penalise(candidates, params, row.history)
         case SamplerStage.DRY:
             return dry(candidates, params, row.history, row.dry_breaker_ids)
+        case SamplerStage.TOP_N_SIGMA:
+            return stages.top_n_sigma(candidates, params.top_n_sigma)
         case SamplerStage.TOP_K:
             return stages.top_k(candidates, params.top_k)
         case SamplerStage.TYPICAL_P:
@@ -133,10 +146,22 @@ def _apply(stage: SamplerStage, candidates: Candidates, row: SampleRow) -> Candi
             return stages.top_p(candidates, params.top_p)
         case SamplerStage.MIN_P:
             return stages.min_p(candidates, params.min_p)
+        case SamplerStage.XTC:
+            return _xtc(candidates, row)
         case SamplerStage.TEMPERATURE:
             return stages.temperature(candidates, params.temperature)
         case _:
             assert_never(stage)
+
+
+def _xtc(candidates: Candidates, row: SampleRow) -> Candidates:
+    params = row.params
+    if params.xtc_probability == 0:
+        return candidates
+    if params.seed is None:
+        raise no_seed()
+    chance = token_uniform(params.seed, row.sample_index, row.position, XTC_STREAM)
+    return candidates if chance > params.xtc_probability else stages.xtc(candidates, params.xtc_threshold)
 
 
 def _allowed(logits: F32Array, mask: U32Array) -> F32Array:

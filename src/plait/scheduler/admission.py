@@ -106,7 +106,7 @@ class Admission:
                 return False
         self._refused = None
         self.sequences.open(sample)
-        if not alone and not self._has_room(sample, prompts):
+        if not alone and not self._find_room(sample, prompts):
             self.sequences.close(sample)
             self._refused = (sample, step, self.sequences.departures)
             return False
@@ -115,7 +115,7 @@ class Admission:
         insort(self.running, sample, key=ORDER)
         self.sequences.leave_base(sample)
         if sample.cached_tokens is None:
-            sample.cached_tokens = sample.planned
+            sample.cached_tokens = min(sample.planned, sample.request.prompt_length)
             self._count(sample)
         return True
 
@@ -132,6 +132,13 @@ class Admission:
             self._seen[head] = None
             if len(self._seen) > MOST_SEEN:
                 self._seen.popitem(last=False)
+
+    def _find_room(self, sample: Sample, prompts: list[Sample]) -> bool:
+        """Whether there is room for the sample, once pins have gone for it; a background request leaves them alone."""
+        while not self._has_room(sample, prompts):
+            if sample.request.priority >= Priority.BACKGROUND or not self.sequences.pins.drop_one():
+                return False
+        return True
 
     def _has_room(self, sample: Sample, prompts: list[Sample]) -> bool:
         """Whether all of the sample's tokens fit beside what the running ones still have to put in, with head-room for
@@ -178,7 +185,7 @@ class Admission:
     def make_room(self, sample: Sample) -> bool:
         """Let go of pages so that `sample` can go on. False if it must wait, because it gave way itself or because
         the pages of those who leave are in use by the step in flight."""
-        if self.sequences.drop_a_base():
+        if self.sequences.pins.drop_one() or self.sequences.drop_a_base():
             return True
         if len(self.sequences.by_id) > len(self.running):
             return False

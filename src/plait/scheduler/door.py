@@ -20,7 +20,10 @@ from plait.types import EngineRequest
 
 
 def check_bounds(request: EngineRequest, waiting: WaitingQueue, bounds: QueueBounds, now: float) -> None:
-    """Raises `QueueFullError`. To be asked first of all, as it is what an overload meets: it looks at nothing else."""
+    """Raises `QueueFullError`. To be asked first of all, as it is what an overload meets: it looks at nothing else.
+    A request that an engine had accepted before asks for no place."""
+    if request.resume:
+        return
     if bounds.max_requests and len(waiting) >= bounds.max_requests:
         problem = f"{len(waiting)} requests wait, and no more than {bounds.max_requests} may"
     elif bounds.max_tokens and len(waiting) and waiting.tokens + len(request.prompt) > bounds.max_tokens:
@@ -33,19 +36,30 @@ def check_bounds(request: EngineRequest, waiting: WaitingQueue, bounds: QueueBou
 
 
 def check_request(request: EngineRequest, known: bool, context: int, by_memory: bool) -> None:
-    """Raises `RequestError` for an empty prompt or an id in use (`known`), `PromptTooLongError` for a prompt that
-    leaves no room for a token in a context of `context` tokens, which is what the KV memory holds if `by_memory`."""
+    """Raises `RequestError` for an empty prompt, an id in use (`known`) or a `resume` that does not fit the request;
+    `PromptTooLongError` for a prompt that leaves no room for a token in a context of `context` tokens, which is what
+    the KV memory holds if `by_memory`."""
     if known:
         raise RequestError(f"request id '{request.request_id}' is in use; give each request its own")
+    if request.resume or request.ended:
+        _check_resume(request)
     length = len(request.prompt)
     if not length:
         raise RequestError("the prompt is empty; give at least one token")
-    if length + (request.sampling.max_tokens != 0) <= context:
+    if length + (request.sampling.max_tokens != 0 and request.pooling is None) <= context:
         return
     what = f"the prompt has {length} tokens, and its answer needs room"
     if by_memory:
         raise PromptTooLongError(f"{what}: the KV memory holds {context}; shorten the prompt, or give more KV memory")
     raise PromptTooLongError(f"{what}: the context is {context}; shorten the prompt, or give a larger context")
+
+
+def _check_resume(request: EngineRequest) -> None:
+    samples = request.sampling.n
+    if len(request.resume) != samples:
+        raise RequestError(f"resume has the tokens of {len(request.resume)} samples; the request has {samples}")
+    if not request.ended < frozenset(range(samples)):
+        raise RequestError(f"samples {sorted(request.ended)} have ended; of {samples}, at least one must go on")
 
 
 class Timeouts:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from plait.cache.edits import GroupEdits
 from plait.scheduler.plan import FromStep, PlannedSampling, PlannedSequence, StepPlan
 from plait.scheduler.policy import OUTPUT_WEIGHT
-from plait.scheduler.request import Phase, Sample
+from plait.scheduler.request import Phase, Request, Sample
 from plait.scheduler.sequences import Slots, Tables
 from plait.types import TokenId
+
+_new = tuple.__new__
 
 
 @dataclass(slots=True)
@@ -35,27 +37,27 @@ class Draft:
         tokens = sample.next_tokens(count)
         sample.planned += count
         sample.in_flight += 1
-        outputs = tuple((count - 1, sampling) for sampling in self._draws(sample))
-        self.sequences.append(PlannedSequence(sample.sequence, tokens, first, tables, slots, outputs))
+        looks = sample.request.looks_at(sample, first, count) if sample.request.looks else ()
+        self.outputs += len(looks)
+        draws = tuple((count - 1, sampling) for sampling in self._draws(sample))
+        self.sequences.append(PlannedSequence(sample.sequence, tokens, first, tables, slots, looks + draws))
         self.budget -= count
 
-    def add_one(self, sample: Sample, slots: Slots, tables: Tables) -> None:
-        """`add` of the one row of a sample that decodes. Hot: records are made without their constructors."""
-        first, tokens, drawing, request = sample.planned, sample.tokens, sample.drawing, sample.request
-        known = len(tokens)
-        token = tokens[first] if first < known else drawing[first - known]
-        if request.tail == 0:
-            fields = (request.engine_request.sampling, sample.index, first + 1, (), None, ())
-            sampling = tuple.__new__(PlannedSampling, fields)
+    def add_one(self, sample: Sample, request: Request, token: TokenId | FromStep, place: tuple[Slots, Tables]) -> None:
+        """`add` of the one row of a sample that decodes, its next token. Hot: records are made without their
+        constructors."""
+        first, (slots, tables) = sample.planned, place
+        if request.tail == 0 and not request.stepwise:
+            sampling = _new(PlannedSampling, (request.params, sample.index, first + 1, (), None, (), None, None))
         else:
-            sampling = request.sampling(sample, tokens, first + 1)
+            sampling = request.sampling(sample, sample.tokens, first + 1)
         request.account.tokens += OUTPUT_WEIGHT
-        drawing.append(tuple.__new__(FromStep, (self.step, self.outputs)))
+        sample.drawing.append(_new(FromStep, (self.step, self.outputs)))
         self.outputs += 1
         sample.planned = first + 1
         sample.in_flight += 1
         row = (sample.sequence, (token,), first, tables, slots, ((0, sampling),), 0)
-        self.sequences.append(tuple.__new__(PlannedSequence, row))
+        self.sequences.append(_new(PlannedSequence, row))
         self.budget -= 1
 
     def add_guess(self, sample: Sample, slots: Slots, tables: Tables, guess: tuple[TokenId, ...]) -> None:

@@ -23,10 +23,19 @@ class FromStep(NamedTuple):
     output: int
 
 
+class Constraint(NamedTuple):
+    """Whose grammar the next token must keep to, and all that was drawn for it so far."""
+
+    request_id: str
+    sample: int
+    tokens: tuple[TokenId, ...]
+
+
 class PlannedSampling(NamedTuple):
     """How to sample one output row. `position` is the index in the sequence of the token to be drawn; the random
     number is keyed by (params.seed, sample_index, position). `history` are the tokens so far that the host knows
-    (empty unless a stage of the chain looks at them); `pending` is the token it does not know yet, if any."""
+    (empty unless a stage of the chain looks at them); `pending` is the token it does not know yet, if any.
+    `constraint` is there where the request has a grammar; `mu` is Mirostat's state, None at the beginning."""
 
     params: SamplingParams
     sample_index: int
@@ -34,14 +43,34 @@ class PlannedSampling(NamedTuple):
     history: tuple[TokenId, ...] = ()
     pending: FromStep | None = None
     dry_breaker_ids: tuple[tuple[TokenId, ...], ...] = ()
+    constraint: Constraint | None = None
+    mu: float | None = None
+
+
+class PromptToken(NamedTuple):
+    """A row whose distribution is looked at: how likely it makes `target`, the token that follows, and so many
+    `alternatives`, the most likely tokens. Nothing is drawn."""
+
+    target: TokenId
+    alternatives: int
+
+
+class PooledRow(NamedTuple):
+    """A row whose hidden state is wanted, and no logits: for the embedding of that request."""
+
+    request_id: str
+
+
+RowUse: TypeAlias = PlannedSampling | PromptToken | PooledRow | None
+"""What an output row is for; None is to compute its logits and no more."""
 
 
 class PlannedSequence(NamedTuple):
     """The rows of one sequence: consecutive tokens at consecutive positions from `first_position`.
 
     `tables[g]` is the page table of KV group g up to and including these tokens, entries (page, first, count);
-    `slots[g]` the slot of each row in group g. `outputs` are the rows (by index in `tokens`) that want logits, each
-    with how to sample it, or None for logits that are only looked at. The last `drafts` tokens are guesses: each row
+    `slots[g]` the slot of each row in group g. `outputs` are the rows (by index in `tokens`) that something is
+    made of, each with what. The last `drafts` tokens are guesses: each row
     draws, and the scheduler takes the draws as far as the guesses were right."""
 
     sequence: SequenceId
@@ -49,7 +78,7 @@ class PlannedSequence(NamedTuple):
     first_position: int
     tables: tuple[tuple[tuple[int, int, int], ...], ...]
     slots: tuple[tuple[int, ...], ...]
-    outputs: tuple[tuple[int, PlannedSampling | None], ...] = ()
+    outputs: tuple[tuple[int, RowUse], ...] = ()
     drafts: int = 0
 
 
@@ -70,11 +99,14 @@ class StepPlan:
 
 class RowResult(NamedTuple):
     """One output row: the tokens it yields (more than one with verified drafts), with their log-probabilities where
-    asked for, or the error that this row alone suffered."""
+    asked for, or the error that this row alone suffered. `mu` is Mirostat's state after them.
+    `hidden` is the state of a pooled row: numbers that only the engine looks at."""
 
     tokens: tuple[TokenId, ...]
     logprobs: tuple[tuple[Logprob, ...], ...] = ()
     error: Exception | None = None
+    mu: float | None = None
+    hidden: object = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import TypeAlias
 
 from plait.scheduler.fairness import Account
 from plait.scheduler.lookup import Lookup
-from plait.scheduler.plan import FromStep, PlannedSampling
+from plait.scheduler.plan import (
+    Constraint,
+    FromStep,
+    PlannedSampling,
+    PlannedSequence,
+    PooledRow,
+    PromptToken,
+    RowResult,
+    RowUse,
+)
 from plait.scheduler.policy import MAX_PREEMPTIONS, Rank
-from plait.types import EngineRequest, FinishReason, SamplerStage, SamplingParams, TokenId
+from plait.types import EngineRequest, FinishReason, Logprob, Pooling, SamplerStage, SamplingParams, TokenId
+
+Entries: TypeAlias = tuple[tuple[Logprob, ...], ...]
+
+LONGEST_LOOK = 128
+"""Rows of a prompt that are looked at in one step: each has a whole row of logits."""
 
 
 class Phase(Enum):
@@ -34,12 +49,15 @@ class Sample:
     begun). `urgency` is its class, as it had risen when it was let in, or that of one that waits for its pages.
     `preempted` counts how often it gave way; the first `computed` of its tokens had been computed when it did. `rank`
     is its place in the queue. `awaited` is the running sample whose pages it waits for, as long as that one has fewer
-    than `awaited_tokens`. `guess` are tokens that may follow, from `lookup`; `guessed` of the planned tokens are such.
+    than `awaited_tokens`; that one is `awaited_by` somebody. `guess` are tokens that may follow, from `lookup`;
+    `guessed` of the planned tokens are such.
+    `pinned_until` is set at its end: so long its pages are to stay. `mu` is Mirostat's state.
     """
 
     __slots__ = (
-        "awaited", "awaited_tokens", "cached_tokens", "computed", "drawing", "guess", "guessed", "in_flight", "index",
-        "lookup", "phase", "planned", "preempted", "rank", "request", "sequence", "tokens", "urgency",
+        "awaited", "awaited_by", "awaited_tokens", "cached_tokens", "computed", "drawing", "guess", "guessed",
+        "in_flight", "index", "lookup", "mu", "phase", "pinned_until", "planned", "preempted", "rank", "request",
+        "sequence", "tokens", "urgency",
     )  # fmt: skip
 
     def __init__(self, request: Request, index: int) -> None:
@@ -58,9 +76,12 @@ class Sample:
         self.rank: Rank = (0, 0, 0, 0, 0)
         self.awaited: Sample | None = None
         self.awaited_tokens = 0
+        self.awaited_by = False
         self.lookup: Lookup | None = None
         self.guess: tuple[TokenId, ...] = ()
         self.guessed = 0
+        self.pinned_until = 0.0
+        self.mu: float | None = None
 
     def take(self, tokens: Sequence[TokenId]) -> tuple[int, FinishReason | None]:
         """Append drawn tokens as far as the sample goes; how many, and why it ends if it does."""
@@ -74,6 +95,8 @@ class Sample:
 
     def make_guess(self, most: int, odds: float) -> None:
         """Guess at most `most` tokens, each at least so likely right; one fewer than may still be drawn."""
+        if self.request.stepwise:
+            return
         if self.lookup is None:
             self.lookup = Lookup()
         self.guess = self.lookup.guess(self.tokens, min(most, self.request.limit - len(self.tokens) - 1), odds)
@@ -100,9 +123,9 @@ class Sample:
         return total - self.planned if total < request.limit else max(request.prompt_length - self.planned, 0)
 
     def is_streaming(self, position: int) -> bool:
-        """Whether a row at `position` is that of a running sample that decodes, with the request to itself."""
+        """Whether a row at `position` is that of a sample that decodes, with the request to itself."""
         request = self.request
-        return self.phase is Phase.RUNNING and request.alone and position >= request.prompt_length
+        return request.alone and position >= request.prompt_length and not request.stepwise
 
     def next_tokens(self, count: int) -> tuple[TokenId | FromStep, ...]:
         """The next `count` tokens to run."""
@@ -120,19 +143,24 @@ class Request:
 
     `base` is a sequence that keeps the prompt's pages for the samples in `heirs`, which have not been forked yet.
     `drawn` turns true when the row that draws the first tokens is planned. `open` counts the samples that have not
-    ended. `alone`: it asks for one sample. `arrived` is the time it came; `account` counts for its tenant.
+    ended. `alone`: it asks for one sample. `arrived` is the time it came; `account` counts for its tenant. `stepwise`:
+    what draws a token must know the one before it, so none of its rows is planned while that is being drawn, and
+    nothing is guessed.
+    `entries` are the log-probabilities of the prompt's tokens, until they are handed out; `looks`: rows of the prompt
+    are looked at, no more than `longest_chunk` in a step.
     """
 
     __slots__ = (
-        "account", "alone", "arrival", "arrived", "base", "drawn", "engine_request", "heirs", "limit", "open",
-        "priority", "prompt_length", "request_id", "samples", "stop_ids", "tail",
+        "account", "alone", "arrival", "arrived", "base", "drawn", "engine_request", "entries", "heirs", "limit",
+        "longest_chunk", "looks", "open", "params", "pooling", "priority", "prompt_length", "request_id", "samples",
+        "stepwise", "stop_ids", "tail",
     )  # fmt: skip
 
     def __init__(
         self, request: EngineRequest, arrival: int, context_length: int, account: Account, arrived: float
     ) -> None:
         params = request.sampling
-        self.engine_request = request
+        self.engine_request, self.params = request, params
         self.account = account
         self.arrived = arrived
         self.priority = int(request.priority)
@@ -141,20 +169,89 @@ class Request:
         self.arrival = arrival
         self.prompt_length = len(request.prompt)
         longest = context_length if params.max_tokens is None else self.prompt_length + params.max_tokens
-        self.limit = min(longest, context_length)
+        self.pooling = request.pooling
+        self.limit = self.prompt_length if self.pooling is not None else min(longest, context_length)
+        self.entries = _no_entries(request)
+        self.looks = self.pooling is not None or self.entries is not None
+        self.longest_chunk = context_length if self.entries is None else LONGEST_LOOK
         self.stop_ids = request.stop_token_ids | frozenset(params.stop_token_ids)
         self.tail = history_tail(params)
+        self.stepwise = params.grammar is not None or bool(params.mirostat and params.temperature)
         self.samples = [Sample(self, index) for index in range(params.n)]
         self.samples[0].tokens = list(request.prompt)
         self.open = params.n
         self.base: int | None = None
         self.heirs: set[int] = set()
         self.drawn = False
+        if any(request.resume) or request.ended:
+            self._take_up(request)
+
+    def _take_up(self, request: EngineRequest) -> None:
+        """Every sample goes on by itself after what was handed out before, as if it had given way."""
+        self.drawn = True
+        for sample, tokens in zip(self.samples, request.resume, strict=True):
+            sample.tokens = [*request.prompt, *tokens]
+            if sample.index in request.ended:
+                sample.phase = Phase.ENDED
+                self.open -= 1
+
+    @property
+    def first(self) -> list[Sample]:
+        """The samples to begin with: the one that computes the prompt for all, or those that go on by themselves."""
+        complete = self.complete
+        return [s for s in self._resumed if s not in complete] if self.drawn else self.samples[:1]
+
+    @property
+    def complete(self) -> list[Sample]:
+        """Samples that would go on after an answer of full length."""
+        return [s for s in self._resumed if self.prompt_length < len(s.tokens) >= self.limit]
+
+    @property
+    def _resumed(self) -> list[Sample]:
+        return [s for s in self.samples if s.phase is Phase.PENDING] if self.drawn else []
 
     @property
     def begun(self) -> bool:
         """Whether a sample of it has had a sequence."""
         return any(sample.cached_tokens is not None for sample in self.samples)
+
+    def all_end(self) -> list[Sample]:
+        """The samples that have not ended, all of which are to end now: nobody takes over."""
+        self.drawn = True
+        return [s for s in self.samples if s.phase is not Phase.ENDED]
+
+    # --- what is looked at ------------------------------------------------------------------------------------
+
+    def looks_at(self, sample: Sample, first: int, count: int) -> tuple[tuple[int, RowUse], ...]:
+        """Of the sample's next `count` rows from position `first` on, those of the prompt that are looked at."""
+        last, request = self.prompt_length - 1, self.engine_request
+        if self.pooling is not None:
+            start = first if self.pooling is Pooling.MEAN else max(first, last)
+            return tuple((at - first, PooledRow(self.request_id)) for at in range(start, min(first + count, last + 1)))
+        if self.entries is None or sample.index:
+            return ()
+        prompt, alternatives = request.prompt, request.prompt_logprobs or 0
+        return tuple(
+            (at - first, PromptToken(prompt[at + 1], alternatives)) for at in range(first, min(first + count, last))
+        )
+
+    def see(self, planned: PlannedSequence, rows: Sequence[RowResult]) -> Exception | None:
+        """Take in what was looked at; what was wrong with a row of it, if anything."""
+        for (at, use), row in zip(planned.outputs, rows, strict=True):
+            if isinstance(use, PlannedSampling):
+                continue
+            if row.error is not None:
+                return row.error
+            if self.entries is not None and isinstance(use, PromptToken):
+                self.entries[planned.first_position + at + 1] = row.logprobs[0]
+        return None
+
+    def take_entries(self, index: int) -> Entries:
+        """The log-probabilities of the prompt, for the first event of sample 0; nothing otherwise."""
+        if self.entries is None or index:
+            return ()
+        entries, self.entries = tuple(self.entries), None
+        return entries
 
     def pass_lead(self, lead: Sample) -> Sample:
         """`lead`, which computes the prompt for all, is to end. Lets another sample that has not begun have its place:
@@ -169,21 +266,29 @@ class Request:
     def sampling(self, sample: Sample, tokens: list[TokenId], position: int) -> PlannedSampling:
         """How to draw `sample`'s token at `position`, after `tokens` and what the sample is still drawing."""
         request = self.engine_request
-        if self.tail == 0:
-            return PlannedSampling(request.sampling, sample.index, position)
-        history = tokens if self.tail < 0 else tokens[-self.tail :]
-        pending = sample.drawing[-1] if sample.drawing else None
+        history = tuple(tokens if self.tail < 0 else tokens[-self.tail :]) if self.tail else ()
+        pending = sample.drawing[-1] if sample.drawing and self.tail else None
+        constraint = None
+        if request.sampling.grammar is not None:
+            constraint = Constraint(self.request_id, sample.index, tuple(tokens[self.prompt_length :]))
+        breakers = request.dry_breaker_ids if self.tail else ()
         return PlannedSampling(
-            request.sampling, sample.index, position, tuple(history), pending, request.dry_breaker_ids
+            request.sampling, sample.index, position, history, pending, breakers, constraint, sample.mu
         )
+
+
+def _no_entries(request: EngineRequest) -> list[tuple[Logprob, ...]] | None:
+    """Room for what is asked for about the prompt, unless it was handed out before a crash."""
+    handed_out = 0 in request.ended or bool(request.resume and request.resume[0])
+    return None if request.prompt_logprobs is None or handed_out else [()] * len(request.prompt)
 
 
 def history_tail(params: SamplingParams) -> int:
     """How many of the last tokens the sampler chain looks at: 0 for none, -1 for all."""
     tails = []
     penalties = params.repeat_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
-    if penalties and SamplerStage.PENALTIES in params.samplers:
+    if penalties and SamplerStage.PENALTIES in params.chain:
         tails.append(params.repeat_last_n)
-    if params.dry_multiplier != 0 and SamplerStage.DRY in params.samplers:
+    if params.dry_multiplier != 0 and SamplerStage.DRY in params.chain:
         tails.append(params.dry_penalty_last_n)
     return -1 if -1 in tails else max(tails, default=0)

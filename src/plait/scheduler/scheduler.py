@@ -10,10 +10,10 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from plait.cache.kv import CacheStats, KVCache
-from plait.errors import PlaitError
+from plait.errors import PlaitError, StepError
 from plait.scheduler import policy
 from plait.scheduler.admission import Admission
 from plait.scheduler.check import check_requests
@@ -23,12 +23,15 @@ from plait.scheduler.draft import Draft
 from plait.scheduler.fairness import FairShare
 from plait.scheduler.limits import Limits, QueueBounds
 from plait.scheduler.lookup import verified
-from plait.scheduler.plan import PlannedSequence, RowResult, StepPlan, StepResult
+from plait.scheduler.plan import PlannedSampling, PlannedSequence, RowResult, StepPlan, StepResult
+from plait.scheduler.planner import Planner
 from plait.scheduler.request import Phase, Request, Sample
 from plait.scheduler.sequences import Sequences
 from plait.types import EngineRequest, FinishReason, Logprob, TokenEvent
 
 NO_BOUNDS = QueueBounds()
+_new = tuple.__new__
+"""Makes a named tuple in a third of the time that its own constructor takes."""
 
 
 class Scheduler:
@@ -58,7 +61,9 @@ class Scheduler:
         self._sequences = Sequences(cache, reuse=reuse)  # RUNNING, LEAVING, and ENDED with a step in flight
         # A sequence that has the memory to itself always fits, so whoever is admitted gets to its end.
         self.context_length = min(limits.context_length, self._sequences.capacity)
+        self._commit_one = cache.commit_one
         self._admission = Admission(self._sequences, self.counters, ready)
+        self._planner = Planner(self._sequences, self._admission)
         self._fair = FairShare()
         self._requests: dict[str, Request] = {}
         self._in_flight: deque[StepPlan] = deque()
@@ -68,8 +73,8 @@ class Scheduler:
 
     # --- requests -------------------------------------------------------------------------------------------------
 
-    def add(self, request: EngineRequest) -> None:
-        """Accept a request.
+    def add(self, request: EngineRequest) -> list[TokenEvent]:
+        """Accept a request. The events are of samples that were resumed with all their tokens, and end at once.
 
         Raises `QueueFullError` where the queue is at its bounds, `RequestError` for an empty prompt or an id in use,
         `PromptTooLongError` for a prompt that leaves no room in the context or the KV memory for a single new token.
@@ -77,8 +82,8 @@ class Scheduler:
         now = self._clock()
         try:
             check_bounds(request, self._admission.waiting, self._queue, now)
-            by_memory = self.context_length < self.limits.context_length
-            check_request(request, request.request_id in self._requests, self.context_length, by_memory)
+            context, known = self.context_length, request.request_id in self._requests
+            check_request(request, known, context, context < self.limits.context_length)
         except PlaitError as error:
             self.counters.refuse(error.code)
             raise
@@ -86,16 +91,20 @@ class Scheduler:
         accepted = Request(request, next(self._arrivals), self.context_length, account, now)
         self._requests[request.request_id] = accepted
         self._timeouts.add(accepted)
-        self._admission.enqueue(accepted.samples[0])
+        for sample in accepted.first:
+            self._admission.enqueue(sample, returning=accepted.drawn)
+        return [self._end(sample, FinishReason.LENGTH) for sample in accepted.complete]
 
     def abort(self, request_id: str) -> list[TokenEvent]:
         """End what is left of a request with `abort`. An id that is not (or no longer) known gives no events."""
-        return self._end_samples(request_id, None, FinishReason.ABORT)
+        request = self._requests.get(request_id)
+        return [self._end(sample, FinishReason.ABORT) for sample in request.all_end()] if request else []
 
     def finish(self, request_id: str, index: int) -> list[TokenEvent]:
         """End one sample with `stop`, because the caller found a stop string in its text. Tokens drawn meanwhile are
         dropped. No events if it has ended already."""
-        return self._end_samples(request_id, index, FinishReason.STOP)
+        samples = self._requests[request_id].samples if request_id in self._requests else []
+        return [self._end(s, FinishReason.STOP) for s in samples if s.index == index and s.phase is not Phase.ENDED]
 
     def expire(self) -> list[TokenEvent]:
         """End the requests whose deadline has passed, and those that were not begun within their `queue_timeout`. To
@@ -103,8 +112,7 @@ class Scheduler:
         events: list[TokenEvent] = []
         for request, error in self._timeouts.due(self._clock(), self._requests):
             self.counters.refuse(error.code)
-            request.drawn = True  # all end: nobody takes over
-            events += [self._end(sample, error=error) for sample in request.samples if sample.phase is not Phase.ENDED]
+            events += [self._end(sample, error=error) for sample in request.all_end()]
         return events
 
     def fail_all(self, error: Exception) -> list[TokenEvent]:
@@ -114,8 +122,7 @@ class Scheduler:
         self._in_flight.clear()
         events = []
         for request in list(self._requests.values()):
-            request.drawn = True  # nobody takes over
-            events += [self._end(sample, error=error) for sample in request.samples if sample.phase is not Phase.ENDED]
+            events += [self._end(sample, error=error) for sample in request.all_end()]
         for sample in list(self._sequences.by_id.values()):
             self._admission.settle(sample)
         return events
@@ -125,9 +132,9 @@ class Scheduler:
         return bool(self._requests or self._in_flight)
 
     @property
-    def request_ids(self) -> tuple[str, ...]:
-        """Requests that have not ended, in order of arrival."""
-        return tuple(self._requests)
+    def requests(self) -> Mapping[str, Request]:
+        """Those that have not ended, by id, in order of arrival. To be looked at, not to be changed."""
+        return self._requests
 
     @property
     def num_running(self) -> int:
@@ -138,15 +145,6 @@ class Scheduler:
     def num_waiting(self) -> int:
         """Samples in the queue."""
         return len(self._admission.waiting)
-
-    @property
-    def waiting_tokens(self) -> int:
-        """Tokens of the samples in the queue."""
-        return self._admission.waiting.tokens
-
-    @property
-    def preemptions(self) -> int:
-        return self.counters.preemptions
 
     def owner(self, sequence: int) -> tuple[str, int]:
         """The request and the sample that a sequence of a plan in flight belongs to."""
@@ -166,15 +164,16 @@ class Scheduler:
         if self._in_flight and self.limits.n_draft and self._admission.guessing:
             return None  # who guesses has to know its last token, and a step of the others alone costs a whole step
         now = self._clock()
+        self._sequences.pins.expire(now)
         if len(self._admission.waiting):
             self._admission.yield_place(self.limits.places, now)
         draft = Draft(self._steps, self.limits.n_batch)
-        prompts = self._decode(draft)
+        prompts = self._planner.decode(draft, self.limits)
         decoding = bool(draft.sequences)
         budget = self.limits.prompt_budget(draft.budget, decoding)
         if budget and len(self._admission.waiting):
             self._admission.admit(self.limits, budget, prompts, self._steps, now)
-        self._prefill(prompts, budget, draft)
+        self._planner.prefill(prompts, budget, draft)
         if not draft.sequences:
             assert self._in_flight or not self._requests or self._admission.held_back, "requests wait and nothing runs"
             return None
@@ -184,54 +183,6 @@ class Scheduler:
         self._in_flight.append(plan)
         return plan
 
-    def _decode(self, draft: Draft) -> list[Sample]:
-        """Give every running sample that decodes its row; returns those that have prompts to compute. The oldest
-        first. This and `_take_one` are what a step costs, so they call little."""
-        prompts: list[Sample] = []
-        extend_one = self._sequences.extend_one
-        guesses = self.limits.guesses(len(self._admission.running))
-        for sample in self._admission.running.copy():
-            planned, request = sample.planned, sample.request
-            total = len(sample.tokens) + len(sample.drawing)
-            prompt_length = request.prompt_length
-            if planned < prompt_length or planned + 1 < total < request.limit:
-                prompts.append(sample)
-            elif planned + 1 == total < request.limit and draft.budget and sample.sequence is not None:
-                if sample.guess and guesses and not sample.drawing and self._place_guess(sample, guesses, draft):
-                    continue
-                place = extend_one(sample.sequence)
-                if place is None:
-                    self._place(sample, 1, draft)
-                else:
-                    draft.add_one(sample, *place)
-        return prompts
-
-    def _place_guess(self, sample: Sample, most: int, draft: Draft) -> bool:
-        """Plan the sample's row and its guess, unless it takes somebody else's pages."""
-        guess = sample.guess[: min(most, draft.budget - 1)]
-        reserved = self._sequences.reserve(sample, 1 + len(guess)) if guess else None
-        if reserved is None:
-            return False
-        draft.add_guess(sample, *reserved, guess)
-        return True
-
-    def _prefill(self, prompts: list[Sample], budget: int, draft: Draft) -> None:
-        """Share the budget among the prompts: the most urgent first, then the oldest."""
-        prompts = [sample for sample in prompts if sample.phase is Phase.RUNNING]
-        prompts.sort(key=lambda sample: (sample.urgency, sample.order))
-        for sample, share in zip(prompts, policy.shares([s.wanted for s in prompts], budget), strict=True):
-            if share:
-                self._place(sample, share, draft)
-
-    def _place(self, sample: Sample, count: int, draft: Draft) -> None:
-        """Plan the sample's next rows, if room can be found or made for them, and it has not given way meanwhile."""
-        if sample.phase is not Phase.RUNNING:
-            return
-        while (reserved := self._sequences.reserve(sample, count)) is None:
-            if not self._admission.make_room(sample):
-                return
-        draft.add(sample, *reserved)
-
     # --- results --------------------------------------------------------------------------------------------------
 
     def commit(self, plan: StepPlan, result: StepResult) -> list[TokenEvent]:
@@ -240,34 +191,44 @@ class Scheduler:
         oldest = self._in_flight.popleft()
         assert oldest is plan, "commit plans in order"
         assert result.step == plan.step, "this is another step's result"
-        rows, at = result.rows, 0
-        failures = dict(result.failures)
+        rows, failures, at = result.rows, dict(result.failures), 0
         running = self._admission.running
         guesses, odds = self.limits.guesses(len(running)), self.limits.least_odds(len(running))
-        by_id = self._sequences.by_id
+        by_id, take_one, still_running = self._sequences.by_id, self._take_one, Phase.RUNNING
         events: list[TokenEvent] = []
         for planned in plan.sequences:
-            sample = by_id[planned.sequence]
-            drawn = rows[at : at + len(planned.outputs)]
-            at += len(drawn)
-            if planned.sequence in failures:
-                events += self._fail(sample, planned, failures[planned.sequence])
-            elif planned.drafts:
-                events += self._take_guess(sample, planned, drawn)
-            elif len(planned.tokens) == 1 == len(drawn) and sample.is_streaming(planned.first_position):
-                events.append(self._take_one(sample, planned, drawn[0]))
-            else:
-                # A last row behind the sample's end is of no known token, and is dropped here.
-                self._sequences.commit(sample, planned.first_position, len(planned.tokens))
-                events += self._draw(sample, planned, drawn)
+            sequence, tokens, first, _, _, outputs, _ = planned
+            sample = by_id[sequence]
+            try:
+                if failures and sequence in failures:
+                    events += self._fail(sample, failures[sequence])
+                elif len(tokens) == 1 == len(outputs) and sample.phase is still_running and sample.is_streaming(first):
+                    events.append(take_one(sample, sequence, first, rows[at]))
+                else:
+                    self._take(sample, planned, rows[at : at + len(outputs)], events)
+            except Exception as error:
+                events += self._fail(sample, StepError.of(error))
+            at += len(outputs)
             sample.in_flight -= 1  # until here its pages are held, also if it ended just now
-            if sample.phase is not Phase.RUNNING:
+            if sample.phase is not still_running:
                 self._admission.settle(sample)
             elif guesses and sample.planned >= sample.request.prompt_length:
                 sample.make_guess(guesses, odds)
             elif sample.guess:
                 sample.guess = ()
         return events
+
+    def _take(
+        self, sample: Sample, planned: PlannedSequence, drawn: Sequence[RowResult], events: list[TokenEvent]
+    ) -> None:
+        """Take in the rows of a sequence that does more than to draw one token."""
+        if planned.drafts:
+            events += self._take_guess(sample, planned, drawn)
+            return
+        # A last row behind the sample's end is of no known token, and is dropped here.
+        sound = all(row.error is None for row in drawn)
+        self._sequences.commit(sample, planned.first_position, len(planned.tokens), sound)
+        events += self._draw(sample, planned, drawn)
 
     def _take_guess(self, sample: Sample, planned: PlannedSequence, drawn: Sequence[RowResult]) -> list[TokenEvent]:
         """The tokens of a row and of its guesses, as far as these were right."""
@@ -276,7 +237,7 @@ class Scheduler:
         assert sample.lookup is not None
         row = verified(planned.tokens[1:], drawn)
         right = len(row.tokens) - (row.error is None)
-        self._sequences.commit_guess(sample, planned.tokens[: 1 + right])
+        self._sequences.commit_guess(sample, planned.tokens[: 1 + right], row.error is None)
         del sample.drawing[0]
         sample.lookup.judge(planned.drafts, right, len(sample.tokens) + len(row.tokens))
         self.counters.drafted_tokens += planned.drafts
@@ -284,20 +245,21 @@ class Scheduler:
         sample.request.account.tokens += policy.OUTPUT_WEIGHT * right
         return [self._accept(sample, row)]
 
-    def _take_one(self, sample: Sample, planned: PlannedSequence, row: RowResult) -> TokenEvent:
-        """The token that a sample with the request to itself has drawn from one row."""
+    def _take_one(self, sample: Sample, sequence: int, first: int, row: RowResult) -> TokenEvent:
+        """The token that a running sample with the request to itself has drawn from one row. Hot."""
         request, tokens = sample.request, sample.tokens
-        self._sequences.commit_one(planned.sequence, tokens[planned.first_position])
+        drawn, logprobs, error, _, _ = row
+        if error is None:
+            self._commit_one(sequence, tokens[first])
+        else:
+            self._sequences.commit(sample, first, 1, False)
         del sample.drawing[0]
-        if row.error is None and len(row.tokens) == 1 and len(tokens) + 1 < request.limit:
-            token = row.tokens[0]
-            if token not in request.stop_ids:
-                tokens.append(token)
-                fields = (request.request_id, sample.index, row.tokens, row.logprobs, None, None, 0, 0)
-                return tuple.__new__(TokenEvent, fields)
+        if error is None and len(drawn) == 1 and len(tokens) + 1 < request.limit and drawn[0] not in request.stop_ids:
+            tokens += drawn
+            return _new(TokenEvent, (request.request_id, sample.index, drawn, logprobs, None, None, 0, 0, (), ()))
         return self._accept(sample, row)
 
-    def _fail(self, sample: Sample, planned: PlannedSequence, error: Exception) -> Iterator[TokenEvent]:
+    def _fail(self, sample: Sample, error: Exception) -> Iterator[TokenEvent]:
         """The rows of a sequence failed: so do all samples that rely on them."""
         request = sample.request
         for other in request.samples:
@@ -307,11 +269,15 @@ class Scheduler:
 
     def _draw(self, sample: Sample, planned: PlannedSequence, drawn: Sequence[RowResult]) -> Iterator[TokenEvent]:
         request = sample.request
+        if request.looks and (error := request.see(planned, drawn)) is not None:
+            yield from self._fail(sample, error)
+            return
         if request.limit == request.prompt_length <= planned.first_position + len(planned.tokens):
-            yield from [self._end(s, FinishReason.LENGTH) for s in request.samples if s.phase is not Phase.ENDED]
+            reason = FinishReason.LENGTH if request.pooling is None else FinishReason.STOP
+            yield from [self._end(s, reason) for s in request.samples if s.phase is not Phase.ENDED]
         heirs = []
         for (_, sampling), row in zip(planned.outputs, drawn, strict=True):
-            if sampling is None:
+            if not isinstance(sampling, PlannedSampling):
                 continue
             target = request.samples[sampling.sample_index]
             if target is sample:
@@ -330,21 +296,17 @@ class Scheduler:
 
     def _accept(self, sample: Sample, row: RowResult) -> TokenEvent:
         """Append the drawn tokens, as far as the sample goes."""
+        if row.mu is not None:
+            sample.mu = row.mu
         count, reason = sample.take(row.tokens)
         tokens, logprobs = row.tokens[:count], row.logprobs[:count]
         if reason is not None or row.error is not None:
             error = row.error if reason is None else None
             return self._end(sample, reason, error=error, tokens=tokens, logprobs=logprobs)
-        return TokenEvent(request_id=sample.request.request_id, index=sample.index, tokens=tokens, logprobs=logprobs)
+        request_id, entries = sample.request.request_id, sample.request.take_entries(sample.index)
+        return TokenEvent(request_id, sample.index, tokens, logprobs, prompt_logprobs=entries)
 
     # --- ends -----------------------------------------------------------------------------------------------------
-
-    def _end_samples(self, request_id: str, index: int | None, reason: FinishReason) -> list[TokenEvent]:
-        request = self._requests.get(request_id)
-        chosen = [] if request is None else [s for s in request.samples if index in (None, s.index)]
-        if request is not None and index is None:
-            request.drawn = True  # all end: nobody takes over
-        return [self._end(sample, reason) for sample in chosen if sample.phase is not Phase.ENDED]
 
     def _end(
         self,
@@ -357,7 +319,9 @@ class Scheduler:
     ) -> TokenEvent:
         """The sample's final event. Its pages go as soon as no step in flight uses them."""
         request, index, cached = sample.request, sample.index, sample.cached_tokens or 0
+        entries: tuple[tuple[Logprob, ...], ...] = ()
         if reason is not None and reason is not FinishReason.ABORT:
+            entries = request.take_entries(index)
             made = len(sample.tokens) - request.prompt_length
             self._admission.lengths.see(request.account.tenant, request.priority, made)
         sample = request.pass_lead(sample)
@@ -366,6 +330,8 @@ class Scheduler:
         elif sample.phase is Phase.RUNNING:
             self._admission.running.remove(sample)
         sample.phase = Phase.ENDED
+        if request.engine_request.pin and reason is not None:
+            sample.pinned_until = self._clock() + request.engine_request.pin
         self._admission.settle(sample)
         request.open -= 1
         self._sequences.leave_base(sample)
@@ -381,6 +347,7 @@ class Scheduler:
             error=error,
             prompt_tokens=request.prompt_length,
             cached_tokens=cached,
+            prompt_logprobs=entries,
         )
 
     def check(self) -> None:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 from plait.cache.edits import GroupEdits
 from plait.cache.kv import CacheStats, KVCache
 from plait.scheduler import policy
+from plait.scheduler.pins import Pins
 from plait.scheduler.plan import FromStep
 from plait.scheduler.request import Phase, Request, Sample
 from plait.types import CacheMode, EngineRequest, TokenId
@@ -37,6 +38,7 @@ class Sequences:
         self._based: dict[int, Request] = {}  # by arrival: those that keep a prompt for forks
         self._filling: dict[Head, list[Sample]] = {}  # running ones whose prompts are not computed yet, by first page
         self._ids = itertools.count()
+        self.pins = Pins(cache, self._ids)
 
     @property
     def capacity(self) -> int:
@@ -71,13 +73,17 @@ class Sequences:
         """Give back the sample's pages, but for what the radix tree keeps."""
         if sample.sequence is not None:
             self._filled(sample)
+            committed = self._cache.committed(sample.sequence)
             self._cache.close(sample.sequence)
             del self.by_id[sample.sequence]
             self.departures += 1
+            asked = sample.request.engine_request
+            if sample.pinned_until and self._writes(asked):
+                self.pins.keep(sample.tokens[:committed], asked, sample.pinned_until)
         sample.sequence, sample.planned = None, 0
 
     def _reads(self, request: EngineRequest) -> bool:
-        return self._reuse and request.cache is not CacheMode.OFF
+        return self._reuse and request.cache is not CacheMode.OFF and not request.whole
 
     def _writes(self, request: EngineRequest) -> bool:
         return self._reuse and request.cache is CacheMode.READ_WRITE
@@ -90,20 +96,24 @@ class Sequences:
             return None
         return slots, tuple(self._cache.table(sample.sequence, group) for group in self._groups)
 
-    def commit(self, sample: Sample, first: int, count: int) -> None:
-        """`count` tokens of the sample from index `first` on, those of them that it still has, are computed."""
+    def commit(self, sample: Sample, first: int, count: int, sound: bool = True) -> None:
+        """`count` tokens of the sample from index `first` on, those of them that it still has, are computed. Others
+        may have them where they are `sound`: what led to a row without a draw is not left to anybody."""
         assert sample.sequence is not None
         request = sample.request
         tokens = tuple(sample.tokens[first : first + count])
-        self._cache.commit(sample.sequence, tokens, self._writes(request.engine_request))
+        self._cache.commit(sample.sequence, tokens, sound and self._writes(request.engine_request))
         if first < request.prompt_length <= first + count:
             self._filled(sample)
+            if sample.awaited_by:
+                self._cache.share_tail(sample.sequence)
 
-    def commit_guess(self, sample: Sample, tokens: tuple[TokenId | FromStep, ...]) -> None:
-        """These tokens of a row and its guesses are computed; the guesses after them were wrong and are forgotten."""
+    def commit_guess(self, sample: Sample, tokens: tuple[TokenId | FromStep, ...], sound: bool) -> None:
+        """These tokens of a row and its guesses are computed; the guesses after them were wrong and are forgotten. For
+        `sound` see `commit`."""
         assert sample.sequence is not None
         known = tuple([token for token in tokens if isinstance(token, int)])  # all of them: nothing is in flight
-        self._cache.commit(sample.sequence, known, self._writes(sample.request.engine_request))
+        self._cache.commit(sample.sequence, known, sound and self._writes(sample.request.engine_request))
         sample.planned -= sample.guessed + 1 - len(tokens)
         sample.guessed = 0
         self._cache.truncate(sample.sequence, sample.planned)
@@ -194,7 +204,7 @@ class Sequences:
         cached = self.cached(sample)
         if not policy.worth_waiting(coming - cached, len(sample.tokens) - cached):
             return None
-        sample.awaited, sample.awaited_tokens = best, coming
+        sample.awaited, sample.awaited_tokens, best.awaited_by = best, coming, True
         return best
 
     def _is_coming(self, other: Sample, tokens: int) -> bool:
@@ -236,4 +246,5 @@ class Sequences:
         for sequence, sample in self.by_id.items():
             assert sample.sequence == sequence
             assert self._cache.length(sequence) == sample.planned <= sample.total + sample.guessed
+        self.pins.check()
         self._cache.check()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 
 from plait.control.steptime import StepTime
-from plait.scheduler.plan import RowResult, StepPlan, StepResult
+from plait.scheduler.plan import PlannedSampling, RowResult, StepPlan, StepResult
 from plait.sim.trace import ANSWER_BASE
 
 
@@ -71,7 +71,7 @@ class SimRunner:
             tokens += count
             keys += count * first + count * (count + 1) // 2
             for _, sampling in planned.outputs:
-                position = first + count if sampling is None else sampling.position
+                position = sampling.position if isinstance(sampling, PlannedSampling) else first + count
                 if position >= len(known):
                     known += [RowResult((ANSWER_BASE + at,)) for at in range(len(known), 2 * position + 1)]
                 rows.append(known[position])

@@ -6,12 +6,23 @@ processes and no HTTP.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from plait.types import EngineRequest, TokenEvent
+from plait.wire.records import EngineInfo, EngineStatus, RunningRequest
+
+__all__ = [
+    "EngineClient",
+    "EngineInfo",
+    "EngineState",
+    "EngineStatus",
+    "Health",
+    "RequestStream",
+    "RunningRequest",
+]
 
 
 class EngineState(StrEnum):
@@ -22,25 +33,6 @@ class EngineState(StrEnum):
     RESTARTING = "restarting"
     DRAINING = "draining"
     FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineInfo:
-    """What is served. Known once the engine was ready for the first time. Lengths and capacities are in tokens."""
-
-    model: str
-    architecture: str
-    device: str
-    context_length: int
-    vocab_size: int
-    n_embd: int
-    n_parameters: int
-    weight_bytes: int
-    kv_type: str
-    kv_tokens: int
-    page_size: int
-    numerics: str = ""
-    """Fingerprint of everything that changes a bit of the results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,34 +48,6 @@ class Health:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunningRequest:
-    """One accepted request as the engine sees it now. `phase` is waiting, prefill or decode."""
-
-    request_id: str
-    tenant: str
-    priority: str
-    phase: str
-    samples: int
-    prompt_tokens: int
-    cached_tokens: int
-    generated_tokens: int
-    age_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStatus:
-    """The engine's figures at one moment. `metrics[name][label value]` are counters and gauges ("" without a label),
-    `histograms[name]` is (upper bounds, counts, sum); see `metrics.catalogue`. `decisions` are the controller's latest
-    sentences, oldest first; `advice` are sentences, too."""
-
-    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    histograms: Mapping[str, tuple[tuple[float, ...], tuple[int, ...], float]] = field(default_factory=dict)
-    running: tuple[RunningRequest, ...] = ()
-    decisions: tuple[str, ...] = ()
-    advice: tuple[str, ...] = ()
-
-
 class RequestStream(Protocol):
     """The events of one request, each sample's last one final, then the end. Exactly one final event of each sample
     comes, whatever happens to the engine; a refusal by the engine is one, too (its `error` says which)."""
@@ -91,6 +55,10 @@ class RequestStream(Protocol):
     def __aiter__(self) -> AsyncIterator[TokenEvent]: ...
 
     async def __anext__(self) -> TokenEvent: ...
+
+    async def batch(self) -> list[TokenEvent]:
+        """All events that are there, at least one; none at the end."""
+        ...
 
     def abort(self) -> None:
         """Nobody reads on: end all samples and free their pages. May be called at any time, and again."""

@@ -20,6 +20,11 @@ class OutputText:
         self._stop = StopChecker(stop)
         self.ended = self.hit = False
 
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that was found."""
+        return self._stop.hit
+
     def push(self, tokens: Sequence[TokenId], final: bool) -> tuple[str, int, bool]:
         """Take the next tokens; returns (text that may be shown, how many of the tokens belong to the sample, whether a
         stop string was found). A character or a possible stop string that is not complete yet is held back; `final`

@@ -67,3 +67,35 @@ def quantize_q4_0(values: F32Array) -> U8Array:
     d = largest / np.float32(-8)
     q = np.trunc(values * _reciprocal(d) + np.float32(8.5)).clip(0, 15).astype(np.uint8)
     return np.hstack([half_bytes(d), pack_nibbles(q, 16)])
+
+
+def _affine(values: F32Array, top: int) -> tuple[U8Array, U8Array]:
+    """The bytes of d = (max - min) / top and m = min; q = trunc((x - m) / d + 0.5)."""
+    low = values.min(axis=1, keepdims=True)
+    d = (values.max(axis=1, keepdims=True) - low) / np.float32(top)
+    q = np.trunc((values - low) * _reciprocal(d) + np.float32(0.5)).clip(0, top).astype(np.uint8)
+    return np.hstack([half_bytes(d), half_bytes(low)]), q
+
+
+def _fifth_bits(q: U8Array) -> U8Array:
+    return np.packbits(q >> np.uint8(4), axis=1, bitorder="little")
+
+
+def quantize_q4_1(values: F32Array) -> U8Array:
+    """d and m of the largest and the smallest value."""
+    head, q = _affine(values, 15)
+    return np.hstack([head, pack_nibbles(q, 16)])
+
+
+def quantize_q5_0(values: F32Array) -> U8Array:
+    """As Q4_0, with d = x_m / -16 and q up to 31."""
+    largest = np.take_along_axis(values, np.abs(values).argmax(axis=1, keepdims=True), axis=1)
+    d = largest / np.float32(-16)
+    q = np.trunc(values * _reciprocal(d) + np.float32(16.5)).clip(0, 31).astype(np.uint8)
+    return np.hstack([half_bytes(d), _fifth_bits(q), pack_nibbles(q & np.uint8(15), 16)])
+
+
+def quantize_q5_1(values: F32Array) -> U8Array:
+    """d and m of the largest and the smallest value."""
+    head, q = _affine(values, 31)
+    return np.hstack([head, _fifth_bits(q), pack_nibbles(q & np.uint8(15), 16)])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from plait.formats.quant import blocks32, blocks256, plain
+from plait.formats.quant import blocks32, blocks256, plain, quantize256
 from plait.formats.quant.bits import F32Array, U8Array
 
 
@@ -41,16 +41,16 @@ _FORMATS = (
     BlockFormat("F16", 1, 1, 2, plain.dequantize_f16, plain.quantize_f16),
     BlockFormat("BF16", 30, 1, 2, plain.dequantize_bf16, plain.quantize_bf16),
     BlockFormat("Q4_0", 2, 32, 18, blocks32.dequantize_q4_0, blocks32.quantize_q4_0),
-    BlockFormat("Q4_1", 3, 32, 20, blocks32.dequantize_q4_1),
-    BlockFormat("Q5_0", 6, 32, 22, blocks32.dequantize_q5_0),
-    BlockFormat("Q5_1", 7, 32, 24, blocks32.dequantize_q5_1),
+    BlockFormat("Q4_1", 3, 32, 20, blocks32.dequantize_q4_1, blocks32.quantize_q4_1),
+    BlockFormat("Q5_0", 6, 32, 22, blocks32.dequantize_q5_0, blocks32.quantize_q5_0),
+    BlockFormat("Q5_1", 7, 32, 24, blocks32.dequantize_q5_1, blocks32.quantize_q5_1),
     BlockFormat("Q8_0", 8, 32, 34, blocks32.dequantize_q8_0, blocks32.quantize_q8_0),
     BlockFormat("Q2_K", 10, 256, 84, blocks256.dequantize_q2_k),
     BlockFormat("Q3_K", 11, 256, 110, blocks256.dequantize_q3_k),
-    BlockFormat("Q4_K", 12, 256, 144, blocks256.dequantize_q4_k),
-    BlockFormat("Q5_K", 13, 256, 176, blocks256.dequantize_q5_k),
-    BlockFormat("Q6_K", 14, 256, 210, blocks256.dequantize_q6_k),
-    BlockFormat("IQ4_NL", 20, 32, 18, blocks256.dequantize_iq4_nl),
+    BlockFormat("Q4_K", 12, 256, 144, blocks256.dequantize_q4_k, quantize256.quantize_q4_k),
+    BlockFormat("Q5_K", 13, 256, 176, blocks256.dequantize_q5_k, quantize256.quantize_q5_k),
+    BlockFormat("Q6_K", 14, 256, 210, blocks256.dequantize_q6_k, quantize256.quantize_q6_k),
+    BlockFormat("IQ4_NL", 20, 32, 18, blocks256.dequantize_iq4_nl, quantize256.quantize_iq4_nl),
     BlockFormat("IQ4_XS", 23, 256, 136, blocks256.dequantize_iq4_xs),
 )
 

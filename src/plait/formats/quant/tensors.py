@@ -24,7 +24,10 @@ def dequantize(rows: U8Array, name: str) -> F32Array:
 
 
 def quantize(values: F32Array, name: str) -> U8Array:
-    """Float32 (..., n) to bytes (..., bytes per row) of format `name`; the same bits as ggml's reference quantiser.
+    """Float32 (..., n) to bytes (..., bytes per row) of format `name`.
+
+    The same bits as ggml's reference quantiser; for the K formats and IQ4_NL, whose scales are searched, the same
+    search, where sums in another order may choose a neighbouring scale.
 
     Raises `ValueError` for a format without a quantiser, a row that is not a multiple of the block, or a value that is
     not finite in a format with shared scales.

@@ -103,12 +103,25 @@ class CpuExecutable:
         self._packed_params = PackedParams()
 
     def run(self, step: StepInputs) -> F32Array:
-        """Logits (outputs, vocabulary), valid until the next run. Raises ValueError for a step that addresses tokens,
-        rows, slots or pages that do not exist, or stores two rows to one slot; nothing has changed then."""
+        """Logits (rows that want them, vocabulary), valid until the next run. Raises ValueError for a step that
+        addresses tokens, rows, slots or pages that do not exist, or stores two rows to one slot; nothing has changed
+        then."""
         groups = [_group_inputs(inputs) for inputs in step.kv]
         return self._native.run(
-            _vector(step.tokens), _vector(step.positions), _vector(step.row_seq), _vector(step.out_rows), groups
+            _vector(step.tokens),
+            _vector(step.positions),
+            _vector(step.row_seq),
+            _vector(step.out_rows),
+            groups,
+            step.hidden_only,
         )
+
+    def hidden(self) -> F32Array:
+        """Valid until the next run."""
+        try:
+            return self._native.hidden()
+        except ValueError as error:
+            raise BackendError(str(error)) from None
 
     def sample(self, logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:
         """All rows in one native call. Raises ValueError for a row of the logits that is not there."""

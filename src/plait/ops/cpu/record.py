@@ -41,7 +41,7 @@ from plait.ops.api import (
 )
 from plait.ops.cpu import _native
 from plait.ops.cpu.repack_cache import KeptWeights
-from plait.ops.program import assign_storages, program_weights, values_written, weights_read
+from plait.ops.program import assign_storages, head_values, hidden_of, program_weights, values_written, weights_read
 
 _ROWS = {Rows.TOKENS: _native.Rows.TOKENS, Rows.OUTPUTS: _native.Rows.OUTPUTS}
 _LAYOUTS = {RopeLayout.INTERLEAVED: _native.RopeLayout.INTERLEAVED, RopeLayout.HALF: _native.RopeLayout.HALF}
@@ -77,7 +77,7 @@ def record(
         except ValueError as error:
             raise BackendError(f"the CPU kernels cannot run this model: {type(op).__name__}: {error}") from None
         prepared.see(op)
-    native.finish(recorder.value(program.logits))
+    native.finish(recorder.value(program.logits), recorder.value(hidden_of(program)))
     if kept is not None:
         kept.finish(native, recorder.matrices)
     return recorder.matrices
@@ -108,7 +108,11 @@ class _Recorder:
         values = sorted(
             (value for op in program.instructions for value in values_written(op)), key=lambda v: storages[v.id]
         )
-        self._values = {v.id: native.add_value(storages[v.id], _ROWS[v.rows], v.width) for v in values}
+        head = head_values(program)
+        self._values = {
+            v.id: native.add_value(storages[v.id], _native.Rows.LOGITS if v.id in head else _ROWS[v.rows], v.width)
+            for v in values
+        }
 
     def value(self, value: Value | None) -> int:
         return -1 if value is None else self._values[value.id]
@@ -131,8 +135,9 @@ class _Recorder:
                 self._rope_and_store(op)
             case Attention():
                 # A cap of 0 would divide by it; 0 is the native word for none.
-                sizes = op.scale, op.softcap or 0.0, vector(op.sinks), list(op.slopes or ())
-                native.attention(value(op.q), op.layer, *sizes, value(op.out))
+                cap, slopes = op.softcap or 0.0, list(op.slopes or ())
+                sinks = vector(op.sinks)
+                native.attention(value(op.q), op.layer, op.scale, cap, sinks, slopes, value(op.out))
             case GatedMlp():
                 weights, biases = [matrix(w) for w in (op.gate, op.up, op.down)], [vector(b) for b in op.biases]
                 native.gated_mlp(value(op.x), weights, biases, _ACTIVATIONS[op.activation], value(op.out))

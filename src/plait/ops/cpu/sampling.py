@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,8 +22,8 @@ from plait.ops.penalties import dry_penalties, last_tokens, penalises, unknown_b
 from plait.ops.sampling import Sampled, SampleRow, U32Array
 from plait.types import Logprob, SamplerStage, SamplingParams
 
-_PARAMS = struct.Struct("<7dQii8sBB6x")
-_ROW = struct.Struct("<iIQiiii")
+_PARAMS = struct.Struct("<12dQii12sBBBx")
+_ROW = struct.Struct("<iIQiiiid")
 _MOST_TOKENS = 2**31 - 1
 _MASK_32, _MASK_64 = 2**32 - 1, 2**64 - 1
 _REMEMBERED = 1024
@@ -36,6 +36,8 @@ _STAGE_NUMBERS = {
     SamplerStage.TOP_P: 5,
     SamplerStage.MIN_P: 6,
     SamplerStage.TEMPERATURE: 7,
+    SamplerStage.TOP_N_SIGMA: 8,
+    SamplerStage.XTC: 9,
 }
 _POINTS = (
     meaning.MODEL_LOGITS,
@@ -60,6 +62,7 @@ class _Packed:
     penalties: bool
     dry: bool
     plain: bool  # nothing but the record
+    first_mu: float
 
 
 class PackedParams:
@@ -89,10 +92,12 @@ def sample_natively(
     for pick, row in zip(picks, rows, strict=True):
         step.add(pick, row)
     logits = np.ascontiguousarray(logits, dtype=np.float32)
-    tokens, failures, logprobs = native.sample(logits, b"".join(step.records), *step.arrays(), step.masks)
+    tokens, failures, logprobs, states = native.sample(logits, b"".join(step.records), *step.arrays(), step.masks)
     drawn = [Sampled(token, (), None) for token in tokens]
     for index, entries in logprobs:
         drawn[index] = Sampled(tokens[index], tuple(Logprob(*entry) for entry in entries), None)
+    for index, mu in states:
+        drawn[index] = replace(drawn[index], mu=mu)
     for index, error, point, bad, total in failures:
         drawn[index] = Sampled(-1, (), _error(rows[index], logits.shape[1], error, point, bad, total))
     return drawn
@@ -111,8 +116,9 @@ class _Step:
     def add(self, pick: int, row: SampleRow) -> None:
         packed = self._of(row.params)
         counts = (0, 0, 0, -1) if packed.plain and row.mask is None else self._add_extras(packed, row)
+        mu = packed.first_mu if row.mu is None else row.mu
         self.records.append(packed.record)
-        self.records.append(_ROW.pack(pick, row.sample_index & _MASK_32, row.position & _MASK_64, *counts))
+        self.records.append(_ROW.pack(pick, row.sample_index & _MASK_32, row.position & _MASK_64, *counts, mu))
 
     def arrays(self) -> tuple[IndexArray, F64Array]:
         tokens = np.concatenate(self._tokens) if self._tokens else _NO_TOKENS
@@ -138,7 +144,7 @@ class _Step:
 
 def _pack(params: SamplingParams) -> _Packed:
     greedy = params.temperature == 0
-    stages = [stage for stage in params.samplers if _is_on(stage, params, greedy)]
+    stages = [stage for stage in params.chain if _is_on(stage, params, greedy)]
     record = _PARAMS.pack(
         params.temperature,
         params.top_p,
@@ -147,15 +153,22 @@ def _pack(params: SamplingParams) -> _Packed:
         params.repeat_penalty,
         params.frequency_penalty,
         params.presence_penalty,
+        params.top_n_sigma,
+        params.xtc_probability,
+        params.xtc_threshold,
+        params.mirostat_tau,
+        params.mirostat_eta,
         params.seed or 0,
         min(params.top_k, _MOST_TOKENS),
         -1 if params.logprobs is None else params.logprobs,
         bytes(_STAGE_NUMBERS[stage] for stage in stages),
         greedy,
         params.seed is not None,
+        0 if greedy else params.mirostat,
     )
     penalties, dry = SamplerStage.PENALTIES in stages, SamplerStage.DRY in stages
-    return _Packed(params, record, penalties, dry, not (penalties or dry or params.logit_bias))
+    plain = not (penalties or dry or params.logit_bias)
+    return _Packed(params, record, penalties, dry, plain, 2 * params.mirostat_tau)
 
 
 def _is_on(stage: SamplerStage, params: SamplingParams, greedy: bool) -> bool:
@@ -168,6 +181,8 @@ def _is_on(stage: SamplerStage, params: SamplingParams, greedy: bool) -> bool:
     if greedy:
         return False
     on = {
+        SamplerStage.TOP_N_SIGMA: params.top_n_sigma > 0,
+        SamplerStage.XTC: params.xtc_probability > 0,
         SamplerStage.TOP_K: params.top_k > 0,
         SamplerStage.TYPICAL_P: params.typical_p < 1,
         SamplerStage.TOP_P: params.top_p < 1,

@@ -87,7 +87,8 @@ def attend(
     bias: Tensor | None = None,
 ) -> Tensor:
     """Attention of q (B, T, heads, dim) over k (B, N, kv_heads, dim) and v (B, N, kv_heads, v_dim), in float32, with
-    `bias` (B, heads, T, N) added to the scores; returns (B, T, heads, v_dim). Masked keys leave no trace, not even NaN; a row that sees no key gets zeros."""
+    `bias` (B, heads, T, N) added to the scores; returns (B, T, heads, v_dim). Masked keys leave no trace, not even NaN;
+    a row that sees no key gets zeros."""
     batch, rows, heads, dim = q.shape
     keys, kv_heads, v_dim = v.shape[1:]
     if keys == 0:

@@ -48,6 +48,8 @@ class DecodeGraph:
     def accepts(self, step: StepInputs) -> bool:
         """Whether the step is one token of each sequence and fits."""
         rows = len(step.tokens)
+        if step.hidden_only:  # the captured step makes logits of every row
+            return False
         if not 0 < rows <= self.batch_size or not np.array_equal(step.row_seq, np.arange(rows)):
             return False
         return all(len(kv.store_row) <= self.batch_size and self._longest(step, g) <= self.max_keys

@@ -33,6 +33,7 @@ from plait.ops.api import (
 from plait.ops.cuda import formulas
 from plait.ops.cuda.memory import DeviceKV
 from plait.ops.cuda.step import DeviceStep
+from plait.ops.program import head_of
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -42,6 +43,8 @@ class Interpreter:
 
     def __init__(self, program: Program, weights: Mapping[int, Tensor], memory: DeviceKV) -> None:
         self._program, self._weights, self._memory = program, weights, memory
+        self._head = head_of(program)
+        self.hidden: Tensor | None = None  # the hidden states of the last step, (L, width)
         ropes = {op.rope for op in program.instructions if isinstance(op, RopeAndStore) and op.rope is not None}
         self._inv_freq = {
             rope: torch.tensor(rope.inv_freq, dtype=torch.float64, device=memory.device) for rope in ropes
@@ -52,9 +55,11 @@ class Interpreter:
     def __call__(self, step: DeviceStep) -> Tensor:
         """Logits, (L, vocabulary), float32."""
         for positions, group in zip(self._memory.positions, step.groups, strict=True):
-            positions.index_copy_(0, group.store_slot, step.positions[group.store_row])
+            positions.index_copy_(0, group.store_slot, step.positions[group.store_row].int())
         run = _Run(self._program, self._weights, self._memory, step, self._rope_tables(step), self._slopes)
         for op in self._program.instructions:
+            if op is self._head:
+                self.hidden = run.leave_logits(op)
             run.execute(op)
         return run.values[self._program.logits.id].float()
 
@@ -79,6 +84,12 @@ class _Run:
         self.program, self.weights, self.memory = program, weights, memory
         self.step, self.rope_tables, self.slopes = step, rope_tables, slopes
         self.values: dict[int, Tensor] = {}
+
+    def leave_logits(self, head: Linear) -> Tensor:
+        """The hidden states; only rows that want logits go on."""
+        hidden = self._get(head.x)
+        self._put(head.x, hidden[: len(hidden) - self.step.hidden_only])
+        return hidden
 
     def execute(self, op: Instruction) -> None:
         match op:

@@ -37,7 +37,7 @@ class DeviceKV:
         self._place = {layer: (g, i) for g, group in enumerate(shape.groups) for i, layer in enumerate(group.layers)}
         slots = [num_pages * config.page_size for num_pages in config.num_pages]
         dtype = TORCH_DTYPES[config.kv_type]
-        self.positions = [torch.zeros(n, dtype=torch.int64, device=device) for n in slots]
+        self.positions = [torch.zeros(n, dtype=torch.int32, device=device) for n in slots]
         self._k, self._v = (
             [
                 torch.zeros((len(group.layers), n, shape.n_kv_heads, dim), dtype=dtype, device=device)
@@ -72,7 +72,7 @@ class DeviceKV:
     def _reposition(self, group: int, slots: Tensor, positions: Tensor) -> None:
         slots, positions = slots.to(self.device), positions.to(self.device)
         delta = positions - self.positions[group][slots]
-        self.positions[group][slots] = positions
+        self.positions[group][slots] = positions.int()
         for index, layer in enumerate(self.shape.groups[group].layers):
             rope = self._ropes.get(layer)
             if rope is not None:
@@ -97,7 +97,7 @@ class DeviceKV:
         if len(slots) == 0:
             return
         first, *parts = torch.split(torch.from_numpy(np.frombuffer(data, np.uint8).copy()), sizes)
-        self.positions[group][index] = first.view(torch.int32).to(self.device, torch.int64)
+        self.positions[group][index] = first.view(torch.int32).to(self.device)
         for array, part in zip(arrays, parts, strict=True):
             array[index] = part.view(array.dtype).view(len(slots), *array.shape[1:]).to(self.device)
 

@@ -49,6 +49,7 @@ class DeviceStep:
     positions: Tensor  # (R,)
     out_rows: Tensor  # (L,)
     groups: tuple[GroupStep, ...]
+    hidden_only: int = 0  # of the out_rows, the last so many want no logits
 
 
 def upload(step: StepInputs, page_size: int, device: torch.device) -> DeviceStep:
@@ -64,7 +65,7 @@ def upload(step: StepInputs, page_size: int, device: torch.device) -> DeviceStep
         )
         groups.append(GroupStep(to_device(inputs.store_row, device), to_device(inputs.store_slot, device), blocks))
     tokens, positions, out_rows = (to_device(a, device) for a in (step.tokens, step.positions, step.out_rows))
-    return DeviceStep(tokens, positions, out_rows, tuple(groups))
+    return DeviceStep(tokens, positions, out_rows, tuple(groups), step.hidden_only)
 
 
 def to_device(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:

@@ -1,0 +1,190 @@
+"""Runs plans on an executable that keeps drawn tokens where it draws them: a step is started before the last one's
+tokens are known here, and waited for by whoever asks for its result.
+
+What cannot be launched (rows whose draw needs the host, a step that fails to start) goes through the plain runner,
+after what was launched before it. Knows a compiled program and the step contract; knows no scheduler and no requests.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import replace
+from typing import Protocol, TypeVar, runtime_checkable
+
+from plait.engine.packing import Packer, only_edits
+from plait.engine.runner import REMEMBERED_STEPS, Masks, Runner
+from plait.ops.api import Executable, StepInputs
+from plait.ops.sampling import Sampled, SampleRow
+from plait.scheduler.plan import FromStep, PlannedSampling, RowResult, StepPlan, StepResult
+from plait.types import TokenId
+
+T = TypeVar("T")
+
+
+class PendingStep(Protocol):
+    """A launched step."""
+
+    def result(self) -> list[Sampled]:
+        """Wait for it. Raises what the device reports."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """How long the device took, once the result is there."""
+        ...
+
+
+@runtime_checkable
+class LaunchingExecutable(Protocol):
+    """An executable that may start a step and its draws without waiting.
+
+    In `step.tokens` and in histories a token -1 - i stands for the i-th draw of the launch before."""
+
+    def launches(self, rows: Sequence[SampleRow]) -> bool: ...
+
+    def launch(self, step: StepInputs, picks: Sequence[int], rows: Sequence[SampleRow]) -> PendingStep: ...
+
+
+class _Launched:
+    """A step on its way: what was launched, and which of its outputs draw."""
+
+    def __init__(self, plan: StepPlan, pending: PendingStep, draws: list[int | None]) -> None:
+        self.plan, self.draws = plan, draws
+        self._pending = pending
+        self._rows: tuple[RowResult, ...] | None = None
+
+    def rows(self) -> tuple[RowResult, ...]:
+        if self._rows is None:
+            drawn = self._pending.result()
+            self._rows = tuple(RowResult(()) if i is None else _row_result(drawn[i]) for i in self.draws)
+        return self._rows
+
+    def result(self) -> StepResult:
+        rows = self.rows()
+        return StepResult(self.plan.step, rows, self._pending.seconds)
+
+
+class LaunchHandle:
+    """A submitted plan; see `runner.Handle`."""
+
+    def __init__(self, future: Future[_Launched | StepResult]) -> None:
+        self._future = future
+
+    def result(self) -> StepResult:
+        """Wait for the step and return its result. Raises what broke the runner or the device."""
+        outcome = self._future.result()
+        return outcome.result() if isinstance(outcome, _Launched) else outcome
+
+    def wait(self) -> None:
+        """Wait for the end of the step, whatever came of it."""
+        wait((self._future,))
+        if self._future.exception() is None:
+            outcome = self._future.result()
+            if isinstance(outcome, _Launched):
+                try:
+                    outcome.rows()
+                except Exception:  # it is `result` that tells
+                    return
+
+
+class LaunchingRunner:
+    """Like `runner.Runner`, over a `LaunchingExecutable`."""
+
+    def __init__(self, executable: Executable, num_groups: int, masks: Masks | None = None) -> None:
+        assert isinstance(executable, LaunchingExecutable)
+        self._launching: LaunchingExecutable = executable
+        self._executable = executable
+        self._plain = Runner(executable, num_groups, masks)
+        self._packer = Packer(num_groups)
+        self._launched: OrderedDict[int, _Launched] = OrderedDict()
+        self._last: int | None = None  # the step launched last
+
+    def submit(self, plan: StepPlan) -> LaunchHandle:
+        """Queue a step. Its FromStep tokens must be drawn by steps submitted before."""
+        self._plain.begin(plan)
+        return LaunchHandle(self._plain.queue(lambda: self._run(plan)))
+
+    def call(self, work: Callable[[Executable], T]) -> T:
+        """Do `work` between the steps submitted before and those after, and wait for it. Raises what it raises."""
+        return self._plain.call(work)
+
+    def close(self) -> None:
+        """Finish what is queued, then stop the worker."""
+        self._plain.close()
+
+    def _run(self, plan: StepPlan) -> _Launched | StepResult:
+        launched = None
+        if not self._plain.failed_lately(plan):
+            if any(plan.edits):  # once, whichever way the rows go
+                self._executable.run(only_edits(plan.edits))
+                plan = replace(plan, edits=())
+            launched = self._try(plan)
+        if launched is None:
+            self._settle()
+            return self._plain.run(plan)
+        self._launched[plan.step], self._last = launched, plan.step
+        while len(self._launched) > REMEMBERED_STEPS:
+            self._launched.popitem(last=False)
+        return launched
+
+    def _try(self, plan: StepPlan) -> _Launched | None:
+        """Starts the step; None where it must go the plain way."""
+        uses = [use for planned in plan.sequences for _, use in planned.outputs]
+        samplings = [use for use in uses if use is None or isinstance(use, PlannedSampling)]
+        if len(samplings) < len(uses) or any(s is not None and s.constraint is not None for s in samplings):
+            return None
+        rows = [self._sample_row(s) for s in samplings if s is not None]
+        if not self._launching.launches(rows):
+            return None
+        numbers = itertools.count()
+        draws = [None if sampling is None else next(numbers) for sampling in samplings]
+        out_rows, picks = _outputs(plan)
+        wanted = [pick for pick, sampling in zip(picks, samplings, strict=True) if sampling is not None]
+        try:
+            step = self._packer.pack(plan.sequences, out_rows, self._token)
+            return _Launched(plan, self._launching.launch(step, wanted, rows), draws)
+        except Exception:
+            # The plain way finds who is to blame, by halves.
+            return None
+
+    def _settle(self) -> None:
+        """Waits for what was launched, and tells the plain runner what it drew."""
+        for step, launched in self._launched.items():
+            self._plain.remember(step, list(launched.rows()), {})
+        self._launched.clear()
+        self._last = None
+
+    def _sample_row(self, sampling: PlannedSampling) -> SampleRow:
+        history = sampling.history
+        if sampling.pending is not None:
+            history = (*history, self._token(sampling.pending))
+        return SampleRow(sampling.params, sampling.sample_index, sampling.position, history, sampling.dry_breaker_ids)
+
+    def _token(self, source: FromStep) -> TokenId:
+        """A token by number, or -1 - i for the i-th draw of the launch before this one."""
+        launched = self._launched.get(source.step)
+        if launched is None:
+            return self._plain.token(source)
+        draw = launched.draws[source.output]
+        if source.step == self._last and draw is not None:
+            return -1 - draw
+        tokens = launched.rows()[source.output].tokens
+        return tokens[-1] if tokens else 0
+
+
+def _outputs(plan: StepPlan) -> tuple[list[int], list[int]]:
+    """The step's rows that want logits, and for each output its row of the logits."""
+    out_rows: dict[int, int] = {}
+    picks: list[int] = []
+    base = 0
+    for planned in plan.sequences:
+        picks += [out_rows.setdefault(base + row, len(out_rows)) for row, _ in planned.outputs]
+        base += len(planned.tokens)
+    return list(out_rows), picks
+
+
+def _row_result(sampled: Sampled) -> RowResult:
+    return RowResult((), (), sampled.error) if sampled.error is not None else RowResult((sampled.token,))

@@ -1,0 +1,53 @@
+"""Rows of a step that something is made of: which want logits and which only their hidden state, and how rows of a
+prompt are looked at. Knows plans and the sampler; knows no requests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from plait.formats.tensor import F32Array
+from plait.ops.sampling import SampleRow, mask_words
+from plait.scheduler.plan import PlannedSequence, PooledRow, PromptToken, RowResult, RowUse
+from plait.types import Logprob, SamplingParams
+
+
+class OutputRows:
+    """The outputs of some sequences, in their order: their `uses`, and for each its row of the logits or, for a pooled
+    one, of the hidden states (`picks`). `wanted` are the rows of the step, the last `hidden_only` without logits."""
+
+    def __init__(self, sequences: Sequence[PlannedSequence]) -> None:
+        logits: dict[int, int] = {}  # row of the step: row of the logits
+        hidden: list[int] = []
+        self.uses: list[RowUse] = []
+        self.picks: list[int] = []
+        base = 0
+        for planned in sequences:
+            for row, use in planned.outputs:
+                self.uses.append(use)
+                if isinstance(use, PooledRow):
+                    self.picks.append(len(hidden))
+                    hidden.append(base + row)
+                else:
+                    self.picks.append(logits.setdefault(base + row, len(logits)))
+            base += len(planned.tokens)
+        self.wanted = [*logits, *hidden]
+        self.hidden_only = len(hidden)
+
+
+def look_row(look: PromptToken, logits: F32Array) -> SampleRow | RowResult:
+    """How to look at a row of the prompt: as if its next token, which alone is allowed, were drawn from it. Where that
+    is impossible there is nothing to draw, and its log-probability is -inf."""
+    if logits[look.target] == -math.inf:
+        return RowResult((), ((Logprob(look.target, -math.inf),),))
+    mask = np.zeros(mask_words(len(logits)), np.uint32)
+    mask[look.target // 32] = 1 << look.target % 32
+    return SampleRow(_looking(look.alternatives), 0, 0, (), (), mask)
+
+
+@lru_cache(maxsize=128)
+def _looking(count: int) -> SamplingParams:
+    return SamplingParams(temperature=0, logprobs=count, samplers=())

@@ -1,0 +1,201 @@
+"""A compiled program that runs with the Triton kernels: steps by graph, tokens drawn and kept on the device.
+
+`run` and `sample` follow the protocol, the logits going over the host. `launch` starts a step with its draws and does
+not wait: what it draws stays on the device for the next step, and comes to the host when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from plait.errors import BackendError
+from plait.formats.tensor import F32Array
+from plait.ops.api import I32Array, StepInputs
+from plait.ops.check import check_step
+from plait.ops.cuda.draws import DrawArrays, draw_arrays, drawn_on_device
+from plait.ops.cuda.graphs import DECODE_ROWS, MIXED_OUTPUTS, MIXED_ROWS, Graphs, round_up
+from plait.ops.cuda.interpreter import Interpreter
+from plait.ops.cuda.kernel_run import Model, run_program
+from plait.ops.cuda.kernels.prefill import rows_of_tile
+from plait.ops.cuda.kernels.sample import Draws, draw
+from plait.ops.cuda.pending import Pending, ReadBack
+from plait.ops.cuda.staging import (
+    Capacity,
+    Layout,
+    Packed,
+    Staging,
+    StepTensors,
+    decode_capacity,
+    exact_capacity,
+    fits,
+    mixed_capacity,
+    pack_step,
+)
+from plait.ops.cuda.step import upload
+from plait.ops.program import vocabulary
+from plait.ops.sampling import Sampled, SampleRow, sample_picks
+
+Tensor: TypeAlias = torch.Tensor
+MOST_DRAWS = 4096
+"""Rows drawn in one step."""
+ENTRIES_A_ROW = 512
+"""Entries of page tables that a graph has room for, for each of its rows; a step with more runs without one."""
+LEAST_ENTRIES = 16384
+
+
+class KernelExecutable:
+    """Made by `CudaBackend.compile`. Without `use_graphs` every step is launched kernel by kernel."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self._memory, self._device = model, model.memory, model.memory.device
+        self._vocab = vocabulary(model.program)
+        heads, kv = model.program.n_heads, model.memory.shape
+        self._interpreter = Interpreter(model.program, model.weights.each, model.memory)
+        self._tile_rows = rows_of_tile(heads // kv.n_kv_heads)
+        self._moved = [False] * len(kv.groups)
+        self._drawn = torch.zeros(MOST_DRAWS, dtype=torch.int32, device=self._device)
+        self._status = torch.zeros(MOST_DRAWS, dtype=torch.int32, device=self._device)
+        self._staging, self._read_back = Staging(self._device), ReadBack(self._device)
+        self.use_graphs = self._device.type == "cuda"
+        self.graphs = Graphs(self._body, self._device, self._memory.config.page_size)
+
+    # --- the protocol ---------------------------------------------------------------------------------------------
+
+    def run(self, step: StepInputs) -> F32Array:
+        """Logits, fresh. Raises ValueError for a step that addresses tokens, rows, slots or pages that do not exist."""
+        check_step(step, self._memory.config, self._vocab)
+        with torch.no_grad():
+            self._edit(step)
+            if step.hidden_only:
+                return self._plainly(step)
+            if not len(step.tokens) or not len(step.out_rows):
+                if len(step.tokens):
+                    self._forward(step)
+                return np.empty((0, self.model.program.logits.width), np.float32)
+            result: F32Array = self._forward(step).float().cpu().numpy()
+            return result
+
+    def _plainly(self, step: StepInputs) -> F32Array:
+        """A step that shows hidden states, op by op."""
+        logits = self._interpreter(upload(step, self._memory.config.page_size, self._device))
+        result: F32Array = logits.cpu().numpy()
+        return result
+
+    def hidden(self) -> F32Array:
+        if self._interpreter.hidden is None:
+            raise BackendError("the program has no hidden states to show, or no step has asked for them")
+        result: F32Array = self._interpreter.hidden.float().cpu().numpy()
+        return result
+
+    def sample(self, logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:
+        return sample_picks(logits, picks, rows)
+
+    def read_slots(self, group: int, slots: I32Array) -> bytes:
+        return self._memory.read(group, slots)
+
+    def write_slots(self, group: int, slots: I32Array, data: bytes) -> None:
+        self._memory.write(group, slots, data)
+
+    def kv_bytes(self) -> int:
+        return self._memory.nbytes()
+
+    # --- steps whose tokens stay on the device --------------------------------------------------------------------
+
+    def launches(self, rows: Sequence[SampleRow]) -> bool:
+        """Whether all these rows can be drawn on the device."""
+        return len(rows) <= MOST_DRAWS and all(map(drawn_on_device, rows))
+
+    def launch(self, step: StepInputs, picks: Sequence[int], rows: Sequence[SampleRow]) -> Pending:
+        """Starts a step and its draws, rows[i] from row picks[i] of the logits. A token -1 - i, in `step.tokens` or in
+        a history, stands for the i-th draw of the launch before this one. Raises as `run` does."""
+        check_step(replace(step, tokens=np.maximum(step.tokens, 0)), self._memory.config, self._vocab)
+        with torch.no_grad():
+            pending = self._read_back.begin(len(rows), self.model.program.logits.width)
+            self._edit(step)
+            if len(step.tokens):
+                logits = self._forward(step)
+                if rows:
+                    draw(logits, self._upload_draws(draw_arrays(picks, rows)), self._drawn, self._status)
+            pending.end(self._drawn, self._status)
+            return pending
+
+    # --- one pass -------------------------------------------------------------------------------------------------
+
+    def _edit(self, step: StepInputs) -> None:
+        for group, inputs in enumerate(step.kv):
+            self._memory.edit(group, inputs)
+            self._moved[group] = self._moved[group] or bool(inputs.repositions)
+
+    def _forward(self, step: StepInputs) -> Tensor:
+        """Logits on the device, (outputs, vocabulary), valid until the next pass."""
+        config, groups = self._memory.config, self._memory.shape.groups
+        masked = tuple(moved or group.window is not None for moved, group in zip(self._moved, groups, strict=True))
+        packed = pack_step(step, config.page_size, self._tile_rows, masked)
+        single = any(work.items.shape[1] for work in packed.work) or not packed.work
+        several = any(work.tiles.shape[1] for work in packed.work)
+        capacity = self._bucket(packed, several)
+        try:
+            if capacity is None:
+                return self._eager(packed, single, several)
+            graph = self.graphs.of(capacity, True, several)
+            self._send(graph.layout, packed, graph.input)
+            return graph.replay()[: len(step.out_rows)]
+        except torch.cuda.OutOfMemoryError:
+            # Once more without what graphs hold; should that fail, too, whoever runs the step tries less of it.
+            self._free()
+            return self._eager(packed, single, several)
+
+    def _free(self) -> None:
+        self.graphs.drop()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            torch.cuda.empty_cache()
+
+    def _bucket(self, packed: Packed, several: bool) -> Capacity | None:
+        """The captured step that this one fits, None for none."""
+        if not self.use_graphs or packed.page != self._memory.config.page_size:
+            return None
+        rows, groups = len(packed.step.tokens), len(packed.work)
+        size = round_up(rows, MIXED_ROWS if several else DECODE_ROWS)
+        if size is None:
+            return None
+        entries = max(LEAST_ENTRIES, ENTRIES_A_ROW * size) * groups
+        if several:
+            outputs = round_up(len(packed.step.out_rows), MIXED_OUTPUTS)
+            if outputs is None:
+                return None
+            capacity = mixed_capacity(size, min(outputs, size), self._tile_rows, groups, entries)
+        else:
+            capacity = decode_capacity(size, groups, entries)
+        return capacity if fits(packed, capacity) else None
+
+    def _eager(self, packed: Packed, single: bool, several: bool) -> Tensor:
+        layout = Layout(exact_capacity(packed))
+        data = torch.empty(layout.size * 4, dtype=torch.uint8, device=self._device)
+        self._send(layout, packed, data)
+        return self._body(layout.tensors(data.view(torch.int32), packed.page), single, several)
+
+    def _body(self, step: StepTensors, single: bool, several: bool) -> Tensor:
+        return run_program(self.model, step, self._drawn, single, several)
+
+    def _send(self, layout: Layout, packed: Packed, target: Tensor) -> None:
+        host = self._staging.take(layout.size * 4)
+        used = layout.fill(host[: layout.size * 4].view(torch.int32).numpy(), packed)
+        self._staging.send(target, used * 4)
+
+    def _upload_draws(self, arrays: DrawArrays) -> Draws:
+        parts = (arrays.floats.view(np.uint8).reshape(-1), arrays.ints.view(np.uint8).reshape(-1),
+                 arrays.history.view(np.uint8))  # fmt: skip
+        ends = np.cumsum([len(part) for part in parts]).tolist()
+        host = self._staging.take(ends[-1])
+        np.concatenate(parts, out=host[: ends[-1]].numpy())
+        data = torch.empty(ends[-1], dtype=torch.uint8, device=self._device)
+        self._staging.send(data, ends[-1])
+        floats = data[: ends[0]].view(torch.float64).view(arrays.floats.shape)
+        ints = data[ends[0] : ends[1]].view(torch.int32).view(arrays.ints.shape)
+        return Draws(ints, floats, data[ends[1] :].view(torch.int32), arrays.copy)

@@ -1,0 +1,222 @@
+"""Runs a recorded program with the Triton kernels. Never waits for the device and never looks at a number, so that a
+step of fixed shapes can be captured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias, assert_never
+
+import torch
+from torch.nn import functional
+
+from plait.ops.api import (
+    Activate,
+    Add,
+    Attention,
+    Clamp,
+    Embed,
+    GatedMlp,
+    Instruction,
+    LayerNorm,
+    Linear,
+    Moe,
+    Program,
+    RmsNorm,
+    Rope,
+    RopeAndStore,
+    RopeLayout,
+    Scale,
+    Softcap,
+    TakeRows,
+    Value,
+    Weight,
+)
+from plait.ops.cuda import formulas
+from plait.ops.cuda.kernels.decode import DecodeItems, Pages, Shape, decode_attention
+from plait.ops.cuda.kernels.embed import embed
+from plait.ops.cuda.kernels.norm import rms_norm
+from plait.ops.cuda.kernels.prefill import prefill_attention
+from plait.ops.cuda.kernels.rope import Table, angles, rope_and_store, store_positions
+from plait.ops.cuda.memory import DeviceKV
+from plait.ops.cuda.products import Products
+from plait.ops.cuda.staging import StepTensors
+from plait.ops.cuda.weights import DeviceWeights
+
+Tensor: TypeAlias = torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A program with its weights, its KV memory and what its products need. `biases` are those of fused matrices."""
+
+    program: Program
+    weights: DeviceWeights
+    memory: DeviceKV
+    products: Products
+    biases: dict[tuple[int, ...], Tensor | None]
+    inv_freq: dict[Rope, Tensor]
+
+    @staticmethod
+    def of(program: Program, weights: DeviceWeights, memory: DeviceKV, products: Products) -> Model:
+        ropes = {op.rope for op in program.instructions if isinstance(op, RopeAndStore) and op.rope is not None}
+        inv_freq = {rope: torch.tensor(rope.inv_freq, dtype=torch.float64, device=memory.device) for rope in ropes}
+        biases: dict[tuple[int, ...], Tensor | None] = {}
+        for op in program.instructions:
+            if isinstance(op, Linear):
+                biases[_keys(op.weights)] = _fused_bias(op.weights, op.biases, weights)
+            elif isinstance(op, GatedMlp):
+                biases[_keys((op.gate, op.up))] = _fused_bias((op.gate, op.up), op.biases[:2], weights)
+        return Model(program, weights, memory, products, biases, inv_freq)
+
+
+def run_program(model: Model, step: StepTensors, drawn: Tensor, single: bool, several: bool) -> Tensor:
+    """Logits, (outputs, vocabulary). `single` and `several` say which kinds of sequences there may be."""
+    for memory, group in zip(model.memory.positions, step.groups, strict=True):
+        store_positions(step.positions, group.store_row, group.store_slot, memory)
+    tables = {rope: angles(step.positions, freq, rope.scale) for rope, freq in model.inv_freq.items()}
+    run = _Run(model, step, drawn, tables, single, several)
+    for op in model.program.instructions:
+        run.execute(op)
+    return run.values[model.program.logits.id]
+
+
+class _Run:
+    def __init__(
+        self, model: Model, step: StepTensors, drawn: Tensor, tables: dict[Rope, Table], single: bool, several: bool
+    ) -> None:
+        self.model, self.step, self.drawn, self.tables = model, step, drawn, tables
+        self.single, self.several = single, several
+        self.values: dict[int, Tensor] = {}
+
+    def execute(self, op: Instruction) -> None:
+        match op:
+            case Embed():
+                self._embed(op)
+            case Linear():
+                self._linear(op)
+            case RmsNorm():
+                self._rms_norm(op)
+            case LayerNorm():
+                weight, shift = self._w(op.weight), self._optional(op.bias)
+                self._put(op.out, formulas.layer_norm(self._get(op.x), weight, shift, op.eps, op.groups))
+            case RopeAndStore():
+                self._rope_and_store(op)
+            case Attention():
+                self._attention(op)
+            case GatedMlp():
+                self._gated_mlp(op)
+            case Moe():
+                experts = self._w(op.gate), self._w(op.up), self._w(op.down)
+                x, router = self._get(op.x), self._w(op.router)
+                self._put(op.out, formulas.moe(x, router, experts, op.top_k, op.normalise, op.activation))
+            case Add():
+                self._put(op.out, self._get(op.a) + self._get(op.b))
+            case Scale():
+                self._put(op.out, self._get(op.x) * op.factor)
+            case Softcap():
+                self._put(op.out, formulas.softcap(self._get(op.x), op.cap))
+            case Clamp():
+                self._put(op.out, self._get(op.x).clamp(-op.limit, op.limit))
+            case Activate():
+                self._put(op.out, formulas.activate(self._get(op.x), op.activation))
+            case TakeRows():
+                self._put(op.out, self._get(op.x).index_select(0, self.step.out_rows))
+            case _:
+                assert_never(op)
+
+    def _embed(self, op: Embed) -> None:
+        table = self._w(op.table)
+        if op.by_position:
+            rows = self.step.positions.clamp(max=len(table) - 1)
+            self._put(op.out, functional.embedding(rows, table))
+        else:
+            self._put(op.out, embed(self.step.tokens, self.drawn, table))
+
+    def _linear(self, op: Linear) -> None:
+        x, keys = self._get(op.x), _keys(op.weights)
+        products = self.model.products
+        if len(op.weights) == 1:
+            weight, bias = self._w(op.weights[0]), self._optional(op.biases[0])
+            last = self._makes_logits(op.out[0])
+            self._put(op.out[0], (products.logits if last else products.linear)(x, weight, bias))
+        elif keys in self.model.weights.fused:
+            whole = products.linear(x, self.model.weights.fused[keys], self.model.biases[keys])
+            for out, part in zip(op.out, whole.split([w.shape[0] for w in op.weights], 1), strict=True):
+                self._put(out, part)
+        else:
+            for weight, bias, out in zip(op.weights, op.biases, op.out, strict=True):
+                self._put(out, products.linear(x, self._w(weight), self._optional(bias)))
+
+    def _makes_logits(self, out: Value) -> bool:
+        """Whether nothing but a softcap lies between this value and the logits."""
+        last = self.model.program.instructions[-1]
+        return out == self.model.program.logits or (isinstance(last, Softcap) and last.x == out)
+
+    def _gated_mlp(self, op: GatedMlp) -> None:
+        x, keys, products = self._get(op.x), _keys((op.gate, op.up)), self.model.products
+        if keys in self.model.weights.fused:
+            hidden = products.gated(x, self.model.weights.fused[keys], self.model.biases[keys], op.activation)
+        else:
+            halves = (products.linear(x, self._w(w), self._optional(b)) for w, b in
+                      zip((op.gate, op.up), op.biases[:2], strict=True))  # fmt: skip
+            gate, up = halves
+            hidden = formulas.activate(gate, op.activation) * up
+        self._put(op.out, products.linear(hidden, self._w(op.down), self._optional(op.biases[2])))
+
+    def _rms_norm(self, op: RmsNorm) -> None:
+        residual = None if op.residual is None else self._get(op.residual).contiguous()
+        out, total = rms_norm(self._get(op.x), residual, self._w(op.weight), op.eps, op.offset, op.groups)
+        self._put(op.out, out)
+        if op.total is not None and total is not None:
+            self._put(op.total, total)
+
+    def _rope_and_store(self, op: RopeAndStore) -> None:
+        group = self.step.groups[self.model.memory.group_of(op.layer)]
+        k, v = self.model.memory.layer(op.layer)
+        table = None if op.rope is None else self.tables[op.rope]
+        layout = RopeLayout.HALF if op.rope is None else op.rope.layout
+        values = self._get(op.q), self._get(op.k), self._get(op.v)
+        self._put(op.out, rope_and_store(*values, table, layout, k, v, group.store_row, group.store_slot))
+
+    def _attention(self, op: Attention) -> None:
+        memory, index = self.model.memory, self.model.memory.group_of(op.layer)
+        group, q = self.step.groups[index], self._get(op.q).contiguous()
+        k, v = memory.layer(op.layer)
+        shape = Shape(op.scale, op.softcap, memory.shape.groups[index].window, self._optional(op.sinks))
+        pages = Pages(self.step.table, group.starts, memory.positions[index], self.step.page)
+        # Rows that only fill a graph up stay as they are; numpy, under Triton's interpreter, would complain of them.
+        make = torch.empty if q.device.type == "cuda" else torch.zeros
+        out = make((len(q), op.out.width), dtype=q.dtype, device=q.device)
+        if self.several:
+            prefill_attention(q, k, v, self.step.positions, pages, group.tiles, group.num_tiles, shape, out)
+        if self.single:
+            work = DecodeItems(group.items, group.single, group.counts)
+            decode_attention(q, k, v, self.step.positions, pages, work, shape, out)
+        self._put(op.out, out)
+
+    def _get(self, value: Value) -> Tensor:
+        return self.values[value.id]
+
+    def _put(self, value: Value, tensor: Tensor) -> None:
+        self.values[value.id] = tensor
+
+    def _w(self, weight: Weight) -> Tensor:
+        return self.model.weights.each[id(weight.tensor)]
+
+    def _optional(self, weight: Weight | None) -> Tensor | None:
+        return None if weight is None else self._w(weight)
+
+
+def _keys(weights: tuple[Weight, ...]) -> tuple[int, ...]:
+    return tuple(id(weight.tensor) for weight in weights)
+
+
+def _fused_bias(weights: tuple[Weight, ...], biases: tuple[Weight | None, ...], loaded: DeviceWeights) -> Tensor | None:
+    """The biases one after another, zeros where there is none; None where none has any."""
+    if len(weights) < 2 or not any(biases):
+        return None
+    parts = []
+    for weight, bias in zip(weights, biases, strict=True):
+        like = loaded.each[id(weight.tensor)]
+        parts.append(like.new_zeros(len(like)) if bias is None else loaded.each[id(bias.tensor)])
+    return torch.cat(parts)

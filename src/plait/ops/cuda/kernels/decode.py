@@ -1,0 +1,154 @@
+"""Paged attention of single rows: keys split over programs, the heads of a group packed, partials merged in order.
+
+The work is a list of items, (row, sequence, first key, end), made on the host: the same launch serves any lengths, so
+it can be captured. Each item leaves (max, sum, output); a second kernel merges a row's items in ascending order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from plait.ops.cuda.kernels.runtime import begin, overlap, power, tile
+from plait.ops.cuda.kernels.tiles import block_slots, scores, softmax_step
+
+LOG2_E = 1.4426950408889634
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Where a KV group's keys lie, int32: `table` holds the sequences' entries one after another, sequence s from
+    starts[s]; an entry stands for `page` slots. `positions` has one for each slot."""
+
+    table: torch.Tensor
+    starts: torch.Tensor
+    positions: torch.Tensor
+    page: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeItems:
+    """int32. `items` (4, capacity): row, sequence, first key, end. `rows` (2, capacity): row, its first item; row i's
+    items end where those of i + 1 begin. `counts`: how many items, how many rows."""
+
+    items: torch.Tensor
+    rows: torch.Tensor
+    counts: torch.Tensor
+
+
+@triton.jit(do_not_specialize=["capacity"])
+def _partials(
+    q, k, v, row_positions, table, starts, positions, items, counts, capacity, part_out, part_top, part_sum,
+    scale, cap, window, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr,
+    CAPPED: tl.constexpr, WINDOWED: tl.constexpr, PAGE: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_V: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    begin(PDL)
+    item, kv_head = tl.program_id(0), tl.program_id(1)
+    if item < tl.load(counts):
+        row = tl.load(items + item)
+        sequence = tl.load(items + capacity + item)
+        first = tl.load(items + 2 * capacity + item)
+        last = tl.load(items + 3 * capacity + item)
+        at = tl.load(row_positions + row)
+        pages = table + tl.load(starts + sequence)
+        g, d, e = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_V)
+        head = kv_head * GROUP + g
+        query = tl.load(q + row.to(tl.int64) * KV_HEADS * GROUP * DIM + head[:, None] * DIM + d[None, :],
+                        mask=(g < GROUP)[:, None] & (d < DIM)[None, :], other=0.0).to(k.dtype.element_ty)  # fmt: skip
+        top = tl.full((BLOCK_G,), float("-inf"), tl.float32)
+        total = tl.zeros((BLOCK_G,), tl.float32)
+        acc = tl.zeros((BLOCK_G, BLOCK_V), tl.float32)
+        for start in tl.range(first, last, BLOCK_N, num_stages=STAGES):
+            slot, visible = block_slots(pages, start, last, BLOCK_N, PAGE)
+            away = at - tl.load(positions + slot, mask=visible, other=0)
+            key = tl.load(k + (slot * KV_HEADS + kv_head)[None, :] * DIM + d[:, None],
+                          mask=visible[None, :] & (d < DIM)[:, None], other=0.0)  # fmt: skip
+            value = tl.load(v + (slot * KV_HEADS + kv_head)[:, None] * V_DIM + e[None, :],
+                            mask=visible[:, None] & (e < V_DIM)[None, :], other=0.0)  # fmt: skip
+            visible = visible & (away >= 0)
+            if WINDOWED:
+                visible = visible & (away < window)
+            s = tl.where(visible[None, :], scores(query, key, scale, cap, CAPPED), float("-inf"))
+            top, total, acc = softmax_step(s, tl.where(visible[:, None], value, 0.0), top, total, acc)
+        part = item.to(tl.int64) * KV_HEADS * GROUP + head
+        tl.store(part_top + part, top, mask=g < GROUP)
+        tl.store(part_sum + part, total, mask=g < GROUP)
+        tl.store(part_out + part[:, None] * V_DIM + e[None, :], acc, mask=(g < GROUP)[:, None] & (e < V_DIM)[None, :])
+
+
+@triton.jit(do_not_specialize=["capacity"])
+def _merge(
+    part_out, part_top, part_sum, rows, counts, capacity, sinks, out, HEADS: tl.constexpr, V_DIM: tl.constexpr,
+    SINKS: tl.constexpr, BLOCK_V: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    begin(PDL)
+    i, head = tl.program_id(0), tl.program_id(1)
+    if i < tl.load(counts + 1):
+        e = tl.arange(0, BLOCK_V)
+        inside = e < V_DIM
+        top = tl.full((), float("-inf"), tl.float32)
+        total = tl.zeros((), tl.float32)
+        if SINKS:
+            top = tl.load(sinks + head).to(tl.float32) * 1.4426950408889634
+            total += 1.0
+        acc = tl.zeros((BLOCK_V,), tl.float32)
+        for item in range(tl.load(rows + capacity + i), tl.load(rows + capacity + i + 1)):
+            part = item * HEADS + head
+            item_top = tl.load(part_top + part)
+            new_top = tl.maximum(top, item_top)
+            base = tl.where(new_top == float("-inf"), 0.0, new_top)
+            old, new = tl.exp2(top - base), tl.exp2(item_top - base)
+            total = total * old + tl.load(part_sum + part) * new
+            acc = acc * old + tl.load(part_out + part * V_DIM + e, mask=inside, other=0.0) * new
+            top = new_top
+        row = tl.load(rows + i).to(tl.int64)
+        value = acc / tl.where(total == 0, 1.0, total)
+        tl.store(out + (row * HEADS + head) * V_DIM + e, value.to(out.dtype.element_ty), mask=inside)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What an attention layer computes."""
+
+    scale: float
+    softcap: float | None
+    window: int | None
+    sinks: torch.Tensor | None
+
+
+STAGES, WARPS = 2, 4
+
+
+def block_keys(dim: int, itemsize: int) -> int:
+    """Keys of a block: as many as two stages of K and V leave room for, at most 128."""
+    return max(16, min(128, 32768 // (dim * itemsize)))
+
+
+def decode_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, row_positions: torch.Tensor, pages: Pages, work: DecodeItems,
+    shape: Shape, out: torch.Tensor,
+) -> None:  # fmt: skip
+    """Attention of the rows that `work` lists, into those rows of `out` (rows, n_heads * v_dim).
+
+    q (rows, n_heads * dim) contiguous; k and v (slots, kv_heads, dim) of this layer."""
+    kv_heads, dim = k.shape[1:]
+    v_dim, heads, capacity = v.shape[2], q.shape[1] // dim, work.items.shape[1]
+    group = heads // kv_heads
+    part_out = torch.empty((capacity, heads, v_dim), dtype=torch.float32, device=q.device)
+    part_top, part_sum = (torch.empty((capacity, heads), dtype=torch.float32, device=q.device) for _ in range(2))
+    _partials[(capacity, kv_heads)](
+        q, k, v, row_positions, pages.table, pages.starts, pages.positions, work.items, work.counts, capacity,
+        part_out, part_top, part_sum, shape.scale * LOG2_E, (shape.softcap or 1.0) * LOG2_E, shape.window or 0,
+        KV_HEADS=kv_heads, GROUP=group, DIM=dim, V_DIM=v_dim, CAPPED=shape.softcap is not None,
+        WINDOWED=shape.window is not None, PAGE=pages.page, BLOCK_G=tile(group), BLOCK_D=tile(dim),
+        BLOCK_V=tile(v_dim), BLOCK_N=block_keys(max(tile(dim), tile(v_dim)), k.element_size()), STAGES=STAGES,
+        num_warps=WARPS, **overlap(q.device),
+    )  # fmt: skip
+    _merge[(work.rows.shape[1] - 1, heads)](
+        part_out, part_top, part_sum, work.rows, work.counts, work.rows.shape[1], shape.sinks, out,
+        HEADS=heads, V_DIM=v_dim, SINKS=shape.sinks is not None, BLOCK_V=power(v_dim), num_warps=1, **overlap(q.device),
+    )  # fmt: skip

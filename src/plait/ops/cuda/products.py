@@ -1,0 +1,72 @@
+"""Products with a weight: cuBLAS through torch, or our kernel for few rows, as a table of measured choices says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch.nn import functional
+
+from plait.ops.api import Activation
+from plait.ops.cuda import formulas
+from plait.ops.cuda.kernels.gate import gate
+from plait.ops.cuda.kernels.rows import MOST_ROWS, Tickets, Tiling, rows_matmul
+
+Tensor: TypeAlias = torch.Tensor
+Key = tuple[int, int, int, bool]
+"""Rows (rounded up to a power of two), columns, depth, gated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Which tiling a product takes, None for cuBLAS; what is not in `measured` follows `default_tiling`."""
+
+    measured: Mapping[Key, Tiling | None] = field(default_factory=dict)
+
+    def of(self, rows: int, columns: int, depth: int, gated: bool) -> Tiling | None:
+        if rows > MOST_ROWS:
+            return None
+        key = (1 << max(0, rows - 1).bit_length(), columns, depth, gated)
+        return self.measured[key] if key in self.measured else default_tiling(*key)
+
+
+def default_tiling(rows: int, columns: int, depth: int, gated: bool) -> Tiling | None:
+    """Enough programs for every multiprocessor, each with enough bytes on their way."""
+    return Tiling(32, 128, 2 if columns < 8192 else 1, 4, 5)
+
+
+class Products:
+    """Computes products; holds what the kernels need between launches."""
+
+    def __init__(self, device: torch.device, choices: Choices) -> None:
+        self._choices, self._tickets = choices, Tickets(device)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x (rows, K) @ weight (N, K).T + bias."""
+        tiling = self._choices.of(len(x), len(weight), weight.shape[1], False)
+        if tiling is None:
+            return functional.linear(x, weight, bias)
+        return rows_matmul(x, weight, bias, tiling, self._tickets)
+
+    def gated(self, x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
+        """act(gate) * up; weight (2 * N, K) holds gate, then up."""
+        tiling = self._choices.of(len(x), len(weight) // 2, weight.shape[1], True)
+        if tiling is None:
+            return gate(functional.linear(x, weight, bias), activation)
+        return rows_matmul(x, weight, bias, tiling, self._tickets, activation)
+
+    def logits(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The same as `linear`, but rounded to float32: among the largest logits, ties of a half type are common."""
+        tiling = self._choices.of(len(x), len(weight), weight.shape[1], False)
+        if tiling is not None:
+            return rows_matmul(x, weight, bias, tiling, self._tickets, out_dtype=torch.float32)
+        if x.device.type != "cuda" or x.dtype == torch.float32 or bias is not None:
+            return functional.linear(x, weight, bias).float()
+        return torch.mm(x, weight.t(), out_dtype=torch.float32)
+
+
+def split_gated(x: Tensor, gate_weight: Tensor, up_weight: Tensor, activation: Activation) -> Tensor:
+    """Where gate and up could not be laid over one another."""
+    return formulas.activate(functional.linear(x, gate_weight), activation) * functional.linear(x, up_weight)

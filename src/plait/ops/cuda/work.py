@@ -1,0 +1,114 @@
+"""The attention work of a step as lists of items: which program does which keys of which rows. Knows numpy and the step
+contract; knows neither torch nor kernels, and chooses no shape that a graph was captured with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from plait.ops.api import I32Array, KVInputs, StepInputs
+
+I64Array: TypeAlias = npt.NDArray[np.int64]
+KEYS_AT_LEAST = 128
+"""A program's keys are not fewer than this where its sequence has them: merging costs, too."""
+SPLITS = 32
+"""Items beyond one for each row, at most: enough to fill the device with the longest of sequences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Items of single rows (4, n) and their rows (2, m + 1), items of tiles of rows (5, k); as `kernels.decode` and
+    `kernels.prefill` read them."""
+
+    items: I32Array
+    rows: I32Array
+    tiles: I32Array
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Which rows a step's sequences have: those with one row, then those with several."""
+
+    single: I64Array
+    single_row: I64Array
+    several: I64Array
+    first_row: I64Array
+    num_rows: I64Array
+
+
+def sequences_of(step: StepInputs) -> Sequences:
+    own, first, count = np.unique(step.row_seq, return_index=True, return_counts=True)
+    one = count == 1
+    return Sequences(own[one], first[one], own[~one], first[~one], count[~one])
+
+
+def lengths_of(inputs: KVInputs) -> I64Array:
+    """Keys of each sequence of the step."""
+    ends = np.concatenate(([0], np.cumsum(inputs.entries[:, 2], dtype=np.int64)))
+    lengths: I64Array = np.diff(ends[inputs.entry_start])
+    return lengths
+
+
+def page_table(inputs: KVInputs, page_size: int, ragged: bool = False) -> tuple[I32Array, I32Array, int]:
+    """The entries of all sequences, where each sequence's start, and how many slots an entry stands for: a page where
+    every entry but a sequence's last is a whole page from its beginning, else one. `ragged` asks for slots."""
+    page, first, count = inputs.entries.T
+    whole = count == page_size
+    ends = inputs.entry_start[1:][np.diff(inputs.entry_start) > 0] - 1
+    whole[ends] = True
+    if whole.all() and not first.any() and not ragged:
+        return page, inputs.entry_start[:-1], page_size
+    after = np.cumsum(count)
+    slots = (
+        np.repeat(page * page_size + first, count)
+        + np.arange(after[-1] if len(after) else 0)
+        - np.repeat(after - count, count)
+    )
+    return slots.astype(np.int32), np.concatenate(([0], after))[inputs.entry_start[:-1]].astype(np.int32), 1
+
+
+def split_length(lengths: I64Array) -> int:
+    """Keys of an item: so that there are about `SPLITS` items, a multiple of the shortest."""
+    each = -(-int(lengths.sum()) // SPLITS) if len(lengths) else 1
+    return -(-max(each, 1) // KEYS_AT_LEAST) * KEYS_AT_LEAST
+
+
+def work_of(sequences: Sequences, lengths: I64Array, tile_rows: int, masked: bool) -> Work:
+    """The items of a step. With `masked` no key is taken to be seen without a look at its position."""
+    return Work(*_singles(sequences, lengths), _tiles(sequences, lengths, tile_rows, masked))
+
+
+def _singles(sequences: Sequences, lengths: I64Array) -> tuple[I32Array, I32Array]:
+    own = lengths[sequences.single]
+    size = split_length(own)
+    counts = np.maximum(-(-own // size), 1)
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    which = np.repeat(np.arange(len(own)), counts)
+    first = (np.arange(total) - np.repeat(ends - counts, counts)) * size
+    items = np.stack(
+        (sequences.single_row[which], sequences.single[which], first, np.minimum(first + size, own[which]))
+    )
+    rows = np.zeros((2, len(own) + 1), np.int32)
+    rows[0, :-1], rows[1, 1:] = sequences.single_row, ends
+    return items.astype(np.int32), rows
+
+
+def _tiles(sequences: Sequences, lengths: I64Array, tile_rows: int, masked: bool) -> I32Array:
+    counts = -(-sequences.num_rows // tile_rows)
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    which = np.repeat(np.arange(len(counts)), counts)
+    offset = (np.arange(total) - np.repeat(ends - counts, counts)) * tile_rows
+    num = np.minimum(tile_rows, sequences.num_rows[which] - offset)
+    own = lengths[sequences.several[which]]
+    before = own - sequences.num_rows[which] + offset  # keys before the tile's first row
+    keys = own if masked else before + num
+    full = np.zeros_like(keys) if masked else before + 1
+    tiles = np.stack((sequences.first_row[which] + offset, num, sequences.several[which], keys, full))
+    # The longest come last, since they are begun first.
+    return tiles[:, np.argsort(keys, kind="stable")].astype(np.int32)

@@ -1,0 +1,72 @@
+"""The rows of a step: a token of everybody who decodes, and chunks of prompts.
+
+Knows samples, their sequences and who gives way; knows no results.
+"""
+
+from __future__ import annotations
+
+from plait.scheduler import policy
+from plait.scheduler.admission import Admission
+from plait.scheduler.draft import Draft
+from plait.scheduler.limits import Limits
+from plait.scheduler.request import Phase, Sample
+from plait.scheduler.sequences import Sequences
+
+
+class Planner:
+    """Puts the rows of running samples into drafts of plans."""
+
+    def __init__(self, sequences: Sequences, admission: Admission) -> None:
+        self._sequences = sequences
+        self._admission = admission
+
+    def decode(self, draft: Draft, limits: Limits) -> list[Sample]:
+        """Give every running sample that decodes its row; returns those that have prompts to compute. The oldest
+        first. This, `Draft.add_one` and `Scheduler._take_one` are what a step costs, so they call little."""
+        prompts: list[Sample] = []
+        extend_one, add_one = self._sequences.extend_one, draft.add_one
+        guesses = limits.guesses(len(self._admission.running))
+        for sample in self._admission.running.copy():
+            planned, request, drawing = sample.planned, sample.request, sample.drawing
+            known = len(sample.tokens)
+            total = known + len(drawing)
+            if planned < request.prompt_length or planned + 1 < total < request.limit:
+                prompts.append(sample)
+            elif planned + 1 == total < request.limit and draft.budget and sample.sequence is not None:
+                if drawing and request.stepwise:
+                    continue
+                if guesses and sample.guess and not drawing and self._place_guess(sample, guesses, draft):
+                    continue
+                place = extend_one(sample.sequence)
+                if place is None:
+                    self._place(sample, 1, draft)
+                else:
+                    token = sample.tokens[planned] if planned < known else drawing[planned - known]
+                    add_one(sample, request, token, place)
+        return prompts
+
+    def _place_guess(self, sample: Sample, most: int, draft: Draft) -> bool:
+        """Plan the sample's row and its guess, unless it takes somebody else's pages."""
+        guess = sample.guess[: min(most, draft.budget - 1)]
+        reserved = self._sequences.reserve(sample, 1 + len(guess)) if guess else None
+        if reserved is None:
+            return False
+        draft.add_guess(sample, *reserved, guess)
+        return True
+
+    def prefill(self, prompts: list[Sample], budget: int, draft: Draft) -> None:
+        """Share the budget among the prompts: the most urgent first, then the oldest."""
+        prompts = [sample for sample in prompts if sample.phase is Phase.RUNNING]
+        prompts.sort(key=lambda sample: (sample.urgency, sample.order))
+        for sample, share in zip(prompts, policy.shares([s.wanted for s in prompts], budget), strict=True):
+            if share:
+                self._place(sample, min(share, sample.request.longest_chunk), draft)
+
+    def _place(self, sample: Sample, count: int, draft: Draft) -> None:
+        """Plan the sample's next rows, if room can be found or made for them, and it has not given way meanwhile."""
+        if sample.phase is not Phase.RUNNING:
+            return
+        while (reserved := self._sequences.reserve(sample, count)) is None:
+            if not self._admission.make_room(sample):
+                return
+        draft.add(sample, *reserved)

@@ -1,0 +1,84 @@
+"""The application: routes, the guard around them, and what is published about both."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+import msgspec
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp
+
+from plait import __version__
+from plait.server import health
+from plait.server.context import Server
+from plait.server.guard import Guard
+from plait.server.keys import KeyRing
+from plait.server.native import bodies as native
+from plait.server.native import completion as native_completion
+from plait.server.native import tools
+from plait.server.openai import bodies as openai
+from plait.server.openai import chat, completions, embeddings
+from plait.server.openapi import describe
+
+Handler = Callable[[Server, Request], Awaitable[Response]]
+
+
+class Entry(NamedTuple):
+    """One route: where, how, what it does, and what its body is."""
+
+    path: str
+    method: str
+    handler: Handler
+    body: type[msgspec.Struct] | None = None
+
+
+ROUTES: tuple[Entry, ...] = (
+    Entry("/", "GET", health.page),
+    Entry("/health", "GET", health.health),
+    Entry("/v1/health", "GET", health.health),
+    Entry("/metrics", "GET", health.metrics),
+    Entry("/status.json", "GET", health.status),
+    Entry("/v1/models", "GET", embeddings.models),
+    Entry("/v1/models/{model:path}", "GET", embeddings.model),
+    Entry("/v1/completions", "POST", completions.completions, openai.CompletionBody),
+    Entry("/v1/chat/completions", "POST", chat.chat, openai.ChatBody),
+    Entry("/v1/embeddings", "POST", embeddings.embeddings, openai.EmbeddingBody),
+    Entry("/completion", "POST", native_completion.completion, native.CompletionBody),
+    Entry("/completions", "POST", native_completion.completion, native.CompletionBody),
+    Entry("/infill", "POST", native_completion.infill, native.InfillBody),
+    Entry("/tokenize", "POST", tools.tokenize, native.TokenizeBody),
+    Entry("/detokenize", "POST", tools.detokenize, native.DetokenizeBody),
+    Entry("/apply-template", "POST", tools.apply_template, openai.ChatBody),
+    Entry("/embedding", "POST", tools.embedding, native.EmbeddingBody),
+    Entry("/props", "GET", tools.props),
+    Entry("/slots", "GET", tools.slots),
+    Entry("/slots/{slot:int}", "POST", tools.slot_action, native.SlotBody),
+)
+
+
+def make_app(server: Server, keys: KeyRing) -> ASGIApp:
+    """The whole application, guard and all."""
+    routes = [Route(entry.path, _endpoint(server, entry.handler), methods=[entry.method]) for entry in ROUTES]
+    described = describe(ROUTES, __version__)
+
+    async def openapi(request: Request) -> Response:
+        return Response(described, media_type="application/json")
+
+    routes.append(Route("/openapi.json", openapi, methods=["GET"]))
+    guarded: ASGIApp = Guard(Router(routes, redirect_slashes=False), keys, server.gate)
+    if server.options.cors_origins:
+        guarded = CORSMiddleware(
+            guarded, allow_origins=server.options.cors_origins, allow_methods=["*"], allow_headers=["*"]
+        )
+    return guarded
+
+
+def _endpoint(server: Server, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        return await handler(server, request)
+
+    return endpoint

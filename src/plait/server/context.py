@@ -1,0 +1,169 @@
+"""What the routes are handed, and what each of them does first: from a request to a submitted generation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from plait.errors import EngineDownError
+from plait.server.bodies import parse
+from plait.server.errors import TooLargeError
+from plait.server.fields import Extension, service_of
+from plait.server.generation import Generation
+from plait.server.keys import Gate
+from plait.server.options import ServerOptions
+from plait.server.prompts import Prompts
+from plait.supervisor.client import EngineClient, EngineInfo
+from plait.tokenizer.tokenizer import Tokenizer
+from plait.types import EngineRequest, Pooling, SamplingParams, TokenId
+
+_log = logging.getLogger("plait.server")
+T = TypeVar("T")
+
+
+class ClientGoneError(Exception):
+    """The client has closed its connection: there is nobody to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The parts of a running server."""
+
+    client: EngineClient
+    tokenizer: Tokenizer
+    prompts: Prompts
+    gate: Gate
+    options: ServerOptions
+    started: int
+
+    @property
+    def info(self) -> EngineInfo:
+        """Raises `EngineDownError` before the engine was ready."""
+        info = self.client.info
+        if info is None:
+            raise EngineDownError(f"the model is not ready: {self.client.health().reason or 'it is loading'}")
+        return info
+
+    @property
+    def model(self) -> str:
+        """The model's name in the API."""
+        return self.options.alias or Path(self.info.model).stem
+
+    async def body(self, request: Request, kind: type[T]) -> T:
+        """The typed body of a request. Raises `TooLargeError` or `FieldError`."""
+        most = self.options.max_body_mib * 1024 * 1024
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > most:
+            raise TooLargeError(f"the body has {length} bytes; this server takes {most}")
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > most:
+                raise TooLargeError(f"the body has more than the {most} bytes that this server takes")
+            parts.append(part)
+        return parse(b"".join(parts), kind)
+
+    def submit(
+        self,
+        request: Request,
+        prompt: tuple[TokenId, ...],
+        params: SamplingParams,
+        extension: Extension | None = None,
+        *,
+        prompt_logprobs: int | None = None,
+        pooling: Pooling | None = None,
+        cache: bool = True,
+        logged: str = "",
+    ) -> Generation:
+        """Hand a prompt to the engine. Raises `FieldError`, `RateLimitError` or `EngineDownError`."""
+        seat: Seat = request.state.seat
+        service = service_of(extension, request.headers, seat.tenant, self.options.timeout, self.options.share_prefixes)
+        if not cache:
+            service = replace(service, cache="off")
+        if params.seed is None:
+            params = replace(params, seed=secrets.randbits(63))
+        seat.claim(len(prompt) + self._most_new(params, len(prompt)) * params.n)
+        stops = frozenset(params.stop_token_ids)
+        plain = EngineRequest(
+            request_id=f"{seat.request_id}.{seat.next_number()}.{secrets.token_hex(4)}",
+            prompt=prompt,
+            sampling=params,
+            stop_token_ids=stops if params.ignore_eos else stops | self.tokenizer.eog_ids,
+            dry_breaker_ids=self._breakers(params),
+            prompt_logprobs=prompt_logprobs,
+            pooling=pooling,
+        )
+        if self.options.log_prompts:
+            _log.info("%s prompt: %s", seat.request_id, logged or list(prompt))
+        generation = Generation(self.client, self.tokenizer, service.applied(plain, time.monotonic()))
+        seat.generations.append(generation)
+        return generation
+
+    def _most_new(self, params: SamplingParams, prompt_tokens: int) -> int:
+        room = max(0, self.info.context_length - prompt_tokens)
+        return room if params.max_tokens is None else min(params.max_tokens, room)
+
+    def _breakers(self, params: SamplingParams) -> tuple[tuple[TokenId, ...], ...]:
+        return self.tokenizer.ids_containing(params.dry_sequence_breakers) if params.dry_multiplier else ()
+
+
+class Seat:
+    """One HTTP request while it is in: whose it is, and what it holds. `leave` gives all of it back."""
+
+    def __init__(self, gate: Gate, tenant: str, request_id: str) -> None:
+        """Raises `RateLimitError`, and then there is no seat."""
+        gate.enter(tenant, time.monotonic())
+        self.tenant, self.request_id = tenant, request_id
+        self.generations: list[Generation] = []
+        self._gate = gate
+        self._claimed = 0
+        self._number = 0
+
+    def next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+    def claim(self, tokens: int) -> None:
+        """Raises `RateLimitError`."""
+        self._gate.size(self.tenant, tokens, time.monotonic())
+        self._claimed += tokens
+
+    def leave_generations(self) -> None:
+        """End what still runs."""
+        for generation in self.generations:
+            generation.abort()
+
+    def leave(self) -> None:
+        """The request is over, however: what still runs is ended."""
+        self.leave_generations()
+        usages = [generation.usage for generation in self.generations]
+        used = sum(usage.prompt_tokens + usage.generated_tokens for usage in usages)
+        self._gate.leave(self.tenant, self._claimed, used, time.monotonic())
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, unless the client leaves first: then raises `ClientGoneError`. The body was read before."""
+    doing = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((doing, watching), return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise ClientGoneError
+        return doing.result()
+    finally:
+        for task in (doing, watching):
+            task.cancel()
+        await asyncio.gather(doing, watching, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,154 @@
+"""Fields that several bodies share: how to sample, how to be served. From them come `SamplingParams` and `Service`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from plait.errors import RequestError
+from plait.server.errors import FieldError
+from plait.types import OPENAI_CHAIN, Grammar, SamplingParams, Service
+
+OPENAI_DEFAULTS = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, samplers=OPENAI_CHAIN)
+MAX_STOPS = 64
+HEADERS = {
+    "x-plait-priority": "priority",
+    "x-plait-tenant": "tenant",
+    "x-plait-timeout": "timeout",
+    "x-plait-queue-timeout": "queue_timeout",
+    "x-plait-cache": "cache",
+    "x-plait-salt": "salt",
+    "x-plait-pin": "pin",
+}
+_SECONDS = {"timeout", "queue_timeout", "pin"}
+
+
+class Extension(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The object `plait` of a body: how the request is served; see `types.Service`. Times in seconds."""
+
+    priority: str | None = None
+    tenant: str | None = None
+    timeout: float | None = None
+    queue_timeout: float | None = None
+    cache: str | None = None
+    salt: str | None = None
+    salt_from: int | None = None
+    pin: float | None = None
+
+
+class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The fields of `SamplingParams` that every body may have, by the same names."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    top_n_sigma: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    mirostat: int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: list[str] | None = None
+    samplers: list[str] | None = None
+    ignore_eos: bool | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    logit_bias: Any = None
+    n: int | None = None
+    stream: bool | None = None
+    plait: Extension | None = None
+
+
+_PLAIN = tuple(
+    name for name in SamplingFields.__struct_fields__ if name not in {"seed", "stop", "logit_bias", "stream", "plait"}
+)
+_LISTS = {"dry_sequence_breakers", "samplers"}
+
+
+def sampling_params(
+    body: SamplingFields, defaults: SamplingParams, vocab_size: int, grammar: Grammar | None = None, **fixed: Any
+) -> SamplingParams:
+    """The parameters that a body asks for. Raises `FieldError`, naming the field."""
+    given: dict[str, Any] = {}
+    for name in _PLAIN:
+        value = getattr(body, name)
+        if value is not None:
+            given[name] = tuple(value) if name in _LISTS else value
+    if body.seed is not None and body.seed >= 0:
+        given["seed"] = body.seed
+    if body.stop:
+        given["stop"] = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
+        if len(given["stop"]) > MAX_STOPS:
+            raise FieldError(f"there are {len(given['stop'])} stop strings; give at most {MAX_STOPS}", "stop")
+    if body.logit_bias:
+        given["logit_bias"] = _biases(body.logit_bias, vocab_size)
+    try:
+        return replace(defaults, **given, grammar=grammar, **fixed)
+    except RequestError as error:
+        name = str(error).partition(" ")[0]
+        raise FieldError(str(error), name if name in type(body).__struct_fields__ else None) from None
+
+
+def _biases(given: Any, vocab_size: int) -> tuple[tuple[int, float], ...]:
+    """OpenAI's {"id": bias}, or llama.cpp's [[id, bias or false], ...]."""
+    pairs = list(given.items()) if isinstance(given, dict) else given
+    if not isinstance(pairs, list):
+        raise FieldError("logit_bias is an object of token ids and numbers", "logit_bias")
+    found = []
+    for pair in pairs:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise FieldError("logit_bias has an entry that is no pair of a token id and a number", "logit_bias")
+        token, bias = pair
+        bias = -1e9 if bias is False else bias
+        if not isinstance(bias, (int, float)) or isinstance(bias, bool):
+            raise FieldError(f"logit_bias has the bias {bias!r}; give a number", "logit_bias")
+        if not str(token).isdecimal() or not 0 <= int(token) < vocab_size:
+            raise FieldError(f"logit_bias names the token {token!r}; ids are 0 to {vocab_size - 1}", "logit_bias")
+        found.append((int(token), float(bias)))
+    return tuple(found)
+
+
+def service_of(
+    extension: Extension | None, headers: Mapping[str, str], tenant: str, timeout: float, shared: bool
+) -> Service:
+    """How a request is served: the body's `plait` goes before the headers. `tenant` is whose key it came with, and
+    `timeout` the server's own bound. Raises `FieldError`."""
+    fields: dict[str, Any] = {}
+    for header, name in HEADERS.items():
+        if (text := headers.get(header)) is not None:
+            fields[name] = _seconds(header, text) if name in _SECONDS else text
+    for name in Extension.__struct_fields__:
+        value = None if extension is None else getattr(extension, name)
+        if value is not None:
+            fields[name] = value
+    named = fields.pop("tenant", "")
+    fields["tenant"] = "/".join(part for part in (tenant, named) if part)
+    if timeout:
+        fields["timeout"] = min(timeout, fields.get("timeout", timeout))
+    if tenant and not shared:
+        # Another key's hit would tell by its speed what this one's prompts begin with.
+        fields["salt"] = f"{tenant}/{fields.get('salt', '')}"
+    try:
+        return Service(**fields)
+    except RequestError as error:
+        raise FieldError(str(error), f"plait.{str(error).partition(' ')[0]}") from None
+
+
+def _seconds(header: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise FieldError(f"the header {header} is '{text[:40]}'; give seconds", header) from None

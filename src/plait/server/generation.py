@@ -1,0 +1,146 @@
+"""One request on its way: events in, pieces of text out. Stop strings end here, as in the in-process face.
+
+Knows an `EngineClient` and the tokenizer; knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from plait.supervisor.client import EngineClient
+from plait.tokenizer.output import OutputText
+from plait.tokenizer.tokenizer import Tokenizer
+from plait.types import EngineRequest, FinishReason, Logprob, TokenEvent, TokenId
+
+
+class Piece(NamedTuple):
+    """What came of one sample: text that may be shown, its tokens, perhaps the end."""
+
+    sample: int
+    text: str
+    tokens: tuple[TokenId, ...] = ()
+    logprobs: tuple[tuple[Logprob, ...], ...] = ()
+    finish_reason: FinishReason | None = None
+    error: Exception | None = None
+    event: TokenEvent | None = None
+
+    @property
+    def final(self) -> bool:
+        return self.finish_reason is not None or self.error is not None
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a request came to. Times are in seconds: until the first token, and from there to the last."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    prompt_s: float = 0.0
+    decode_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Whole:
+    """One sample, all of it."""
+
+    text: str = ""
+    tokens: list[TokenId] = field(default_factory=list)
+    logprobs: list[tuple[Logprob, ...]] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    stop_string: str | None = None
+    embedding: tuple[float, ...] = ()
+
+
+class Generation:
+    """A submitted request. Read `pieces` until they are empty, or all at once with `whole`; `abort` if nobody wants
+    them any more. `prompt_logprobs` is there with the first pieces."""
+
+    def __init__(self, client: EngineClient, tokenizer: Tokenizer, request: EngineRequest) -> None:
+        """Raises `EngineDownError`."""
+        self.request = request
+        self.usage = Usage(prompt_tokens=len(request.prompt))
+        self.prompt_logprobs: tuple[tuple[Logprob, ...], ...] = ()
+        self._outputs = [OutputText(tokenizer, request.sampling.stop) for _ in range(request.sampling.n)]
+        self._open = request.sampling.n
+        self._began = time.monotonic()
+        self._first: float | None = None
+        self._stream = client.submit(request)
+
+    def stop_string(self, sample: int) -> str | None:
+        """The stop string that ended this sample."""
+        return self._outputs[sample].stop_string
+
+    async def pieces(self) -> list[Piece]:
+        """What is there, in the order it came; nothing at the end."""
+        while self._open:
+            events = await self._stream.batch()
+            if not events:
+                break
+            pieces = [piece for event in events if (piece := self._piece(event)) is not None]
+            if pieces:
+                return pieces
+        return []
+
+    async def whole(self) -> list[Whole]:
+        """All samples. Raises the first error there is, after ending the others."""
+        samples = [Whole() for _ in self._outputs]
+        while pieces := await self.pieces():
+            for piece in pieces:
+                if piece.error is not None:
+                    self.abort()
+                    raise piece.error
+                sample = samples[piece.sample]
+                sample.text += piece.text
+                sample.tokens += piece.tokens
+                sample.logprobs += piece.logprobs
+                sample.finish_reason = piece.finish_reason
+                if piece.event is not None and piece.final:
+                    sample.embedding = piece.event.embedding
+                    sample.stop_string = self.stop_string(piece.sample)
+        return samples
+
+    def abort(self) -> None:
+        """End it, wherever it is. May be called again, and after the end."""
+        if self._open:
+            self._stream.abort()
+
+    def _piece(self, event: TokenEvent) -> Piece | None:
+        self._time(event)
+        if event.prompt_logprobs:
+            self.prompt_logprobs = event.prompt_logprobs
+        output = self._outputs[event.index]
+        if output.ended:  # a stop string was found; steps in flight may bring more, and then the end
+            if not event.final:
+                return None
+            text, taken = "", 0
+        else:
+            text, taken, hit = output.push(event.tokens, event.final)
+            if hit and not event.final:
+                self._stream.finish(event.index)
+        self.usage.generated_tokens += taken
+        self._open -= event.final
+        if not (text or taken or event.final):
+            return None
+        reason = FinishReason.STOP if output.hit else event.finish_reason
+        return Piece(
+            event.index,
+            text,
+            event.tokens[:taken],
+            event.logprobs[:taken],
+            reason if event.final else None,
+            None if output.hit else event.error,
+            event,
+        )
+
+    def _time(self, event: TokenEvent) -> None:
+        now = time.monotonic()
+        if self._first is None and (event.tokens or event.final):
+            self._first = now
+            self.usage.prompt_s = now - self._began
+        if self._first is not None:
+            self.usage.decode_s = now - self._first
+        if event.final and event.index == 0:
+            self.usage.cached_tokens = event.cached_tokens

@@ -1,0 +1,139 @@
+"""A chat body as a conversation: messages for the template, the grammar that the answer must follow, how to read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from plait.server.context import Server
+from plait.server.errors import FieldError, NotSupportedError
+from plait.server.grammars import checked, schema_grammar
+from plait.server.openai.bodies import MAX_MESSAGES, ChatBody, Message, refuse_message
+from plait.tokenizer.toolcalls import ToolFormat, format_of, tool_schema
+from plait.types import ChatMessage, Grammar, GrammarKind, TokenId
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_OWN_VARIABLES = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What goes to the engine, and how its answer is read. `format` is None where no tool may be called."""
+
+    text: str
+    prompt: tuple[TokenId, ...]
+    grammar: Grammar | None
+    format: ToolFormat | None
+
+
+async def read_conversation(server: Server, body: ChatBody) -> Conversation:
+    """Raises `FieldError` for what cannot be said, `TemplateError` for what the model's template refuses."""
+    if not body.messages:
+        raise FieldError("there are no messages; send at least one", "messages")
+    if len(body.messages) > MAX_MESSAGES:
+        raise FieldError(f"there are {len(body.messages)} messages; send at most {MAX_MESSAGES}", "messages")
+    if server.tokenizer.chat_template is None:
+        raise NotSupportedError("this model has no chat template; use /v1/completions")
+    messages = [_message(message, f"messages.{i}") for i, message in enumerate(body.messages)]
+    tools, forced, may_call = _tools(body)
+    variables = body.chat_template_kwargs or {}
+    for name in _OWN_VARIABLES & set(variables):
+        raise FieldError(f"chat_template_kwargs may not set '{name}'", "chat_template_kwargs")
+    last = messages[-1]
+    prefill = last.role == "assistant" and not last.extra.get("tool_calls")
+    text, prompt = await server.prompts.chat(messages, prefill, tools, variables)
+    tool_format = format_of(server.tokenizer.chat_template) if may_call else None
+    grammar = await _grammar(body)
+    if tool_format is not None and forced is not None:
+        if grammar is not None:
+            raise FieldError("a tool is required, and another format for the answer as well; choose one", "tool_choice")
+        grammar = await checked(GrammarKind.JSON_SCHEMA, tool_schema(tool_format, tools, forced or None), "tools")
+        tool_format = ToolFormat.LLAMA if tool_format is ToolFormat.LLAMA else ToolFormat.JSON
+    return Conversation(text, prompt, grammar, tool_format)
+
+
+def _message(message: Message, place: str) -> ChatMessage:
+    if message.role not in ROLES:
+        raise FieldError(f"'{message.role[:40]}' is no role; choose one of {', '.join(ROLES)}", f"{place}.role")
+    refuse_message(message, place)
+    extra: dict[str, object] = {}
+    if message.tool_calls:
+        extra["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": _called(call.function.name, call.function.arguments)}
+            for call in message.tool_calls
+        ]
+    for name in ("name", "tool_call_id", "reasoning_content"):
+        if (value := getattr(message, name)) is not None:
+            extra[name] = value
+    role = "system" if message.role == "developer" else message.role
+    return ChatMessage(role=role, content=_content(message, place), extra=extra)
+
+
+def _called(name: str, arguments: str) -> dict[str, Any]:
+    """Templates want arguments as an object, where they are one."""
+    try:
+        return {"name": name, "arguments": msgspec.json.decode(arguments)}
+    except msgspec.DecodeError:
+        return {"name": name, "arguments": arguments}
+
+
+def _content(message: Message, place: str) -> str:
+    if message.content is None:
+        if message.role != "assistant":
+            raise FieldError("a message has no content", f"{place}.content")
+        return ""
+    if isinstance(message.content, str):
+        return message.content
+    for i, part in enumerate(message.content):
+        if part.type != "text" or part.text is None:
+            raise FieldError(
+                f"a content part of the type '{part.type[:40]}' is not supported; send text", f"{place}.content.{i}"
+            )
+    return "".join(part.text or "" for part in message.content)
+
+
+def _tools(body: ChatBody) -> tuple[list[dict[str, Any]], str | None, bool]:
+    """(the tools as templates want them, the name of the one that must be called ("" is any, None is no must), whether
+    one may be called)."""
+    choice = body.tool_choice
+    if not body.tools:
+        if choice not in (None, "none", "auto"):
+            raise FieldError("tool_choice asks for a tool, and there are no tools", "tool_choice")
+        return [], None, False
+    for i, tool in enumerate(body.tools):
+        if tool.type != "function" or tool.function is None:
+            raise FieldError(f"a tool of the type '{tool.type[:40]}' is not supported; send functions", f"tools.{i}")
+    tools = [msgspec.to_builtins(tool) for tool in body.tools]
+    names = [tool.function.name for tool in body.tools if tool.function]
+    if choice == "none":
+        return [], None, False
+    if choice in (None, "auto"):
+        return tools, None, True
+    if choice == "required":
+        return tools, "", True
+    match choice:
+        case {"type": "function", "function": {"name": str(name)}} if name in names:
+            return tools, name, True
+    raise FieldError("tool_choice is none, auto, required, or names one of the tools", "tool_choice")
+
+
+async def _grammar(body: ChatBody) -> Grammar | None:
+    wanted = body.response_format
+    if body.grammar:
+        return await checked(GrammarKind.GBNF, body.grammar, "grammar")
+    if body.json_schema is not None:
+        return await schema_grammar(body.json_schema, "json_schema")
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return await schema_grammar(wanted.schema or {"type": "object"}, "response_format.schema")
+    if wanted.type == "json_schema":
+        schema = (wanted.json_schema or {}).get("schema", wanted.schema)
+        if schema is None:
+            raise FieldError("json_schema has no schema", "response_format.json_schema.schema")
+        return await schema_grammar(schema, "response_format.json_schema.schema")
+    raise FieldError(
+        f"'{wanted.type[:40]}' is no format; choose one of text, json_object, json_schema", "response_format.type"
+    )

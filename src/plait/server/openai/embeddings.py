@@ -1,0 +1,77 @@
+"""POST /v1/embeddings, and GET /v1/models."""
+
+from __future__ import annotations
+
+import base64
+from array import array
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from plait.server.context import Server, unless_gone
+from plait.server.errors import FieldError, NotFoundError
+from plait.server.generation import Generation
+from plait.server.openai.bodies import EmbeddingBody
+from plait.server.replies import reply
+from plait.types import Pooling, SamplingParams
+
+MAX_INPUTS = 2048
+
+
+async def embeddings(server: Server, request: Request) -> Response:
+    """The route."""
+    body = await server.body(request, EmbeddingBody)
+    if body.encoding_format not in (None, "float", "base64"):
+        raise FieldError(f"'{body.encoding_format}' is no encoding; choose float or base64", "encoding_format")
+    if body.dimensions not in (None, server.info.n_embd):
+        raise FieldError(f"this model's vectors have {server.info.n_embd} dimensions, and no fewer", "dimensions")
+    vectors, tokens = await unless_gone(request, embed(server, request, body.input, body.pooling))
+    pack = _base64 if body.encoding_format == "base64" else list
+    data = [{"object": "embedding", "index": i, "embedding": pack(vector)} for i, vector in enumerate(vectors)]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return reply({"object": "list", "data": data, "model": server.model, "usage": usage})
+
+
+async def embed(
+    server: Server, request: Request, given: Any, pooling: str | None
+) -> tuple[list[tuple[float, ...]], int]:
+    """The vectors of some texts or prompts, and how many tokens these had."""
+    if pooling not in (None, *Pooling):
+        raise FieldError(f"'{pooling}' is no pooling; choose one of {', '.join(Pooling)}", "pooling")
+    prompts = [ids for _, ids in await server.prompts.several(given, "input", MAX_INPUTS)]
+    params = SamplingParams(temperature=0.0, max_tokens=0, seed=0)
+    generations: list[Generation] = [
+        server.submit(request, ids, params, pooling=Pooling(pooling or Pooling.MEAN)) for ids in prompts
+    ]
+    wholes = [(await one.whole())[0] for one in generations]
+    return [whole.embedding for whole in wholes], sum(len(ids) for ids in prompts)
+
+
+def _base64(vector: tuple[float, ...]) -> str:
+    return base64.b64encode(array("f", vector).tobytes()).decode()
+
+
+async def models(server: Server, request: Request) -> Response:
+    """GET /v1/models."""
+    return reply({"object": "list", "data": [_model(server)]})
+
+
+async def model(server: Server, request: Request) -> Response:
+    """GET /v1/models/{model}. Raises `NotFoundError`."""
+    name = request.path_params["model"]
+    if name != server.model:
+        raise NotFoundError(f"there is no model '{name[:100]}' here; this server has '{server.model}'")
+    return reply(_model(server))
+
+
+def _model(server: Server) -> dict[str, Any]:
+    info = server.info
+    meta = {
+        "n_vocab": info.vocab_size,
+        "n_ctx_train": info.context_length,
+        "n_embd": info.n_embd,
+        "n_params": info.n_parameters,
+        "size": info.weight_bytes,
+    }
+    return {"id": server.model, "object": "model", "created": server.started, "owned_by": "plait", "meta": meta}

@@ -1,0 +1,97 @@
+"""Text to token ids without holding up the event loop: long texts go to a thread. Knows the tokenizer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from plait.errors import PromptTooLongError
+from plait.server.errors import FieldError
+from plait.tokenizer.tokenizer import Tokenizer
+from plait.types import ChatMessage, TokenId
+
+SHORT = 4096
+"""Characters that are encoded at once: under a millisecond."""
+MARGIN = 4
+"""Normalisation may shorten a text before it becomes tokens; hardly to a quarter."""
+T = TypeVar("T")
+
+
+class Prompts:
+    """Makes prompts. `context` is what fits, in tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, context: Callable[[], int]) -> None:
+        self.tokenizer = tokenizer
+        self._context = context
+        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenize")
+
+    async def encode(self, text: str, special: bool = True) -> tuple[TokenId, ...]:
+        """Raises `PromptTooLongError` for a text that cannot fit whatever its tokens are: it is not even read."""
+        context = self._context()
+        if len(text) > MARGIN * context * self.tokenizer.longest_token:
+            raise PromptTooLongError(
+                f"the prompt has {len(text)} characters, more than a context of {context} tokens can hold"
+            )
+        return tuple(await self._run(len(text), lambda: self.tokenizer.encode(text, special)))
+
+    async def chat(
+        self, messages: Sequence[ChatMessage], prefill: bool, tools: object, variables: dict[str, object]
+    ) -> tuple[str, tuple[TokenId, ...]]:
+        """Text and ids of a conversation, ready for the answer; with `prefill`, for the rest of the last message."""
+        size = sum(len(message.content) for message in messages)
+        return await self._run(size, lambda: self._render(messages, prefill, tools, variables))
+
+    def _render(
+        self, messages: Sequence[ChatMessage], prefill: bool, tools: object, variables: dict[str, object]
+    ) -> tuple[str, tuple[TokenId, ...]]:
+        extra: dict[str, Any] = {**variables, **({"tools": tools} if tools else {})}
+        turns = messages[:-1] if prefill else messages
+        text = self.tokenizer.render_chat(turns, **extra)
+        ids = self.tokenizer.encode_chat(turns, **extra)
+        if prefill:
+            begun = messages[-1].content
+            text += begun
+            ids += self.tokenizer.encode(begun, add_special=False, parse_special=False)
+        return text, tuple(ids)
+
+    async def decode(self, ids: Sequence[TokenId]) -> str:
+        return await self._run(len(ids), lambda: self.tokenizer.decode(ids))
+
+    async def several(self, given: str | list[Any], param: str, most: int) -> list[tuple[str, tuple[TokenId, ...]]]:
+        """(text, ids) of each prompt in a text, a list of texts, a list of ids, or a list of such lists; the text of a
+        prompt that came as ids is empty. Raises `FieldError`."""
+        single = isinstance(given, str) or (given and isinstance(given[0], int))
+        prompts: list[Any] = [given] if single else list(given)
+        if not prompts or prompts == [[]]:
+            raise FieldError(f"the {param} is empty; give text, or a list of token ids", param)
+        if len(prompts) > most:
+            raise FieldError(f"there are {len(prompts)} prompts; send at most {most} at once", param)
+        found = []
+        for prompt in prompts:
+            if isinstance(prompt, str):
+                found.append((prompt, await self.encode(prompt)))
+            elif isinstance(prompt, list):
+                found.append(("", self.checked(prompt, param)))
+            else:
+                raise FieldError(f"{param} is text, a list of texts, or lists of token ids", param)
+        return found
+
+    def checked(self, ids: Sequence[Any], param: str = "prompt") -> tuple[TokenId, ...]:
+        """Raises `FieldError` for what is no id of the vocabulary."""
+        size = self.tokenizer.vocab_size
+        for token in ids:
+            if not isinstance(token, int) or isinstance(token, bool):
+                raise FieldError("a prompt has something else among its token ids; they are whole numbers", param)
+            if not 0 <= token < size:
+                raise FieldError(f"token id {token} is not in the vocabulary of {size}", param)
+        return tuple(ids)
+
+    async def _run(self, size: int, work: Callable[[], T]) -> T:
+        if size <= SHORT:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,101 @@
+"""One engine process: started, spoken to, watched, killed. Knows processes, the socket and the marks; decides nothing.
+
+Its end is seen on the socket, which the kernel closes with the process; all that it said before is read by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+
+from plait.wire.frames import Frames, framed
+from plait.wire.marks import Marks
+from plait.wire.messages import FromEngine, Message, decode_from_engine, encode
+
+REAPING_S = 10.0
+"""So long a killed process may take to give its memory back, before we go on without it."""
+
+
+class Child(asyncio.Protocol):
+    """`take` hears every message, in order, and not one after `gone`, which holds the exit status (negative: the
+    signal) once the process is dead."""
+
+    def __init__(self, process: subprocess.Popen[bytes], marks: Marks, take: Callable[[FromEngine], None]) -> None:
+        self._process = process
+        self._take = take
+        self._frames = Frames()
+        self._transport: asyncio.WriteTransport | None = None
+        self._reaper: asyncio.Task[None] | None = None
+        self.marks = marks
+        self.gone: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def start(cls, take: Callable[[FromEngine], None]) -> Child:
+        """A new process. Raises `OSError` where none can be had."""
+        ours, theirs = socket.socketpair()
+        marks = Marks.new_file()
+        try:
+            process = _spawn(theirs.fileno(), marks)
+            child = cls(process, Marks(marks), take)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(marks)
+        ours.setblocking(False)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: child, ours)
+        return child
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: Message) -> None:
+        """Written in the background; a dead process hears nothing."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(framed(encode(message)))
+
+    def kill(self) -> None:
+        """At once, whatever it does."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGKILL)
+
+    # --- asyncio.Protocol -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        for message in self._frames.feed(data):
+            self._take(decode_from_engine(message))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.kill()
+        self._reaper = asyncio.get_running_loop().create_task(self._reap())
+
+    async def _reap(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            status = await loop.run_in_executor(None, self._process.wait, REAPING_S)
+        except subprocess.TimeoutExpired:
+            status = -signal.SIGKILL
+        if not self.gone.done():
+            self.gone.set_result(status)
+
+
+def _spawn(connection: int, marks: int) -> subprocess.Popen[bytes]:
+    """In a process group of its own, so that Ctrl-C in a terminal reaches the parent alone."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "plait.engine", str(connection), str(marks)],
+        stdin=subprocess.DEVNULL,
+        pass_fds=(connection, marks),
+        process_group=0,
+    )

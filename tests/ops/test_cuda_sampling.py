@@ -1,0 +1,81 @@
+"""The drawing kernels against the meaning of the `sample` op, token for token."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from plait.ops.cuda.draws import draw_arrays, drawn_on_device, outcome  # noqa: E402
+from plait.ops.cuda.kernels.sample import Draws, draw  # noqa: E402
+from plait.ops.sampling import SampleRow, sample_rows  # noqa: E402
+from plait.types import LLAMA_CPP_CHAIN, OPENAI_CHAIN, SamplerStage, SamplingParams  # noqa: E402
+from support.triton_interpreter import DEVICE  # noqa: E402 - torch may be missing
+
+pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("one_torch_thread")]
+VOCABULARY = 3000
+
+
+def drawn_by_kernels(logits: np.ndarray, rows: list[SampleRow], drawn: list[int] | None = None) -> list[object]:
+    assert all(map(drawn_on_device, rows))
+    arrays = draw_arrays(range(len(rows)), rows)
+    made = Draws(*(torch.tensor(a, device=DEVICE) for a in (arrays.ints, arrays.floats, arrays.history)), arrays.copy)
+    tokens = torch.tensor(drawn or [0] * len(rows), dtype=torch.int32, device=DEVICE)
+    status = torch.zeros(len(rows), dtype=torch.int32, device=DEVICE)
+    draw(torch.tensor(logits, device=DEVICE), made, tokens, status)
+    pairs = zip(tokens.tolist(), status.tolist(), strict=True)
+    return [outcome(token, state, logits.shape[1]) for token, state in pairs]
+
+
+def random_row(rng: np.random.Generator, chain: tuple[SamplerStage, ...]) -> SampleRow:
+    params = SamplingParams(
+        temperature=float(rng.choice([0, 0.6, 1, 1.7])), top_k=int(rng.choice([0, 1, 2, 40, 500])),
+        top_p=float(rng.choice([1, 0.9, 0.3])), min_p=float(rng.choice([0, 0.05, 0.3])), samplers=chain,
+        repeat_penalty=float(rng.choice([1, 1.3])), frequency_penalty=0.2, presence_penalty=0.1,
+        seed=int(rng.integers(2**63)) * 2 + 1, repeat_last_n=int(rng.choice([-1, 0, 5])),
+    )  # fmt: skip
+    history = rng.integers(0, VOCABULARY, 8).tolist()
+    return SampleRow(params, int(rng.integers(5)), int(rng.integers(2**40)), history)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_tokens_are_those_of_the_host(seed: int) -> None:
+    """Every order of stages; sharp and flat logits, and such with many ties."""
+    rng = np.random.default_rng(seed)
+    logits = (rng.standard_normal((4, VOCABULARY)) * rng.choice([1, 3, 8])).astype(np.float32)
+    if seed % 3 == 0:
+        logits = np.round(logits)
+    inner = [SamplerStage.TOP_K, SamplerStage.TOP_P, SamplerStage.MIN_P, SamplerStage.TEMPERATURE]
+    shuffled = (SamplerStage.PENALTIES, *(inner[i] for i in rng.permutation(4)))
+    rows = [random_row(rng, chain) for chain in (LLAMA_CPP_CHAIN, OPENAI_CHAIN, shuffled, shuffled)]
+    want = [sampled.token for sampled in sample_rows(logits, rows)]
+    assert [sampled.token for sampled in drawn_by_kernels(logits, rows)] == want
+
+
+def test_a_history_may_end_with_a_token_that_is_only_on_the_device() -> None:
+    logits = np.array([[5.0, 4.9, 4.0], [5.0, 4.9, 4.0]], np.float32)
+    params = SamplingParams(temperature=0.0, repeat_penalty=2.0)
+    rows = [SampleRow(params, 0, 3, [-2]), SampleRow(params, 0, 3, [-1])]
+    assert [sampled.token for sampled in drawn_by_kernels(logits, rows, [1, 0])] == [1, 0]
+
+
+def test_rows_that_are_not_sound_fail_alone_in_the_words_of_the_host() -> None:
+    logits = np.zeros((4, 50), np.float32)
+    logits[0, 7], logits[1, 3:5], logits[2] = np.nan, np.inf, -np.inf
+    rows = [SampleRow(SamplingParams(seed=1), 0, 1, ()) for _ in range(4)]
+    for got, want in zip(drawn_by_kernels(logits, rows), sample_rows(logits, rows), strict=True):
+        assert (got.token, str(got.error)) == (want.token, str(want.error))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(seed=1, logit_bias=((1, 2.0),)), SamplingParams(seed=1, logprobs=0),
+        SamplingParams(seed=1, typical_p=0.5), SamplingParams(seed=1, dry_multiplier=0.8), SamplingParams(),
+        SamplingParams(seed=1, xtc_probability=0.5), SamplingParams(seed=1, top_n_sigma=1.0),
+        SamplingParams(seed=1, mirostat=2),
+    ],
+)  # fmt: skip
+def test_what_only_the_host_draws_is_left_to_it(params: SamplingParams) -> None:
+    assert not drawn_on_device(SampleRow(params, 0, 1, ()))

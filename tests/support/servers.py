@@ -1,0 +1,107 @@
+"""Starts `plait serve` as a process, as a user would, and stops it again."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+READY_S = 60.0
+
+
+@dataclass
+class RunningServer:
+    """A server that was ready. `log` grows while it runs."""
+
+    url: str
+    process: subprocess.Popen[str]
+    log: list[str] = field(default_factory=list)
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body."""
+        return self.send("GET", path, None, headers)
+
+    def post(self, path: str, body: Any, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], Any]:
+        """Status, headers and decoded body; `body` is sent as JSON, or as it is if it is bytes."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        status, found, raw = self.send("POST", path, data, headers)
+        return status, found, json.loads(raw)
+
+    def send(
+        self, method: str, path: str, data: bytes | None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        given = {"Content-Type": "application/json", **(headers or {})}
+        request = urllib.request.Request(self.url + path, data, given, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, dict(answer.headers), answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, dict(error.headers), error.read()
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.get("/status.json")[2])
+        return found
+
+    def pages(self) -> dict[str, float]:
+        """Pages of KV memory by state."""
+        found: dict[str, float] = self.status()["metrics"]["plait_kv_pages"]
+        return found
+
+    def wait_idle(self, seconds: float = 20.0) -> None:
+        """Until the engine has nothing left to do."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            status = self.status()
+            if not status["running"] and not status["metrics"].get("plait_kv_pages", {}).get("used"):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"still busy: {self.status()['running']}, {self.pages()}")
+
+
+@contextmanager
+def start_server(*args: str, environ: dict[str, str] | None = None) -> Iterator[RunningServer]:
+    """`plait serve` on a free port, until the block ends; then SIGTERM, and the exit status must be 0."""
+    program = "import sys; from plait.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "serve", "--port", "0", *args]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)
+    running = RunningServer("", process)
+    reader = threading.Thread(target=_read, args=(running,), daemon=True)
+    reader.start()
+    try:
+        end = time.monotonic() + READY_S
+        while not running.url:
+            assert process.poll() is None, f"no server: {running.log}"
+            assert time.monotonic() < end, f"no server in time: {running.log}"
+            time.sleep(0.01)
+        yield running
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            status = process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        reader.join(5)
+        assert process.stderr is not None
+        process.stderr.close()
+    assert status == 0, running.log
+
+
+def _read(running: RunningServer) -> None:
+    assert running.process.stderr is not None
+    for line in running.process.stderr:
+        running.log.append(line.rstrip())
+        if match := re.search(r" at (https?://\S+)$", line):
+            running.url = match[1]

@@ -1,0 +1,107 @@
+"""Requests that come together with a common beginning: one computes it, the others wait for its pages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from test_scheduler_rules import Loop, prompt_of, request
+
+from plait.types import Priority
+from support.toy_model import POISON
+
+
+def test_equal_prompts_that_arrive_together_are_computed_once() -> None:
+    loop = Loop(n_batch=16)
+    for i in range(5):
+        loop.scheduler.add(request(f"r{i}", prompt_of(30)))
+    events = loop.drain()
+    assert loop.prompt_tokens == 30 + 4 * 2, "28 tokens are whole pages"
+    assert {e.request_id: e.cached_tokens for e in events if e.final} == {
+        "r0": 0, "r1": 28, "r2": 28, "r3": 28, "r4": 28,
+    }  # fmt: skip
+
+
+def test_of_a_prompt_that_is_waited_for_the_ragged_end_is_shared_too() -> None:
+    loop = Loop(n_batch=64)
+    for i in range(5):
+        loop.scheduler.add(request(f"r{i}", prompt_of(31)))
+    loop.drain()
+    assert loop.prompt_tokens == 31 + 4
+
+
+def test_equal_prompts_of_which_one_parts_late_share_up_to_there() -> None:
+    loop = Loop(n_batch=64)
+    for i in range(3):
+        loop.scheduler.add(request(f"r{i}", (*prompt_of(22), i, 3, 3, 3)))
+    loop.drain()
+    assert loop.prompt_tokens == 26 + 2 * 4
+
+
+def test_a_request_that_waits_for_a_prefix_does_not_hold_up_the_next() -> None:
+    loop = Loop(n_batch=16)
+    loop.scheduler.add(request("long", prompt_of(40)))
+    loop.scheduler.add(request("same", prompt_of(40)))
+    loop.scheduler.add(request("other", (4, 4, 4, 4)))
+    events = [event for _ in range(3) for event in loop.step()]
+    assert {e.request_id for e in events} == {"long", "other"}
+    assert loop.shapes()[0] == [12, 4], "beside the beginning of the long prompt"
+
+
+def test_a_short_common_beginning_is_not_waited_for() -> None:
+    loop = Loop(n_batch=64)
+    loop.scheduler.add(request("a", (*prompt_of(4), *(1,) * 20)))
+    loop.scheduler.add(request("b", (*prompt_of(4), *(2,) * 20)))
+    loop.step()
+    assert loop.shapes() == [[24, 24]]
+
+
+def test_prompts_under_different_salts_share_nothing() -> None:
+    loop = Loop()
+    loop.scheduler.add(request("a", prompt_of(20), salt="x"))
+    loop.scheduler.add(request("b", prompt_of(20), salt="y"))
+    loop.drain()
+    assert loop.prompt_tokens == 40
+
+
+def test_whoever_waits_takes_over_when_the_first_is_aborted() -> None:
+    loop = Loop(n_batch=8)
+    loop.scheduler.add(request("a", prompt_of(30)))
+    loop.scheduler.add(request("b", prompt_of(30)))
+    loop.step()
+    loop.scheduler.abort("a")
+    loop.drain()
+    assert loop.prompt_tokens == 30, "what the first had computed is kept"
+
+
+def test_a_prompt_whose_first_gives_way_is_still_computed_once() -> None:
+    loop = Loop(n_batch=8, n_parallel=1)
+    for name in ("first", "second"):
+        loop.scheduler.add(replace(request(name, prompt_of(31)), priority=Priority.LOW))
+    loop.step()
+    loop.scheduler.add(replace(request("urgent", (5, 4, 3)), priority=Priority.HIGH))
+    loop.drain()
+    assert loop.scheduler.counters.preemptions == 1
+    assert loop.prompt_tokens == 31 + 3 + 1
+    assert loop.scheduler.counters.recomputed_tokens == 0
+
+
+def test_whoever_waits_takes_over_when_the_first_fails() -> None:
+    loop = Loop(n_batch=8)
+    loop.scheduler.add(request("bad", (*prompt_of(16), POISON, *prompt_of(13))))
+    for name in ("a", "b"):
+        loop.scheduler.add(request(name, prompt_of(30)))
+    events = loop.drain()
+    assert {e.request_id: e.error is not None for e in events if e.final} == {"bad": True, "a": False, "b": False}
+    computed = loop.prompt_tokens
+    assert computed <= 24 + 30 + 3, "the beginning that the failed one had computed, and then the rest once"
+
+
+def test_a_chain_of_equal_prompts_is_computed_once_though_each_first_is_aborted() -> None:
+    loop = Loop(n_batch=8)
+    for name in "abcd":
+        loop.scheduler.add(request(name, prompt_of(60)))
+    for name in "abc":
+        loop.step()
+        loop.scheduler.abort(name)
+    loop.drain()
+    assert loop.prompt_tokens == 60
