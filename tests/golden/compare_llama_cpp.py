@@ -21,8 +21,8 @@ from plait.models.registry import load_model
 from plait.ops.api import KVConfig
 from plait.ops.reference import ReferenceBackend
 from support.steps import Chunk, Driver
-from support.tiny_gguf import ARCHITECTURES, HF_ONLY, gguf_architecture, save_gguf
-from support.tiny_models import PROMPTS, TinyModel, tiny_models
+from support.tiny_gguf import gguf_architecture, save_gguf
+from support.tiny_models import GGUF_ARCHITECTURES, HF_ONLY, PROMPTS, TinyModel, tiny_models
 
 PROMPT = PROMPTS["a"]
 CONTEXT = 128
@@ -69,7 +69,7 @@ def main() -> None:
     print(HEAD.format(n=len(PROMPT), version=llama_cpp.__version__))
     with tempfile.TemporaryDirectory() as directory:
         for name, tiny in tiny_models().items():
-            if name not in HF_ONLY and tiny.architecture in ARCHITECTURES and (not only or name in only):
+            if name not in HF_ONLY and tiny.architecture in GGUF_ARCHITECTURES and (not only or name in only):
                 print(row(tiny, Path(directory)), flush=True)
     os._exit(0)  # llama-cpp-python's destructors fail at exit
 

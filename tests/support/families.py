@@ -8,15 +8,14 @@ from plait.formats.tensor import F32Array
 from plait.models.registry import LoadedModel, load_model
 from plait.ops.api import Backend, KVConfig
 from support.steps import Driver
-from support.tiny_gguf import ARCHITECTURES, HF_ONLY
-from support.tiny_models import TinyModel, tiny_models
+from support.tiny_models import GGUF_ARCHITECTURES, HF_ONLY, TinyModel, tiny_models
 
 SHORT = 32
 """What longrope's tiny model was trained for: prompts are shorter, and take its short factors as in transformers."""
 
 
 def containers(tiny: TinyModel) -> tuple[str, ...]:
-    gguf = tiny.name not in HF_ONLY and tiny.architecture in ARCHITECTURES
+    gguf = tiny.name not in HF_ONLY and tiny.architecture in GGUF_ARCHITECTURES
     return ("safetensors", "gguf") if gguf else ("safetensors",)
 
 

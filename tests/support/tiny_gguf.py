@@ -14,22 +14,9 @@ from gguf.constants import MODEL_ARCH_NAMES
 from gguf.tensor_mapping import get_tensor_name_map
 
 from plait.formats.tensor import F32Array
-from support.tiny_models import TinyModel
+from support.tiny_models import HF_ONLY, GGUF_ARCHITECTURES, TinyModel
 from support.tiny_names import Arrays
 
-ARCHITECTURES = {
-    "LlamaForCausalLM": "llama", "MistralForCausalLM": "llama", "InternLM3ForCausalLM": "llama",
-    "SmolLM3ForCausalLM": "smollm3", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3",
-    "GemmaForCausalLM": "gemma", "Gemma2ForCausalLM": "gemma2", "Gemma3ForCausalLM": "gemma3",
-    "PhiForCausalLM": "phi2", "Phi3ForCausalLM": "phi3", "Starcoder2ForCausalLM": "starcoder2",
-    "FalconForCausalLM": "falcon", "GPT2LMHeadModel": "gpt2", "GPTNeoXForCausalLM": "gptneox",
-    "MptForCausalLM": "mpt", "CohereForCausalLM": "command-r", "Cohere2ForCausalLM": "cohere2",
-    "OlmoForCausalLM": "olmo", "Olmo2ForCausalLM": "olmo2", "StableLmForCausalLM": "stablelm",
-    "GraniteForCausalLM": "granite", "Exaone4ForCausalLM": "exaone4", "ExaoneForCausalLM": "exaone",
-    "GlmForCausalLM": "chatglm", "Glm4ForCausalLM": "glm4", "InternLM2ForCausalLM": "internlm2",
-}  # fmt: skip
-HF_ONLY = ("falcon-rw", "phi-qk-norm", "qwen2-window", "starcoder2-window", "llama-dynamic")
-"""Variants that converters do not write, or of which they leave out what makes them differ."""
 PERMUTED = ("llama", "smollm3", "granite", "olmo", "internlm2")
 LAYER_NORM = ("phi2", "starcoder2", "falcon", "gpt2", "gptneox", "mpt", "command-r", "cohere2", "olmo", "stablelm")
 
@@ -37,7 +24,7 @@ LAYER_NORM = ("phi2", "starcoder2", "falcon", "gpt2", "gptneox", "mpt", "command
 def gguf_architecture(tiny: TinyModel) -> str:
     if tiny.name in HF_ONLY:
         raise KeyError(f"GGUF has no {tiny.name}")
-    return ARCHITECTURES[tiny.architecture]
+    return GGUF_ARCHITECTURES[tiny.architecture]
 
 
 class Facts:

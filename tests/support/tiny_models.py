@@ -23,6 +23,20 @@ PROMPTS = {
     "b": tuple(np.random.RandomState(12).randint(0, 40, 17).tolist()),
     "c": (7,),
 }
+GGUF_ARCHITECTURES = {
+    "LlamaForCausalLM": "llama", "MistralForCausalLM": "llama", "InternLM3ForCausalLM": "llama",
+    "SmolLM3ForCausalLM": "smollm3", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3",
+    "GemmaForCausalLM": "gemma", "Gemma2ForCausalLM": "gemma2", "Gemma3ForCausalLM": "gemma3",
+    "PhiForCausalLM": "phi2", "Phi3ForCausalLM": "phi3", "Starcoder2ForCausalLM": "starcoder2",
+    "FalconForCausalLM": "falcon", "GPT2LMHeadModel": "gpt2", "GPTNeoXForCausalLM": "gptneox",
+    "MptForCausalLM": "mpt", "CohereForCausalLM": "command-r", "Cohere2ForCausalLM": "cohere2",
+    "OlmoForCausalLM": "olmo", "Olmo2ForCausalLM": "olmo2", "StableLmForCausalLM": "stablelm",
+    "GraniteForCausalLM": "granite", "Exaone4ForCausalLM": "exaone4", "ExaoneForCausalLM": "exaone",
+    "GlmForCausalLM": "chatglm", "Glm4ForCausalLM": "glm4", "InternLM2ForCausalLM": "internlm2",
+}  # fmt: skip
+HF_ONLY = ("falcon-rw", "phi-qk-norm", "qwen2-window", "starcoder2-window", "llama-dynamic")
+"""Variants that converters do not write, or of which they leave out what makes them differ."""
+
 GOLDEN_ROWS = (0, 1, 9, 16, 23)
 """The rows of prompt "a" whose logits are kept."""
 
