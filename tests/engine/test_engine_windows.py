@@ -1,5 +1,5 @@
 """Models whose layers keep different spans of the past (full and sliding ones), and those without rotary embeddings,
-through the whole engine: a window's pages come back, prefixes are shared, steps are cut in chunks, and no token changes.
+through the whole engine: a window's pages come back, prefixes are shared, steps are cut in chunks, no token changes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Compares the tiny models of every family, as float32 GGUF, with llama.cpp, and prints a table.
 
-Needs llama-cpp-python: python tests/golden/compare_llama_cpp.py > docs/reference/llama-cpp-parity.md
+Needs llama-cpp-python and gguf:
+
+    PYTHONPATH=src:tests python tests/golden/compare_llama_cpp.py > benchmarks/results/DATE-llama-cpp-parity.md
 """
 
 from __future__ import annotations
@@ -9,8 +11,6 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import llama_cpp
 import numpy as np
@@ -26,14 +26,23 @@ from support.tiny_models import GGUF_ARCHITECTURES, HF_ONLY, PROMPTS, TinyModel,
 
 PROMPT = PROMPTS["a"]
 CONTEXT = 128
+GELU = "llama.cpp takes GELU from a table in half precision, and its tanh form"
+NOTES = {
+    "mistral": "llama.cpp ignores the window of llama files (decision 3)",
+    "phi3-window": "llama.cpp switches Phi-3's window off",
+    "exaone4-window": "llama.cpp has a window only where there are 64 layers",
+    "command-r-plus": "llama.cpp looks for the norms of q and k only where there are 64 layers",
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "phi", "starcoder2", "falcon-7b", "falcon-40b", "falcon-11b", "gpt2",
+                     "gpt-neox", "gpt-neox-serial", "mpt", "mpt-clip"), GELU),
+}  # fmt: skip
 HEAD = """# Beside llama.cpp
 
 Logits of tiny random models in float32 GGUF files, over a prompt of {n} tokens: the largest difference between Plait's
 reference backend and llama.cpp, as a share of the largest logit. Made by `tests/golden/compare_llama_cpp.py` with
 llama-cpp-python {version}.
 
-| model | architecture | difference |
-|---|---|---|"""
+| model | architecture | difference | remark |
+|---|---|---|---|"""
 
 
 def plait_logits(path: Path) -> F32Array:
@@ -59,9 +68,8 @@ def llama_cpp_logits(path: Path, vocab: int) -> F32Array | None:
 def row(tiny: TinyModel, directory: Path) -> str:
     path = save_gguf(tiny, directory / f"{tiny.name}.gguf")
     ours, theirs = plait_logits(path), llama_cpp_logits(path, tiny.config["vocab_size"])
-    if theirs is None:
-        return f"| {tiny.name} | {gguf_architecture(tiny)} | llama.cpp does not load it |"
-    return f"| {tiny.name} | {gguf_architecture(tiny)} | {np.abs(ours - theirs).max() / np.abs(theirs).max():.1e} |"
+    difference = "not loaded" if theirs is None else f"{np.abs(ours - theirs).max() / np.abs(theirs).max():.1e}"
+    return f"| {tiny.name} | {gguf_architecture(tiny)} | {difference} | {NOTES.get(tiny.name, '')} |"
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from gguf.constants import MODEL_ARCH_NAMES
 from gguf.tensor_mapping import get_tensor_name_map
 
 from plait.formats.tensor import F32Array
-from support.tiny_models import HF_ONLY, GGUF_ARCHITECTURES, TinyModel
+from support.tiny_models import GGUF_ARCHITECTURES, HF_ONLY, TinyModel
 from support.tiny_names import Arrays
 
 PERMUTED = ("llama", "smollm3", "granite", "olmo", "internlm2")

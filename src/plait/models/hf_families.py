@@ -83,10 +83,18 @@ def gemma2_from_hf(source: ModelSource) -> DecoderConfig:
     )
 
 
+GEMMA3_DEFAULTS = {
+    "vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+}  # fmt: skip
+"""What config.json of the models that also see leaves out."""
+
+
 def gemma3_from_hf(source: ModelSource) -> DecoderConfig:
     """The text part; sliding layers rotate faster than full ones."""
     keys = hf_keys(source)
-    keys = keys.section("text_config") if keys.has("text_config") else keys
+    text = keys.section("text_config") if keys.has("text_config") else keys
+    keys = Keys(text.path, {**GEMMA3_DEFAULTS, **text.metadata})
     if keys.boolean("use_bidirectional_attention", default=False):
         raise UnsupportedModelError(keys.path, "this Gemma 3 attends in both directions; Plait runs causal ones")
     n_layers, head_dim = keys.integer("num_hidden_layers", 1, MAX_LAYERS), keys.integer("head_dim", 1, 1 << 16, 256)

@@ -43,7 +43,8 @@ class RopeReader:
         scaling = keys.section("rope_parameters" if keys.has("rope_parameters") else "rope_scaling")
         self._scaling = scaling.section(layer_type) if layer_type and scaling.has(layer_type) else scaling
         self._dim = self._rotated(head_dim, partial)
-        self._theta = self._either("rope_theta", 1e-6, 1e15, 10000.0)
+        older = keys.number("rotary_emb_base", 1e-6, 1e15, default=10000.0)
+        self._theta = self._either("rope_theta", 1e-6, 1e15, older)
 
     def read(self) -> dict[str, Any]:
         kind = self._scaling.string("rope_type", default=self._scaling.string("type", default="default"))
