@@ -1,5 +1,5 @@
-"""The tiny models as other files hold them: config.json as transformers 4 wrote it, checkpoints of the bare model, a decoder
-inside a model that also sees, and second names of an architecture. All are the same model as before.
+"""The tiny models as other files hold them: config.json as transformers 4 wrote it, checkpoints of the bare model, a
+decoder inside a model that also sees, and second names of an architecture. All are the same model as before.
 """
 
 from __future__ import annotations

@@ -41,13 +41,15 @@ from plait.ops.cuda.memory import DeviceKV
 from plait.ops.cuda.products import Products
 from plait.ops.cuda.staging import StepTensors
 from plait.ops.cuda.weights import DeviceWeights
+from plait.ops.program import head_of
 
 Tensor: TypeAlias = torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A program with its weights, its KV memory and what its products need. `biases` are those of fused matrices."""
+    """A program with its weights, its KV memory and what its products need. `biases` are those of fused matrices;
+    `head` is the value that logits are made from by scaling and capping alone, None if there is none."""
 
     program: Program
     weights: DeviceWeights
@@ -55,6 +57,7 @@ class Model:
     products: Products
     biases: dict[tuple[int, ...], Tensor | None]
     inv_freq: dict[Rope, Tensor]
+    head: Value | None
 
     @staticmethod
     def of(program: Program, weights: DeviceWeights, memory: DeviceKV, products: Products) -> Model:
@@ -66,7 +69,8 @@ class Model:
                 biases[_keys(op.weights)] = _fused_bias(op.weights, op.biases, weights)
             elif isinstance(op, GatedMlp):
                 biases[_keys((op.gate, op.up))] = _fused_bias((op.gate, op.up), op.biases[:2], weights)
-        return Model(program, weights, memory, products, biases, inv_freq)
+        head = head_of(program)
+        return Model(program, weights, memory, products, biases, inv_freq, head.out[0] if head else None)
 
 
 def run_program(model: Model, step: StepTensors, drawn: Tensor, single: bool, several: bool) -> Tensor:
@@ -137,7 +141,7 @@ class _Run:
         products = self.model.products
         if len(op.weights) == 1:
             weight, bias = self._w(op.weights[0]), self._optional(op.biases[0])
-            last = self._makes_logits(op.out[0])
+            last = op.out[0] == self.model.head
             self._put(op.out[0], (products.logits if last else products.linear)(x, weight, bias))
         elif keys in self.model.weights.fused:
             whole = products.linear(x, self.model.weights.fused[keys], self.model.biases[keys])
@@ -146,11 +150,6 @@ class _Run:
         else:
             for weight, bias, out in zip(op.weights, op.biases, op.out, strict=True):
                 self._put(out, products.linear(x, self._w(weight), self._optional(bias)))
-
-    def _makes_logits(self, out: Value) -> bool:
-        """Whether nothing but a softcap lies between this value and the logits."""
-        last = self.model.program.instructions[-1]
-        return out == self.model.program.logits or (isinstance(last, Softcap) and last.x == out)
 
     def _gated_mlp(self, op: GatedMlp) -> None:
         x, keys, products = self._get(op.x), _keys((op.gate, op.up)), self.model.products
