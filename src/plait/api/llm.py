@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -24,9 +23,10 @@ from plait.config import EngineOptions, from_environment
 from plait.engine.build import build_engine
 from plait.engine.core import Engine
 from plait.engine.stats import EngineStats
-from plait.errors import OptionError, PromptTooLongError, RequestError, StepError
+from plait.errors import OptionError, RequestError, StepError
 from plait.ops.api import Progress
 from plait.tokenizer.output import OutputText
+from plait.tokenizer.requests import Requests
 from plait.types import (
     ChatMessage,
     EngineRequest,
@@ -38,9 +38,6 @@ from plait.types import (
     TokenEvent,
     TokenId,
 )
-
-MARGIN = 4
-"""Normalisation may shorten a text before it becomes tokens; hardly to a quarter."""
 
 Prompt: TypeAlias = str | Sequence[TokenId]
 
@@ -106,7 +103,7 @@ class LLM:
         self._lock = Turns()
         self._left: deque[str] = deque()  # requests that nobody reads any more, to be aborted
         self._process = os.getpid()
-        self._breaker_ids: dict[tuple[str, ...], tuple[tuple[TokenId, ...], ...]] = {}
+        self._requests = Requests(self.tokenizer)
 
     def generate(
         self,
@@ -241,28 +238,12 @@ class LLM:
             from plait.tokenizer.grammar import check_grammar
 
             check_grammar(params.grammar)
-        if params.seed is None:
-            params = replace(params, seed=secrets.randbits(63))
-        request = EngineRequest(
-            request_id=f"r{next(self._ids)}",
-            prompt=ids,
-            sampling=params,
-            stop_token_ids=frozenset(params.stop_token_ids)
-            | (frozenset() if params.ignore_eos and params.grammar is None else self.tokenizer.eog_ids),
-            dry_breaker_ids=self._dry_breakers(params),
-        )
+        request = self._requests.make(f"r{next(self._ids)}", ids, params)
         outputs = [OutputText(self.tokenizer, params.stop) for _ in range(params.n)]
         return _Running(request, index, text, outputs, open=params.n)
 
     def _encoded(self, text: str) -> tuple[TokenId, ...]:
-        """Token ids of a text, but for one that cannot fit whatever its tokens are: that is refused unread."""
-        context = self.options.n_ctx or self.model.context_length
-        most = MARGIN * context * self.tokenizer.longest_token
-        if len(text) > most:
-            raise PromptTooLongError(
-                f"the prompt has {len(text)} characters, more than a context of {context} tokens can hold; "
-                "shorten it, or give a larger --ctx-size"
-            )
+        self._requests.check_length(text, self.options.n_ctx or self.model.context_length)
         return tuple(self.tokenizer.encode(text))
 
     def _checked(self, ids: Sequence[TokenId]) -> tuple[TokenId, ...]:
@@ -274,14 +255,6 @@ class LLM:
             if not 0 <= token < self.model.vocab_size:
                 raise RequestError(f"token id {token} is not in the vocabulary of {self.model.vocab_size}")
         return tuple(map(int, ids))
-
-    def _dry_breakers(self, params: SamplingParams) -> tuple[tuple[TokenId, ...], ...]:
-        breakers = params.dry_sequence_breakers
-        if params.dry_multiplier == 0:
-            return ()
-        if breakers not in self._breaker_ids:  # a walk over the vocabulary, so only once for each set
-            self._breaker_ids[breakers] = self.tokenizer.ids_containing(breakers)
-        return self._breaker_ids[breakers]
 
     # --- events -----------------------------------------------------------------------------------------------
 

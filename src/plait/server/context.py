@@ -23,7 +23,7 @@ from plait.server.options import ServerOptions
 from plait.server.prompts import Prompts
 from plait.supervisor.client import EngineClient, EngineInfo
 from plait.tokenizer.tokenizer import Tokenizer
-from plait.types import EngineRequest, Pooling, SamplingParams, TokenId
+from plait.types import Pooling, SamplingParams, TokenId
 
 _log = logging.getLogger("plait.server")
 T = TypeVar("T")
@@ -88,18 +88,10 @@ class Server:
         service = service_of(extension, request.headers, seat.tenant, self.options.timeout, self.options.share_prefixes)
         if not cache:
             service = replace(service, cache="off")
-        if params.seed is None:
-            params = replace(params, seed=secrets.randbits(63))
         seat.claim(len(prompt) + self._most_new(params, len(prompt)) * params.n)
-        stops = frozenset(params.stop_token_ids)
-        plain = EngineRequest(
-            request_id=f"{seat.request_id}.{seat.next_number()}.{secrets.token_hex(4)}",
-            prompt=prompt,
-            sampling=params,
-            stop_token_ids=stops if params.ignore_eos else stops | self.tokenizer.eog_ids,
-            dry_breaker_ids=self._breakers(params),
-            prompt_logprobs=prompt_logprobs,
-            pooling=pooling,
+        request_id = f"{seat.request_id}.{len(seat.generations)}.{secrets.token_hex(4)}"
+        plain = replace(
+            self.prompts.requests.make(request_id, prompt, params), prompt_logprobs=prompt_logprobs, pooling=pooling
         )
         if self.options.log_prompts:
             _log.info("%s prompt: %s", seat.request_id, logged or list(prompt))
@@ -110,9 +102,6 @@ class Server:
     def _most_new(self, params: SamplingParams, prompt_tokens: int) -> int:
         room = max(0, self.info.context_length - prompt_tokens)
         return room if params.max_tokens is None else min(params.max_tokens, room)
-
-    def _breakers(self, params: SamplingParams) -> tuple[tuple[TokenId, ...], ...]:
-        return self.tokenizer.ids_containing(params.dry_sequence_breakers) if params.dry_multiplier else ()
 
 
 class Seat:
@@ -125,11 +114,6 @@ class Seat:
         self.generations: list[Generation] = []
         self._gate = gate
         self._claimed = 0
-        self._number = 0
-
-    def next_number(self) -> int:
-        self._number += 1
-        return self._number
 
     def claim(self, tokens: int) -> None:
         """Raises `RateLimitError`."""

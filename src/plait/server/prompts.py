@@ -7,15 +7,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from plait.errors import PromptTooLongError
 from plait.server.errors import FieldError
+from plait.tokenizer.requests import Requests
 from plait.tokenizer.tokenizer import Tokenizer
 from plait.types import ChatMessage, TokenId
 
 SHORT = 4096
 """Characters that are encoded at once: under a millisecond."""
-MARGIN = 4
-"""Normalisation may shorten a text before it becomes tokens; hardly to a quarter."""
 T = TypeVar("T")
 
 
@@ -24,16 +22,13 @@ class Prompts:
 
     def __init__(self, tokenizer: Tokenizer, context: Callable[[], int]) -> None:
         self.tokenizer = tokenizer
+        self.requests = Requests(tokenizer)
         self._context = context
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenize")
 
     async def encode(self, text: str, special: bool = True) -> tuple[TokenId, ...]:
         """Raises `PromptTooLongError` for a text that cannot fit whatever its tokens are: it is not even read."""
-        context = self._context()
-        if len(text) > MARGIN * context * self.tokenizer.longest_token:
-            raise PromptTooLongError(
-                f"the prompt has {len(text)} characters, more than a context of {context} tokens can hold"
-            )
+        self.requests.check_length(text, self._context())
         return tuple(await self._run(len(text), lambda: self.tokenizer.encode(text, special)))
 
     async def chat(
