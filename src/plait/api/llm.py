@@ -30,7 +30,6 @@ from plait.tokenizer.requests import Requests
 from plait.types import (
     ChatMessage,
     EngineRequest,
-    FinishReason,
     Pooling,
     SamplingParams,
     Service,
@@ -287,35 +286,33 @@ class LLM:
 
     def _deliver(self, one: _Running, event: TokenEvent) -> None:
         output = one.outputs[event.index]
-        if output.ended:  # a stop string was found; steps in flight may bring more, and then the end
+        try:
+            shown = output.see(event)
+        except Exception as error:  # the text of one sample cannot be made: it ends, and nobody else does
+            output.ended = True
+            one.faults[event.index] = StepError.of(error)
+            shown = output.see(event)
             if not event.final:
-                return
-            text, taken = "", 0
-        else:
-            try:
-                text, taken, hit = output.push(event.tokens, final=event.final)
-            except Exception as error:  # the text of one sample cannot be made: it ends, and nobody else does
-                text, taken, hit, output.ended = "", 0, True, True
-                one.faults[event.index] = StepError.of(error)
-            if hit and not event.final:
                 self._engine.finish(event.request_id, event.index)
         one.open -= event.final
-        if text or taken or event.final:
-            fault = one.faults.get(event.index)
-            reason = None if fault else FinishReason.STOP if output.hit else event.finish_reason
-            delta = Delta(
-                prompt_index=one.prompt_index,
-                index=event.index,
-                text=text,
-                token_ids=event.tokens[:taken],
-                logprobs=event.logprobs[:taken],
-                finish_reason=reason if event.final else None,
-                error=fault or (None if output.hit else event.error),
-                prompt_tokens=event.prompt_tokens,
-                cached_tokens=event.cached_tokens,
-                embedding=event.embedding,
-            )
-            one.inbox.append(delta)
+        if shown is None:
+            return
+        if shown.finish:
+            self._engine.finish(event.request_id, event.index)
+        fault = one.faults.get(event.index)
+        delta = Delta(
+            prompt_index=one.prompt_index,
+            index=event.index,
+            text=shown.text,
+            token_ids=shown.tokens,
+            logprobs=shown.logprobs,
+            finish_reason=None if fault else shown.finish_reason,
+            error=fault or shown.error,
+            prompt_tokens=event.prompt_tokens,
+            cached_tokens=event.cached_tokens,
+            embedding=event.embedding,
+        )
+        one.inbox.append(delta)
 
     def _forget(self, running: list[_Running]) -> None:
         """Nobody reads these any more. Takes no lock: the garbage collector may call it in the midst of a step."""

@@ -24,7 +24,7 @@ class Piece(NamedTuple):
     logprobs: tuple[tuple[Logprob, ...], ...] = ()
     finish_reason: FinishReason | None = None
     error: Exception | None = None
-    event: TokenEvent | None = None
+    embedding: tuple[float, ...] = ()
 
     @property
     def final(self) -> bool:
@@ -97,8 +97,8 @@ class Generation:
                 sample.tokens += piece.tokens
                 sample.logprobs += piece.logprobs
                 sample.finish_reason = piece.finish_reason
-                if piece.event is not None and piece.final:
-                    sample.embedding = piece.event.embedding
+                if piece.final:
+                    sample.embedding = piece.embedding
                     sample.stop_string = self.stop_string(piece.sample)
         return samples
 
@@ -111,29 +111,15 @@ class Generation:
         self._time(event)
         if event.prompt_logprobs:
             self.prompt_logprobs = event.prompt_logprobs
-        output = self._outputs[event.index]
-        if output.ended:  # a stop string was found; steps in flight may bring more, and then the end
-            if not event.final:
-                return None
-            text, taken = "", 0
-        else:
-            text, taken, hit = output.push(event.tokens, event.final)
-            if hit and not event.final:
-                self._stream.finish(event.index)
-        self.usage.generated_tokens += taken
+        shown = self._outputs[event.index].see(event)
         self._open -= event.final
-        if not (text or taken or event.final):
+        if shown is None:
             return None
-        reason = FinishReason.STOP if output.hit else event.finish_reason
-        return Piece(
-            event.index,
-            text,
-            event.tokens[:taken],
-            event.logprobs[:taken],
-            reason if event.final else None,
-            None if output.hit else event.error,
-            event,
-        )
+        if shown.finish:
+            self._stream.finish(event.index)
+        self.usage.generated_tokens += len(shown.tokens)
+        text, tokens, logprobs, reason, error, _ = shown
+        return Piece(event.index, text, tokens, logprobs, reason, error, event.embedding)
 
     def _time(self, event: TokenEvent) -> None:
         now = time.monotonic()

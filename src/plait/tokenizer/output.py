@@ -6,10 +6,23 @@ One function for every face. The end is a token index, so what counts as used do
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from plait.tokenizer.stop import StopChecker
 from plait.tokenizer.tokenizer import Tokenizer
-from plait.types import TokenId
+from plait.types import FinishReason, Logprob, TokenEvent, TokenId
+
+
+class Shown(NamedTuple):
+    """What an event means to the reader of its sample. `finish`: the engine is to end the sample, whose stop string
+    came."""
+
+    text: str
+    tokens: tuple[TokenId, ...]
+    logprobs: tuple[tuple[Logprob, ...], ...]
+    finish_reason: FinishReason | None
+    error: Exception | None
+    finish: bool
 
 
 class OutputText:
@@ -44,3 +57,23 @@ class OutputText:
             shown.append(self._stop.flush())
             return "".join(shown), len(tokens), self.hit
         return "".join(shown), len(tokens), False
+
+    def see(self, event: TokenEvent) -> Shown | None:
+        """Take in the sample's next event; None where it says nothing to the reader. Raises what `push` raises."""
+        text, taken, finish = "", 0, False
+        if not self.ended:
+            text, taken, hit = self.push(event.tokens, event.final)
+            finish = hit and not event.final
+        elif not event.final:  # a stop string was found; steps in flight may bring more, and then the end
+            return None
+        if not (text or taken or event.final):
+            return None
+        reason = FinishReason.STOP if self.hit else event.finish_reason
+        return Shown(
+            text,
+            event.tokens[:taken],
+            event.logprobs[:taken],
+            reason if event.final else None,
+            None if self.hit else event.error,
+            finish,
+        )
