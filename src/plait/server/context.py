@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -27,10 +24,6 @@ from plait.types import Pooling, SamplingParams, TokenId
 
 _log = logging.getLogger("plait.server")
 T = TypeVar("T")
-
-
-class ClientGoneError(Exception):
-    """The client has closed its connection: there is nobody to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +48,7 @@ class Server:
     @property
     def model(self) -> str:
         """The model's name in the API."""
-        return self.options.alias or Path(self.info.model).stem
+        return self.options.alias or self.info.model
 
     async def body(self, request: Request, kind: type[T]) -> T:
         """The typed body of a request. Raises `TooLargeError` or `FieldError`."""
@@ -131,23 +124,3 @@ class Seat:
         usages = [generation.usage for generation in self.generations]
         used = sum(usage.prompt_tokens + usage.generated_tokens for usage in usages)
         self._gate.leave(self.tenant, self._claimed, used, time.monotonic())
-
-
-async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, unless the client leaves first: then raises `ClientGoneError`. The body was read before."""
-    doing = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait((doing, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not doing.done():
-            raise ClientGoneError
-        return doing.result()
-    finally:
-        for task in (doing, watching):
-            task.cancel()
-        await asyncio.gather(doing, watching, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -6,7 +6,7 @@ Knows an `EngineClient` and the tokenizer; knows no HTTP.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from plait.supervisor.client import EngineClient
@@ -42,21 +42,9 @@ class Usage:
     decode_s: float = 0.0
 
 
-@dataclass(slots=True)
-class Whole:
-    """One sample, all of it."""
-
-    text: str = ""
-    tokens: list[TokenId] = field(default_factory=list)
-    logprobs: list[tuple[Logprob, ...]] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    stop_string: str | None = None
-    embedding: tuple[float, ...] = ()
-
-
 class Generation:
-    """A submitted request. Read `pieces` until they are empty, or all at once with `whole`; `abort` if nobody wants
-    them any more. `prompt_logprobs` is there with the first pieces."""
+    """A submitted request. Read `pieces` until they are empty (`merge` reads several); `abort` if nobody wants them any
+    more. `prompt_logprobs` is there with the first pieces."""
 
     def __init__(self, client: EngineClient, tokenizer: Tokenizer, request: EngineRequest) -> None:
         """Raises `EngineDownError`."""
@@ -83,24 +71,6 @@ class Generation:
             if pieces:
                 return pieces
         return []
-
-    async def whole(self) -> list[Whole]:
-        """All samples. Raises the first error there is, after ending the others."""
-        samples = [Whole() for _ in self._outputs]
-        while pieces := await self.pieces():
-            for piece in pieces:
-                if piece.error is not None:
-                    self.abort()
-                    raise piece.error
-                sample = samples[piece.sample]
-                sample.text += piece.text
-                sample.tokens += piece.tokens
-                sample.logprobs += piece.logprobs
-                sample.finish_reason = piece.finish_reason
-                if piece.final:
-                    sample.embedding = piece.embedding
-                    sample.stop_string = self.stop_string(piece.sample)
-        return samples
 
     def abort(self) -> None:
         """End it, wherever it is. May be called again, and after the end."""

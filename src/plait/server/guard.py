@@ -14,9 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from plait.server.context import ClientGoneError, Seat
+from plait.server.context import Seat
 from plait.server.errors import OURS, MethodError, NotFoundError, answer_to, error_body, retry_after
 from plait.server.keys import Gate, KeyRing
+from plait.server.leaving import ClientGoneError
 
 OPEN_PATHS = frozenset({"/", "/health", "/v1/health", "/favicon.ico"})
 """Answered without a key and without a seat."""

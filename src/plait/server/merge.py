@@ -1,11 +1,13 @@
-"""The pieces of several generations in the order they come."""
+"""The pieces of several generations: in the order they come, or all of them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 
 from plait.server.generation import Generation, Piece
+from plait.types import FinishReason, Logprob, TokenId
 
 
 async def merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, list[Piece]]]:
@@ -27,3 +29,32 @@ async def merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, 
     finally:
         for task in waiting:
             task.cancel()
+
+
+@dataclass(slots=True)
+class Whole:
+    """One sample, all of it."""
+
+    text: str = ""
+    tokens: list[TokenId] = field(default_factory=list)
+    logprobs: list[tuple[Logprob, ...]] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    stop_string: str | None = None
+    embedding: tuple[float, ...] = ()
+
+
+async def collected(generations: Sequence[Generation]) -> list[list[Whole]]:
+    """All samples of all of them. Raises the first error there is."""
+    wholes = [[Whole() for _ in range(one.request.sampling.n)] for one in generations]
+    async for number, pieces in merged(generations):
+        for piece in pieces:
+            if piece.error is not None:
+                raise piece.error
+            sample = wholes[number][piece.sample]
+            sample.text += piece.text
+            sample.tokens += piece.tokens
+            sample.logprobs += piece.logprobs
+            if piece.final:
+                sample.finish_reason, sample.embedding = piece.finish_reason, piece.embedding
+                sample.stop_string = generations[number].stop_string(piece.sample)
+    return wholes

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from plait.server.errors import error_body
+from plait.server.leaving import gone
 
 DONE = b"data: [DONE]\n\n"
 _log = logging.getLogger("plait.server")
@@ -36,7 +37,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send_all(send))
-        watching = asyncio.ensure_future(_gone(receive))
+        watching = asyncio.ensure_future(gone(receive))
         try:
             await asyncio.wait((sending, watching), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -44,7 +45,7 @@ class EventStream(Response):
             for task in (sending, watching):
                 task.cancel()
             for result in await asyncio.gather(sending, watching, return_exceptions=True):
-                if isinstance(result, Exception) and not isinstance(result, (TimeoutError, OSError)):
+                if isinstance(result, Exception) and not isinstance(result, OSError):
                     raise result
 
     async def _send_all(self, send: Send) -> None:
@@ -68,11 +69,6 @@ class EventStream(Response):
         message: Message = {"type": "http.response.body", "body": chunk, "more_body": True}
         async with asyncio.timeout(self._send_timeout):
             await send(message)
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def stream_of(chunks: AsyncIterator[bytes], leave: Callable[[], None], send_timeout: float) -> EventStream:

@@ -10,11 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from plait.server.bodies import refuse
-from plait.server.context import Server, unless_gone
+from plait.server.context import Server
 from plait.server.errors import FieldError, NotSupportedError
 from plait.server.fields import sampling_params
-from plait.server.generation import Generation, Piece, Whole
+from plait.server.generation import Generation, Piece
 from plait.server.grammars import checked, schema_grammar
+from plait.server.leaving import unless_gone
+from plait.server.merge import Whole, collected
 from plait.server.native.bodies import CompletionBody, InfillBody, NativeBody
 from plait.server.openai.usage import timings_of
 from plait.server.replies import encode, reply
@@ -79,7 +81,7 @@ async def _answer(
     answer = _Answer(server, generation, body, text)
     if body.stream:
         return await unless_gone(request, stream_of(answer.events(), generation.abort, server.options.send_timeout))
-    return reply(answer.whole((await unless_gone(request, generation.whole()))[0]))
+    return reply(answer.whole((await unless_gone(request, collected([generation])))[0][0]))
 
 
 async def _params(server: Server, body: NativeBody) -> SamplingParams:

@@ -9,8 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from plait import __version__
-from plait.server.context import Server, unless_gone
+from plait.server.context import Server
 from plait.server.errors import FieldError, NotFoundError, NotSupportedError
+from plait.server.leaving import unless_gone
 from plait.server.native.bodies import DetokenizeBody, EmbeddingBody, SlotBody, TokenizeBody
 from plait.server.native.completion import DEFAULTS, settings_of
 from plait.server.openai.bodies import ChatBody

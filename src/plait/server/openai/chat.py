@@ -11,10 +11,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from plait.server.context import Server, unless_gone
+from plait.server.context import Server
 from plait.server.errors import FieldError
 from plait.server.fields import OPENAI_DEFAULTS, sampling_params
-from plait.server.generation import Generation, Piece, Whole
+from plait.server.generation import Generation, Piece
+from plait.server.leaving import unless_gone
+from plait.server.merge import Whole, collected
 from plait.server.openai.bodies import ChatBody
 from plait.server.openai.conversation import read_conversation
 from plait.server.openai.usage import timings_of, usage_of
@@ -57,7 +59,7 @@ async def chat(server: Server, request: Request) -> Response:
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         events = stream_of(answer.events(usage), generation.abort, server.options.send_timeout)
         return await unless_gone(request, events)
-    return reply(answer.whole(await unless_gone(request, generation.whole())))
+    return reply(answer.whole((await unless_gone(request, collected([generation])))[0]))
 
 
 @dataclass(slots=True)

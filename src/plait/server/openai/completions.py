@@ -10,11 +10,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from plait.server.context import Server, unless_gone
+from plait.server.context import Server
 from plait.server.fields import OPENAI_DEFAULTS, sampling_params
-from plait.server.generation import Generation, Piece, Whole
+from plait.server.generation import Generation, Piece
 from plait.server.grammars import checked, schema_grammar
-from plait.server.merge import merged
+from plait.server.leaving import unless_gone
+from plait.server.merge import Whole, collected, merged
 from plait.server.openai.bodies import CompletionBody, refuse_completion
 from plait.server.openai.usage import usage_of
 from plait.server.replies import encode, reply
@@ -45,7 +46,7 @@ async def completions(server: Server, request: Request) -> Response:
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         leave = request.state.seat.leave_generations
         return await unless_gone(request, stream_of(answer.events(usage), leave, server.options.send_timeout))
-    wholes = await unless_gone(request, answer.wholes())
+    wholes = await unless_gone(request, collected(generations))
     return reply(answer.whole(wholes))
 
 
@@ -78,14 +79,6 @@ class _Answer:
             "created": int(time.time()),
             "model": self.server.model,
         }
-
-    async def wholes(self) -> list[list[Whole]]:
-        try:
-            return [await generation.whole() for generation in self.generations]
-        except BaseException:
-            for generation in self.generations:
-                generation.abort()
-            raise
 
     def whole(self, wholes: list[list[Whole]]) -> dict[str, Any]:
         choices = []

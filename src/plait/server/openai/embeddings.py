@@ -9,9 +9,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from plait.server.context import Server, unless_gone
+from plait.server.context import Server
 from plait.server.errors import FieldError, NotFoundError
 from plait.server.generation import Generation
+from plait.server.leaving import unless_gone
+from plait.server.merge import collected
 from plait.server.openai.bodies import EmbeddingBody
 from plait.server.replies import reply
 from plait.types import Pooling, SamplingParams
@@ -44,8 +46,8 @@ async def embed(
     generations: list[Generation] = [
         server.submit(request, ids, params, pooling=Pooling(pooling or Pooling.MEAN)) for ids in prompts
     ]
-    wholes = [(await one.whole())[0] for one in generations]
-    return [whole.embedding for whole in wholes], sum(len(ids) for ids in prompts)
+    wholes = await collected(generations)
+    return [samples[0].embedding for samples in wholes], sum(len(ids) for ids in prompts)
 
 
 def _base64(vector: tuple[float, ...]) -> str:
