@@ -11,14 +11,9 @@ from plait.server.bodies import in_field
 from plait.server.errors import FieldError
 from plait.types import Grammar, GrammarKind
 
-MAX_GRAMMAR = 256 * 1024
-"""Characters of a grammar or schema."""
-
 
 async def checked(kind: GrammarKind, source: str, field: str) -> Grammar:
     """Raises `FieldError` for a grammar that is too long, does not compile or cannot be enforced."""
-    if len(source) > MAX_GRAMMAR:
-        raise FieldError(f"the grammar has {len(source)} characters; at most {MAX_GRAMMAR} are taken", field)
     try:
         grammar = Grammar(kind, source)
         from plait.tokenizer.grammar import check_grammar
@@ -34,3 +29,10 @@ async def schema_grammar(schema: Any, field: str) -> Grammar:
     if not isinstance(schema, (dict, bool)):
         raise FieldError(f"'{field}' is no JSON schema; give an object", field)
     return await checked(GrammarKind.JSON_SCHEMA, json.dumps(schema), field)
+
+
+async def own_grammar(grammar: str | None, json_schema: Any) -> Grammar | None:
+    """What llama.cpp's two fields say, which every body may have."""
+    if grammar:
+        return await checked(GrammarKind.GBNF, grammar, "grammar")
+    return None if json_schema is None else await schema_grammar(json_schema, "json_schema")

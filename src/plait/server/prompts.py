@@ -26,10 +26,10 @@ class Prompts:
         self._context = context
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenize")
 
-    async def encode(self, text: str, special: bool = True) -> tuple[TokenId, ...]:
+    async def encode(self, text: str, special: bool = True, parse_special: bool = True) -> tuple[TokenId, ...]:
         """Raises `PromptTooLongError` for a text that cannot fit whatever its tokens are: it is not even read."""
         self.requests.check_length(text, self._context())
-        return tuple(await self._run(len(text), lambda: self.tokenizer.encode(text, special)))
+        return tuple(await self._run(len(text), lambda: self.tokenizer.encode(text, special, parse_special)))
 
     async def chat(
         self, messages: Sequence[ChatMessage], prefill: bool, tools: object, variables: dict[str, object]
@@ -44,7 +44,7 @@ class Prompts:
         extra: dict[str, Any] = {**variables, **({"tools": tools} if tools else {})}
         turns = messages[:-1] if prefill else messages
         text = self.tokenizer.render_chat(turns, **extra)
-        ids = self.tokenizer.encode_chat(turns, **extra)
+        ids = self.tokenizer.encode_rendered(text)
         if prefill:
             begun = messages[-1].content
             text += begun

@@ -192,7 +192,10 @@ class Tokenizer:
     ) -> list[TokenId]:
         """The ids of `render_chat`. A template writes the special tokens it wants, so none is added, but for the
         begin token of a model that wants one and whose template leaves it out."""
-        prompt = self.render_chat(messages, add_generation_prompt, template=template, **extra)
+        return self.encode_rendered(self.render_chat(messages, add_generation_prompt, template=template, **extra))
+
+    def encode_rendered(self, prompt: str) -> list[TokenId]:
+        """The ids of what `render_chat` gave."""
         ids = self.encode(prompt, add_special=False)
         bos = self.bos_id
         if bos is not None and ids[:1] != [bos] and self.encode("a")[:1] == [bos]:

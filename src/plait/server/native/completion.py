@@ -14,15 +14,15 @@ from plait.server.context import Server
 from plait.server.errors import FieldError, NotSupportedError
 from plait.server.fields import sampling_params
 from plait.server.generation import Generation, Piece
-from plait.server.grammars import checked, schema_grammar
+from plait.server.grammars import own_grammar
 from plait.server.leaving import unless_gone
 from plait.server.merge import Whole, collected
 from plait.server.native.bodies import CompletionBody, InfillBody, NativeBody
 from plait.server.openai.usage import timings_of
-from plait.server.replies import encode, reply
+from plait.server.replies import encode, reply, spelled
 from plait.server.sse import event, stream_of
 from plait.tokenizer.tokenizer import Tokenizer
-from plait.types import GrammarKind, Logprob, SamplingParams, TokenId
+from plait.types import Logprob, SamplingParams, TokenId
 
 DEFAULTS = SamplingParams()
 _INFILL = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), ("<PRE>", "<SUF>", "<MID>"), (
@@ -48,8 +48,8 @@ async def infill(server: Server, request: Request) -> Response:
 
 
 def _infill_tokens(tokenizer: Tokenizer) -> tuple[TokenId, TokenId, TokenId]:
-    for spelled in _INFILL:
-        ids = [tokenizer.encode(text, add_special=False) for text in spelled]
+    for words in _INFILL:
+        ids = [tokenizer.encode(text, add_special=False) for text in words]
         if all(len(one) == 1 and tokenizer.is_special(one[0]) for one in ids):
             return ids[0][0], ids[1][0], ids[2][0]
     raise NotSupportedError("this model has no tokens for filling in; use /completion")
@@ -85,11 +85,7 @@ async def _answer(
 
 
 async def _params(server: Server, body: NativeBody) -> SamplingParams:
-    grammar = None
-    if body.grammar:
-        grammar = await checked(GrammarKind.GBNF, body.grammar, "grammar")
-    elif body.json_schema is not None:
-        grammar = await schema_grammar(body.json_schema, "json_schema")
+    grammar = await own_grammar(body.grammar, body.json_schema)
     most = body.n_predict if body.n_predict is not None else body.max_tokens
     return sampling_params(
         body,
@@ -163,13 +159,7 @@ class _Answer:
         ]
 
     def _spelled(self, one: Logprob) -> dict[str, Any]:
-        tokenizer = self.server.tokenizer
-        return {
-            "id": one.token,
-            "token": tokenizer.decode([one.token], continuing=True),
-            "bytes": list(tokenizer.token_bytes(one.token)),
-            "logprob": one.logprob,
-        }
+        return {"id": one.token, **spelled(self.server.tokenizer, one)}
 
 
 def settings_of(params: SamplingParams) -> dict[str, Any]:

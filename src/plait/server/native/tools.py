@@ -24,9 +24,7 @@ from plait.types import TokenId
 async def tokenize(server: Server, request: Request) -> Response:
     """POST /tokenize."""
     body = await server.body(request, TokenizeBody)
-    ids = await server.prompts.encode(body.content, body.add_special)
-    if not body.parse_special:
-        ids = tuple(server.tokenizer.encode(body.content, body.add_special, parse_special=False))
+    ids = await server.prompts.encode(body.content, body.add_special, body.parse_special)
     if not body.with_pieces:
         return reply({"tokens": ids})
     return reply({"tokens": [{"id": one, "piece": _piece(server.tokenizer.token_bytes(one))} for one in ids]})

@@ -20,7 +20,7 @@ from plait.server.merge import Whole, collected
 from plait.server.openai.bodies import ChatBody
 from plait.server.openai.conversation import read_conversation
 from plait.server.openai.usage import timings_of, usage_of
-from plait.server.replies import encode, reply
+from plait.server.replies import encode, reply, spelled
 from plait.server.sse import DONE, event, stream_of
 from plait.tokenizer.tokenizer import Tokenizer
 from plait.tokenizer.toolcalls import (
@@ -211,14 +211,7 @@ def _logprobs(
     tokenizer: Tokenizer, tokens: Iterable[TokenId], entries: Iterable[tuple[Logprob, ...]]
 ) -> dict[str, Any]:
     content = []
-    for token, entry in zip(tokens, entries, strict=False):
-        own, *others = entry
-        content.append({**_spelled(tokenizer, token, own.logprob), "top_logprobs": [
-            _spelled(tokenizer, one.token, one.logprob) for one in others
-        ]})  # fmt: skip
+    for token, (own, *others) in zip(tokens, entries, strict=False):
+        top = [spelled(tokenizer, one) for one in others]
+        content.append({**spelled(tokenizer, Logprob(token, own.logprob)), "top_logprobs": top})
     return {"content": content, "refusal": None}
-
-
-def _spelled(tokenizer: Tokenizer, token: TokenId, logprob: float) -> dict[str, Any]:
-    text = tokenizer.decode([token], continuing=True)
-    return {"token": text, "logprob": logprob, "bytes": list(tokenizer.token_bytes(token))}

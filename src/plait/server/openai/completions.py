@@ -13,7 +13,7 @@ from starlette.responses import Response
 from plait.server.context import Server
 from plait.server.fields import OPENAI_DEFAULTS, sampling_params
 from plait.server.generation import Generation, Piece
-from plait.server.grammars import checked, schema_grammar
+from plait.server.grammars import own_grammar
 from plait.server.leaving import unless_gone
 from plait.server.merge import Whole, collected, merged
 from plait.server.openai.bodies import CompletionBody, refuse_completion
@@ -21,7 +21,7 @@ from plait.server.openai.usage import usage_of
 from plait.server.replies import encode, reply
 from plait.server.sse import DONE, event, stream_of
 from plait.tokenizer.tokenizer import Tokenizer
-from plait.types import Grammar, GrammarKind, Logprob, SamplingParams, TokenId
+from plait.types import Logprob, SamplingParams, TokenId
 
 MAX_PROMPTS = 2048
 
@@ -51,11 +51,7 @@ async def completions(server: Server, request: Request) -> Response:
 
 
 async def _params(server: Server, body: CompletionBody) -> SamplingParams:
-    grammar: Grammar | None = None
-    if body.grammar:
-        grammar = await checked(GrammarKind.GBNF, body.grammar, "grammar")
-    elif body.json_schema is not None:
-        grammar = await schema_grammar(body.json_schema, "json_schema")
+    grammar = await own_grammar(body.grammar, body.json_schema)
     most = None if body.max_tokens == -1 else body.max_tokens
     return sampling_params(
         body, OPENAI_DEFAULTS, server.tokenizer.vocab_size, grammar, max_tokens=most, logprobs=body.logprobs

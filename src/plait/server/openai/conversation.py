@@ -9,7 +9,7 @@ import msgspec
 
 from plait.server.context import Server
 from plait.server.errors import FieldError, NotSupportedError
-from plait.server.grammars import checked, schema_grammar
+from plait.server.grammars import checked, own_grammar, schema_grammar
 from plait.server.openai.bodies import MAX_MESSAGES, ChatBody, Message, refuse_message
 from plait.tokenizer.toolcalls import ToolFormat, format_of, tool_schema
 from plait.types import ChatMessage, Grammar, GrammarKind, TokenId
@@ -121,10 +121,9 @@ def _tools(body: ChatBody) -> tuple[list[dict[str, Any]], str | None, bool]:
 
 async def _grammar(body: ChatBody) -> Grammar | None:
     wanted = body.response_format
-    if body.grammar:
-        return await checked(GrammarKind.GBNF, body.grammar, "grammar")
-    if body.json_schema is not None:
-        return await schema_grammar(body.json_schema, "json_schema")
+    own = await own_grammar(body.grammar, body.json_schema)
+    if own is not None:
+        return own
     if wanted is None or wanted.type == "text":
         return None
     if wanted.type == "json_object":
