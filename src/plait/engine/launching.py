@@ -14,8 +14,9 @@ from concurrent.futures import Future, wait
 from dataclasses import replace
 from typing import Protocol, TypeVar, runtime_checkable
 
+from plait.engine.looking import OutputRows
 from plait.engine.packing import Packer, only_edits
-from plait.engine.runner import REMEMBERED_STEPS, Masks, Runner
+from plait.engine.runner import REMEMBERED_STEPS, Masks, Runner, row_result, sample_row
 from plait.ops.api import Executable, StepInputs
 from plait.ops.sampling import Sampled, SampleRow
 from plait.scheduler.plan import FromStep, PlannedSampling, RowResult, StepPlan, StepResult
@@ -59,7 +60,7 @@ class _Launched:
     def rows(self) -> tuple[RowResult, ...]:
         if self._rows is None:
             drawn = self._pending.result()
-            self._rows = tuple(RowResult(()) if i is None else _row_result(drawn[i]) for i in self.draws)
+            self._rows = tuple(RowResult(()) if i is None else row_result(drawn[i]) for i in self.draws)
         return self._rows
 
     def result(self) -> StepResult:
@@ -132,20 +133,19 @@ class LaunchingRunner:
 
     def _try(self, plan: StepPlan) -> _Launched | None:
         """Starts the step; None where it must go the plain way."""
-        uses = [use for planned in plan.sequences for _, use in planned.outputs]
-        samplings = [use for use in uses if use is None or isinstance(use, PlannedSampling)]
-        if len(samplings) < len(uses) or any(s is not None and s.constraint is not None for s in samplings):
+        outputs = OutputRows(plan.sequences)
+        drawn = [(pick, use) for pick, use in zip(outputs.picks, outputs.uses, strict=True) if use is not None]
+        samplings = [use for _, use in drawn if isinstance(use, PlannedSampling) and use.constraint is None]
+        if len(samplings) < len(drawn):
             return None
-        rows = [self._sample_row(s) for s in samplings if s is not None]
+        rows = [sample_row(sampling, self._token) for sampling in samplings]
         if not self._launching.launches(rows):
             return None
         numbers = itertools.count()
-        draws = [None if sampling is None else next(numbers) for sampling in samplings]
-        out_rows, picks = _outputs(plan)
-        wanted = [pick for pick, sampling in zip(picks, samplings, strict=True) if sampling is not None]
+        draws = [None if use is None else next(numbers) for use in outputs.uses]
         try:
-            step = self._packer.pack(plan.sequences, out_rows, self._token)
-            return _Launched(plan, self._launching.launch(step, wanted, rows), draws)
+            step = self._packer.pack(plan.sequences, outputs.wanted, self._token)
+            return _Launched(plan, self._launching.launch(step, [pick for pick, _ in drawn], rows), draws)
         except Exception:
             # The plain way finds who is to blame, by halves.
             return None
@@ -157,12 +157,6 @@ class LaunchingRunner:
         self._launched.clear()
         self._last = None
 
-    def _sample_row(self, sampling: PlannedSampling) -> SampleRow:
-        history = sampling.history
-        if sampling.pending is not None:
-            history = (*history, self._token(sampling.pending))
-        return SampleRow(sampling.params, sampling.sample_index, sampling.position, history, sampling.dry_breaker_ids)
-
     def _token(self, source: FromStep) -> TokenId:
         """A token by number, or -1 - i for the i-th draw of the launch before this one."""
         launched = self._launched.get(source.step)
@@ -173,18 +167,3 @@ class LaunchingRunner:
             return -1 - draw
         tokens = launched.rows()[source.output].tokens
         return tokens[-1] if tokens else 0
-
-
-def _outputs(plan: StepPlan) -> tuple[list[int], list[int]]:
-    """The step's rows that want logits, and for each output its row of the logits."""
-    out_rows: dict[int, int] = {}
-    picks: list[int] = []
-    base = 0
-    for planned in plan.sequences:
-        picks += [out_rows.setdefault(base + row, len(out_rows)) for row, _ in planned.outputs]
-        base += len(planned.tokens)
-    return list(out_rows), picks
-
-
-def _row_result(sampled: Sampled) -> RowResult:
-    return RowResult((), (), sampled.error) if sampled.error is not None else RowResult((sampled.token,))

@@ -154,7 +154,7 @@ class Runner:
         results = []
         for use, pick, row in zip(outputs.uses, outputs.picks, rows, strict=True):
             if isinstance(row, SampleRow):
-                results.append(_row_result(next(drawn), isinstance(use, PlannedSampling)))
+                results.append(row_result(next(drawn), isinstance(use, PlannedSampling)))
             elif hidden is not None and isinstance(use, PooledRow):
                 results.append(RowResult((), hidden=hidden[pick]))
             else:
@@ -170,18 +170,15 @@ class Runner:
 
     def _sample_row(self, sampling: PlannedSampling) -> SampleRow | RowResult:
         """How to sample a row, or why its grammar gives no mask."""
-        params, index, position, history, pending, breakers, constraint, mu = sampling
-        if pending is not None:
-            history = (*history, self.token(pending))
         mask = None
-        if constraint is not None:
+        if sampling.constraint is not None:
             assert self._masks is not None, "a row has a grammar and there are no masks"
             try:
-                mask = self._masks.mask(constraint)
+                mask = self._masks.mask(sampling.constraint)
             except Exception as error:
                 found = error if isinstance(error, PlaitError) else StepError.of(error)
                 return RowResult((), (), found)
-        return SampleRow(params, index, position, history, breakers, mask, mu)
+        return sample_row(sampling, self.token, mask)
 
     def token(self, source: FromStep) -> TokenId:
         """The token that an earlier step drew."""
@@ -190,7 +187,18 @@ class Runner:
         return tokens[-1] if tokens else 0
 
 
-def _row_result(sampled: Sampled, drawn: bool) -> RowResult:
+def sample_row(
+    sampling: PlannedSampling, token: Callable[[FromStep], TokenId], mask: U32Array | None = None
+) -> SampleRow:
+    """How to sample a row; `token` is asked for the one that the plan did not know."""
+    params, index, position, history, pending, breakers, _, mu = sampling
+    if pending is not None:
+        history = (*history, token(pending))
+    return SampleRow(params, index, position, history, breakers, mask, mu)
+
+
+def row_result(sampled: Sampled, drawn: bool = True) -> RowResult:
+    """What came of a row; of one that was not `drawn` from, its log-probabilities alone."""
     if sampled.error is not None:
         return RowResult((), (), sampled.error)
     if not drawn:
