@@ -4,35 +4,26 @@ device and never looks at a number, so that a step of fixed shapes can be captur
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias, assert_never
+from typing import TypeAlias
 
 import torch
 from torch.nn import functional
 
 from plait.ops.api import (
-    Activate,
-    Add,
     Attention,
-    Clamp,
     Embed,
     GatedMlp,
     Instruction,
-    LayerNorm,
     Linear,
-    Moe,
     Program,
     RmsNorm,
     Rope,
     RopeAndStore,
-    Scale,
-    Softcap,
-    TakeRows,
-    Value,
-    Weight,
 )
 from plait.ops.cuda import formulas
 from plait.ops.cuda.memory import DeviceKV
 from plait.ops.cuda.step import DeviceStep
+from plait.ops.cuda.values import Values
 from plait.ops.program import head_of
 
 Tensor: TypeAlias = torch.Tensor
@@ -69,7 +60,7 @@ class Interpreter:
         }
 
 
-class _Run:
+class _Run(Values):
     """One step: its inputs and the values so far."""
 
     def __init__(
@@ -81,9 +72,9 @@ class _Run:
         rope_tables: Mapping[Rope, tuple[Tensor, Tensor]],
         slopes: Mapping[tuple[float, ...], Tensor],
     ) -> None:
-        self.program, self.weights, self.memory = program, weights, memory
+        super().__init__(weights, step.out_rows)
+        self.program, self.memory = program, memory
         self.step, self.rope_tables, self.slopes = step, rope_tables, slopes
-        self.values: dict[int, Tensor] = {}
 
     def leave_logits(self, head: Linear) -> Tensor:
         """The hidden states; only rows that want logits go on."""
@@ -100,9 +91,6 @@ class _Run:
                     self._put(out, functional.linear(self._get(op.x), self._w(weight), self._optional(bias)))
             case RmsNorm():
                 self._rms_norm(op)
-            case LayerNorm():
-                weight, shift = self._w(op.weight), self._optional(op.bias)
-                self._put(op.out, formulas.layer_norm(self._get(op.x), weight, shift, op.eps, op.groups))
             case RopeAndStore():
                 self._rope_and_store(op)
             case Attention():
@@ -111,24 +99,8 @@ class _Run:
                 weights = self._w(op.gate), self._w(op.up), self._w(op.down)
                 gate, up, down = (self._optional(bias) for bias in op.biases)
                 self._put(op.out, formulas.gated_mlp(self._get(op.x), weights, (gate, up, down), op.activation))
-            case Moe():
-                experts = self._w(op.gate), self._w(op.up), self._w(op.down)
-                x, router = self._get(op.x), self._w(op.router)
-                self._put(op.out, formulas.moe(x, router, experts, op.top_k, op.normalise, op.activation))
-            case Add():
-                self._put(op.out, self._get(op.a) + self._get(op.b))
-            case Scale():
-                self._put(op.out, self._get(op.x) * op.factor)
-            case Softcap():
-                self._put(op.out, formulas.softcap(self._get(op.x), op.cap))
-            case Clamp():
-                self._put(op.out, self._get(op.x).clamp(-op.limit, op.limit))
-            case Activate():
-                self._put(op.out, formulas.activate(self._get(op.x), op.activation))
-            case TakeRows():
-                self._put(op.out, self._get(op.x)[self.step.out_rows])
             case _:
-                assert_never(op)
+                super().execute(op)
 
     def _rms_norm(self, op: RmsNorm) -> None:
         x = self._get(op.x)
@@ -170,15 +142,3 @@ class _Run:
 
     def _table_rows(self, op: Embed) -> Tensor:
         return self.step.positions.clamp(max=op.table.shape[0] - 1) if op.by_position else self.step.tokens
-
-    def _get(self, value: Value) -> Tensor:
-        return self.values[value.id]
-
-    def _put(self, value: Value, tensor: Tensor) -> None:
-        self.values[value.id] = tensor
-
-    def _w(self, weight: Weight) -> Tensor:
-        return self.weights[id(weight.tensor)]
-
-    def _optional(self, weight: Weight | None) -> Tensor | None:
-        return None if weight is None else self._w(weight)

@@ -4,30 +4,22 @@ step of fixed shapes can be captured."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias, assert_never
+from typing import TypeAlias
 
 import torch
 from torch.nn import functional
 
 from plait.ops.api import (
-    Activate,
-    Add,
     Attention,
-    Clamp,
     Embed,
     GatedMlp,
     Instruction,
-    LayerNorm,
     Linear,
-    Moe,
     Program,
     RmsNorm,
     Rope,
     RopeAndStore,
     RopeLayout,
-    Scale,
-    Softcap,
-    TakeRows,
     Value,
     Weight,
 )
@@ -40,6 +32,7 @@ from plait.ops.cuda.kernels.rope import Table, angles, rope_and_store, store_pos
 from plait.ops.cuda.memory import DeviceKV
 from plait.ops.cuda.products import Products
 from plait.ops.cuda.staging import StepTensors
+from plait.ops.cuda.values import Values
 from plait.ops.cuda.weights import DeviceWeights
 from plait.ops.program import head_of
 
@@ -84,13 +77,13 @@ def run_program(model: Model, step: StepTensors, drawn: Tensor, single: bool, se
     return run.values[model.program.logits.id]
 
 
-class _Run:
+class _Run(Values):
     def __init__(
         self, model: Model, step: StepTensors, drawn: Tensor, tables: dict[Rope, Table], single: bool, several: bool
     ) -> None:
+        super().__init__(model.weights.each, step.out_rows)
         self.model, self.step, self.drawn, self.tables = model, step, drawn, tables
         self.single, self.several = single, several
-        self.values: dict[int, Tensor] = {}
 
     def execute(self, op: Instruction) -> None:
         match op:
@@ -100,33 +93,14 @@ class _Run:
                 self._linear(op)
             case RmsNorm():
                 self._rms_norm(op)
-            case LayerNorm():
-                weight, shift = self._w(op.weight), self._optional(op.bias)
-                self._put(op.out, formulas.layer_norm(self._get(op.x), weight, shift, op.eps, op.groups))
             case RopeAndStore():
                 self._rope_and_store(op)
             case Attention():
                 self._attention(op)
             case GatedMlp():
                 self._gated_mlp(op)
-            case Moe():
-                experts = self._w(op.gate), self._w(op.up), self._w(op.down)
-                x, router = self._get(op.x), self._w(op.router)
-                self._put(op.out, formulas.moe(x, router, experts, op.top_k, op.normalise, op.activation))
-            case Add():
-                self._put(op.out, self._get(op.a) + self._get(op.b))
-            case Scale():
-                self._put(op.out, self._get(op.x) * op.factor)
-            case Softcap():
-                self._put(op.out, formulas.softcap(self._get(op.x), op.cap))
-            case Clamp():
-                self._put(op.out, self._get(op.x).clamp(-op.limit, op.limit))
-            case Activate():
-                self._put(op.out, formulas.activate(self._get(op.x), op.activation))
-            case TakeRows():
-                self._put(op.out, self._get(op.x).index_select(0, self.step.out_rows))
             case _:
-                assert_never(op)
+                super().execute(op)
 
     def _embed(self, op: Embed) -> None:
         table = self._w(op.table)
@@ -192,18 +166,6 @@ class _Run:
             work = DecodeItems(group.items, group.single, group.counts)
             decode_attention(q, k, v, self.step.positions, pages, work, shape, out)
         self._put(op.out, out)
-
-    def _get(self, value: Value) -> Tensor:
-        return self.values[value.id]
-
-    def _put(self, value: Value, tensor: Tensor) -> None:
-        self.values[value.id] = tensor
-
-    def _w(self, weight: Weight) -> Tensor:
-        return self.model.weights.each[id(weight.tensor)]
-
-    def _optional(self, weight: Weight | None) -> Tensor | None:
-        return None if weight is None else self._w(weight)
 
 
 def _keys(weights: tuple[Weight, ...]) -> tuple[int, ...]:
