@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from plait.cli.chart import Point, chart
-from plait.cli.options import command, engine_options, refused_options, take_engine_options
+from plait.cli.options import command, engine_options, model_option, refused_options, take_engine_options
 from plait.errors import OptionError
 
 if TYPE_CHECKING:
@@ -232,10 +232,7 @@ def _say(text: str) -> None:
 
 
 _OWN: list[click.Parameter] = [
-    click.Option(
-        ["model", "-m", "--model"],
-        help="A .gguf file, a directory, or a hub id (owner/name). Default: the bundled model.",
-    ),
+    model_option(),
     click.Option(["prompts", "-npp"], default="128", help="PP: prompt tokens of a sequence, a list. Default: 128."),
     click.Option(["generates", "-ntg"], default="128", help="TG: tokens to decode, a list. Default: 128."),
     click.Option(["sequences", "-npl"], default="1,2,4,8", help="B: sequences at once, a list. Default: 1,2,4,8."),

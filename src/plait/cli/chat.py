@@ -11,6 +11,7 @@ import click
 from plait.cli.options import (
     command,
     engine_options,
+    model_option,
     refused_options,
     sampling_options,
     take,
@@ -90,11 +91,8 @@ def _read_line(prompt: str) -> str:
 
 
 _OWN: list[click.Parameter] = [
-    click.Option(
-        ["model", "-m", "--model"],
-        help="A .gguf file, a directory, or a hub id (owner/name). Default: the bundled model.",
-    ),
-    click.Option(["url", "--url"], help="Address of a server with OpenAI's routes, http://127.0.0.1:8080."),
+    model_option(),
+    click.Option(["url", "--url"], help="Address of a server with OpenAI's routes, http://127.0.0.1:8000."),
     click.Option(
         ["api_key", "--api-key"], envvar="PLAIT_API_KEY", help="Its key, if it wants one. Environment: PLAIT_API_KEY."
     ),

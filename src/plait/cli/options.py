@@ -40,6 +40,14 @@ def _with_default(info: OptionInfo, default: Any) -> str:
     return f"{info.help}{said}{env}"
 
 
+def model_option() -> click.Option:
+    """Which model, of every command that runs one."""
+    return click.Option(
+        ["model", "-m", "--model"],
+        help="A .gguf file, a directory, or a hub id (owner/name). Default: the bundled model.",
+    )
+
+
 def engine_options(skip: frozenset[str] = frozenset()) -> list[click.Option]:
     """One click option for each declared field of `EngineOptions`. None stands for 'not given'."""
     return declared_options(EngineOptions, skip)

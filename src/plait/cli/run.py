@@ -13,6 +13,7 @@ import click
 from plait.cli.options import (
     command,
     engine_options,
+    model_option,
     refused_options,
     sampling_options,
     take_engine_options,
@@ -119,10 +120,7 @@ _GRAMMARS = {
 }
 
 _OWN: list[click.Parameter] = [
-    click.Option(
-        ["model", "-m", "--model"],
-        help="A .gguf file, a directory, or a hub id (owner/name). Default: the bundled model.",
-    ),
+    model_option(),
     click.Option(["prompt", "-p", "--prompt"], multiple=True, help="A prompt; may be given several times."),
     click.Option(["file", "-f", "--file"], multiple=True, help="A file that holds a prompt; - is standard input."),
     click.Option(

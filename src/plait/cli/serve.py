@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from plait.cli.options import command, declared_options, engine_options, refused_options, take, take_engine_options
+from plait.cli.options import (
+    command,
+    declared_options,
+    engine_options,
+    model_option,
+    refused_options,
+    take,
+    take_engine_options,
+)
 from plait.config import SupervisorOptions, resolve
 from plait.server.options import ServerOptions
 
@@ -39,10 +47,7 @@ def serve(model: str | None, verbose: bool, **rest: Any) -> None:
 
 
 _OWN: list[click.Parameter] = [
-    click.Option(
-        ["model", "-m", "--model"],
-        help="A .gguf file, a directory, or a hub id (owner/name). Default: the bundled model.",
-    ),
+    model_option(),
     click.Option(["verbose", "-v", "--verbose"], is_flag=True, help="Log every request."),
 ]
 
