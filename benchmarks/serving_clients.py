@@ -17,8 +17,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvloop
-
 
 @dataclass(slots=True)
 class Load:
@@ -46,7 +44,8 @@ class Reader(asyncio.Protocol):
         self._ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.write(self._load.request(self._number))  # type: ignore[attr-defined]  # uvloop has its own kind
+        assert isinstance(transport, asyncio.WriteTransport)
+        transport.write(self._load.request(self._number))
         self._sent = time.perf_counter()
 
     def data_received(self, data: bytes) -> None:
@@ -94,4 +93,4 @@ async def play(job: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(uvloop.run(play(json.loads(sys.argv[1])))))
+    print(json.dumps(asyncio.run(play(json.loads(sys.argv[1])))))

@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 import uvicorn
-import uvloop
 
 from plait.formats.hub import bundled_model
 from plait.server.app import make_app
@@ -115,7 +114,7 @@ def main() -> None:
     profile = cProfile.Profile()
     if len(sys.argv) > 1:
         profile.enable()
-    uvloop.run(serve())
+    asyncio.run(serve())
     if len(sys.argv) > 1:
         profile.disable()
         profile.dump_stats(sys.argv[1])
