@@ -40,7 +40,7 @@ def load(order: Load, tell: Callable[[int, int], None]) -> Served:
     options = EngineOptions(**order.options)
     path = resolve_model(order.model)
     source = open_model(path)
-    loaded = load_model(source)
+    loaded = load_model(source, options.n_ctx)
 
     def tokenizer() -> Tokenizer:
         from plait.tokenizer import Tokenizer  # takes longer to import than a small model to load
