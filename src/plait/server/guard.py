@@ -5,6 +5,8 @@ Raw ASGI, around the routes. Decides before a body is read, and gives back what 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import re
 import secrets
@@ -21,6 +23,9 @@ from plait.server.leaving import ClientGoneError
 
 OPEN_PATHS = frozenset({"/", "/health", "/v1/health", "/favicon.ico"})
 """Answered without a key and without a seat."""
+MOST_DISCARDED = 16 * 1024 * 1024
+DISCARD_S = 5.0
+"""Bytes of a refused body that are read, and how long that may take."""
 _SOUND_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 _log = logging.getLogger("plait.server")
 
@@ -38,14 +43,14 @@ class Guard:
         scope["app"] = self  # so that the router raises what it does not find
         headers = dict(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id", b""))
-        answer = _Answer(send, request_id)
+        answer, body = _Answer(send, request_id), _Body(receive)
         began = time.monotonic()
         try:
-            await self._serve(scope, receive, answer, headers.get(b"authorization", b""), request_id)
+            await self._serve(scope, body, answer, headers.get(b"authorization", b""), request_id)
         except ClientGoneError:
             answer.status = 499  # nobody hears it; the log does
         except Exception as error:
-            await self._fail(_ours(error, scope), scope, receive, answer, request_id)
+            await self._fail(_ours(error, scope), scope, body, answer, request_id)
         _log.info(
             "%s %s %s %d %.0f ms", request_id, scope["method"], scope["path"], answer.status,
             1000 * (time.monotonic() - began),
@@ -62,11 +67,33 @@ class Guard:
         finally:
             seat.leave()
 
-    async def _fail(self, error: Exception, scope: Scope, receive: Receive, answer: _Answer, request_id: str) -> None:
+    async def _fail(self, error: Exception, scope: Scope, body: _Body, answer: _Answer, request_id: str) -> None:
         if answer_to(error) is OURS:
             _log.error("%s failed: %s: %s", request_id, type(error).__name__, error, exc_info=error)
         if not answer.status:
-            await error_response(error)(scope, receive, answer)
+            await body.discard()
+            await error_response(error)(scope, body, answer)
+
+
+class _Body:
+    """`receive` that knows whether the request's body has ended."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._ended = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._ended = self._ended or not message.get("more_body", False)
+        return message
+
+    async def discard(self) -> None:
+        """Read on without keeping anything, within bounds: whoever still writes does not see an answer."""
+        size = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_S):
+                while not self._ended and size < MOST_DISCARDED:
+                    size += len((await self()).get("body", b""))
 
 
 class _Answer:
