@@ -1,4 +1,4 @@
-"""Keeps Python's garbage collector out of planning and committing. Knows nothing of engines."""
+"""Keeps Python's garbage collector out of what it would slow down or spoil. Knows nothing of engines and devices."""
 
 from __future__ import annotations
 

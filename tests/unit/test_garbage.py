@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from plait.engine.garbage import uncollected
+from plait.garbage import uncollected
 
 
 @pytest.fixture(autouse=True)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from plait.control.controller import Controller
 from plait.control.records import Setting
-from plait.engine.garbage import uncollected
 from plait.engine.interrupts import uninterrupted
 from plait.engine.observe import Observer, Planned
 from plait.engine.stats import EngineStats
 from plait.errors import OptionError, PlaitError, RequestError, StepError
+from plait.garbage import uncollected
 from plait.metrics.meter import Meter
 from plait.metrics.records import StepRecord
 from plait.metrics.snapshot import Snapshot

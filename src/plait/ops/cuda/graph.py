@@ -12,11 +12,10 @@ import torch
 from plait.errors import BackendError
 from plait.formats.tensor import F32Array
 from plait.ops.api import KVConfig, StepInputs
+from plait.ops.cuda.capture import capture
 from plait.ops.cuda.step import DeviceStep, GroupStep, QueryBlock, pad, sequence_slots, to_device
 
 Tensor: TypeAlias = torch.Tensor
-
-_WARM_UPS = 2
 
 
 class DecodeGraph:
@@ -43,7 +42,7 @@ class DecodeGraph:
         self._logits: Tensor | None = None
         self.num_replays = 0
         if device.type == "cuda":
-            self._capture()
+            self._graph, self._logits = capture(device, lambda: self._body(self._step))
 
     def accepts(self, step: StepInputs) -> bool:
         """Whether the step is one token of each sequence and fits."""
@@ -90,19 +89,6 @@ class DecodeGraph:
             for _ in range(num_groups)
         )
         return DeviceStep(zeros(rows), zeros(rows), every, groups)
-
-    def _capture(self) -> None:
-        # As torch asks for: a few runs on a stream of their own, then the capture.
-        with torch.cuda.device(self._device):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(_WARM_UPS):
-                    self._body(self._step)
-            torch.cuda.current_stream().wait_stream(stream)
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._logits = self._body(self._step)
 
     def _fill(self, step: StepInputs) -> None:
         rows = len(step.tokens)

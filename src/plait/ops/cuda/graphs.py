@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import torch
 
+from plait.ops.cuda.capture import capture
 from plait.ops.cuda.staging import Capacity, Layout, StepTensors
 
 Tensor: TypeAlias = torch.Tensor
@@ -21,7 +22,6 @@ Body = Callable[[StepTensors, bool, bool], Tensor]
 DECODE_ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 MIXED_ROWS = (64, 128, 256, 512, 1024, 2048)
 MIXED_OUTPUTS = (64, 256, 512)
-_WARM_UPS = 2
 
 
 @dataclass(slots=True)
@@ -75,23 +75,9 @@ class Graphs:
 
         made = StepGraph(layout, tensors, data.view(torch.uint8), None, None, body)
         if self._device.type == "cuda":
-            self._capture(made)
+            # On zeros, which read no key and write to the reserved page.
+            made.graph, made.logits = capture(self._device, body, self._pool)
         return made
-
-    def _capture(self, made: StepGraph) -> None:
-        # As torch asks for: a few runs on a stream of their own, then the capture. On zeros, which read no key and
-        # write to the reserved page.
-        with torch.cuda.device(self._device):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(_WARM_UPS):
-                    made.body()
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
-                made.logits = made.body()
-            made.graph = graph
 
 
 def round_up(n: int, sizes: tuple[int, ...]) -> int | None:
