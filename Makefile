@@ -50,7 +50,7 @@ sanitize: $(VENV)/.tools
 	build/sanitize-thread/native/tests/native_threads
 
 lint: $(VENV)/.dev$(PARITY)
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports

@@ -18,7 +18,7 @@ from statistics import median
 
 from plait.cache.config import CacheConfig
 from plait.cache.kv import KVCache
-from plait.engine.garbage import uncollected
+from plait.garbage import uncollected
 from plait.scheduler.limits import Limits
 from plait.scheduler.plan import RowResult, StepPlan, StepResult
 from plait.scheduler.scheduler import Scheduler
