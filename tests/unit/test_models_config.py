@@ -227,7 +227,6 @@ def test_hf_that_is_wrong(changes: dict[str, object], message: str) -> None:
         ({"rope_parameters": {"rope_type": "xpos", "factor": 2.0}}, "rope type 'xpos'"),
         ({"rope_parameters": None, "rope_scaling": {"type": "ntk", "factor": 2.0}}, "rope type 'ntk'"),
         ({"hidden_act": "relu"}, "hidden_act' is 'relu'"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised by 'gptq'"),
         ({"num_hidden_layers": 1}, "no place in this architecture"),
     ],
 )

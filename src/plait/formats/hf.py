@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from plait.errors import ModelFileError
+from plait.formats.checkpoints import weights_of
 from plait.formats.json_file import read_json_object
 from plait.formats.safetensors_reader import read_safetensors
 from plait.formats.stored import StoredTensor
@@ -17,6 +18,7 @@ from plait.formats.tensor import LazyTensor
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+QUANTISATION_FILES = {"gptq": "quantize_config.json", "awq": "quant_config.json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +35,23 @@ def open_hf(directory: Path) -> HuggingFaceSource:
     """Open `directory`. Raises `ModelFileError` for any defect or missing file."""
     if not (directory / CONFIG).exists():
         raise ModelFileError(directory, f"has no {CONFIG}")
-    config = read_json_object(directory / CONFIG)
+    config = _with_quantisation(directory, read_json_object(directory / CONFIG))
     if (directory / SINGLE).exists():
         tensors = read_safetensors(directory / SINGLE)
     elif (directory / INDEX).exists():
         tensors = _read_shards(directory)
     else:
         raise ModelFileError(directory, f"has neither {SINGLE} nor {INDEX}; Plait reads no other weight files there")
-    return HuggingFaceSource(directory, MappingProxyType(config), MappingProxyType(tensors))
+    weights = weights_of(directory, config, tensors)
+    return HuggingFaceSource(directory, MappingProxyType(config), MappingProxyType(dict(weights)))
+
+
+def _with_quantisation(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Older checkpoints describe it in a file of its own."""
+    for method, name in QUANTISATION_FILES.items():
+        if not config.get("quantization_config") and (directory / name).exists():
+            config["quantization_config"] = {"quant_method": method, **read_json_object(directory / name)}
+    return config
 
 
 def _read_shards(directory: Path) -> dict[str, StoredTensor]:

@@ -27,14 +27,8 @@ ACTIVATIONS = {
 
 
 def hf_keys(source: ModelSource) -> Keys:
-    """The decoder's keys. Raises UnsupportedModelError for quantised weights."""
-    keys = Keys(source.path, source.metadata)
-    if keys.has("quantization_config"):
-        method = keys.section("quantization_config").string("quant_method", default="unnamed")
-        raise UnsupportedModelError(
-            keys.path, f"its weights are quantised by '{method}'; give the original directory or a GGUF file"
-        )
-    return keys
+    """The decoder's keys."""
+    return Keys(source.path, source.metadata)
 
 
 def read_decoder(
@@ -112,7 +106,7 @@ def window_layers(keys: Keys, window: int | None, pattern: int) -> tuple[int | N
 
 def llama_from_hf(source: ModelSource) -> DecoderConfig:
     """LlamaForCausalLM. Raises ModelFileError for keys that are missing, out of range or contradict each other, and
-    UnsupportedModelError for a rope type, activation or quantisation that Plait does not know."""
+    UnsupportedModelError for a rope type or an activation that Plait does not know."""
     keys = hf_keys(source)
     bias = keys.boolean("attention_bias", default=False)
     return read_decoder(keys, qkv_bias=bias, out_bias=bias, mlp_bias=keys.boolean("mlp_bias", default=False))

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from plait.formats.integer_tensor import IntegerTensor
 from plait.formats.quant import BLOCK_FORMATS, dequantize
 from plait.formats.stored import StoredTensor
 from plait.formats.tensor import F32Array, LazyTensor, U8Array
@@ -133,6 +134,8 @@ class Ones:
 def rows_of(tensor: LazyTensor, rows: slice | RowIndex, label: str) -> LazyTensor:
     """A view; a range of rows of a stored tensor is itself a stored tensor, and can do all that one can."""
     view = RowsOf(tensor, rows, label)
+    if isinstance(tensor, IntegerTensor) and isinstance(rows, slice):
+        return tensor.rows(rows, view.name)
     if not isinstance(tensor, StoredTensor) or not isinstance(rows, slice):
         return view
     row_bytes = tensor.nbytes // tensor.shape[0]

@@ -11,6 +11,7 @@ from typing import assert_never
 import numpy as np
 
 from plait.errors import BackendError
+from plait.formats.integer_tensor import IntegerTensor
 from plait.formats.mapped import is_mapped
 from plait.formats.tensor import F32Array, U8Array
 from plait.ops.api import (
@@ -104,6 +105,7 @@ class _Recorder:
         self._matrices: dict[int, int] = {}
         self._vectors: dict[int, int] = {}
         self._ropes: dict[int, Rope | None] = {}
+        self._tables = {id(op.table.tensor) for op in program.instructions if isinstance(op, Embed)}
         storages = assign_storages(program)
         values = sorted(
             (value for op in program.instructions for value in values_written(op)), key=lambda v: storages[v.id]
@@ -179,7 +181,9 @@ class _Recorder:
                 )
             rows = int(np.prod(weight.shape[:-1], dtype=np.int64))
             raw = _usable_bytes(weight.tensor.raw())
-            matrix = self._native.add_matrix(raw, weight.format, rows, weight.shape[-1], is_mapped(raw))
+            # Blocks made for us are read once, by the repacking: their pages are given back like a file's.
+            given_back = is_mapped(raw) or (isinstance(weight.tensor, IntegerTensor) and key not in self._tables)
+            matrix = self._native.add_matrix(raw, weight.format, rows, weight.shape[-1], given_back)
             self._matrices[key] = self.matrices[weight.name] = matrix
             if self._kept is not None:
                 self._kept.offer(self._native, matrix, weight)
