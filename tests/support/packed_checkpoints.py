@@ -59,9 +59,11 @@ class Kind:
         out, inputs = shape
         run = self.group or inputs
         n_groups, top = -(-inputs // run), 1 << self.bits
-        levels = rng.integers(0, top, shape).astype(np.uint8)
-        low = 0 if self.symmetric is False else top // 2
-        zeros = rng.integers(low, top, (out, n_groups)) if not self.symmetric else np.full((out, n_groups), low)
+        # Two bits around their middle: with a mean far from 0, rounded activations would drown in it.
+        levels = rng.integers(1 if self.bits == 2 else 0, top, shape).astype(np.uint8)
+        low, high = (96, 160) if self.bits == 8 else (0, top)
+        drawn, middle = rng.integers(low, high, (out, n_groups)), np.full((out, n_groups), top // 2)
+        zeros = middle if self.symmetric else drawn
         scales = (rng.uniform(0.2, 1.0, (out, n_groups)) / top).astype(self.scale_type)
         groups = np.arange(inputs, dtype=np.int32) // run
         return Integers(levels, zeros, scales, rng.permutation(groups) if self.order else groups)

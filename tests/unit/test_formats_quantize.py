@@ -12,7 +12,7 @@ import pytest
 from gguf.quants import quantize as oracle_quantize
 
 from plait.cli.main import main
-from plait.errors import ModelFileError, UnsupportedModelError
+from plait.errors import ModelFileError
 from plait.formats import gguf_writer
 from plait.formats.gguf_reader import read_gguf
 from plait.formats.gguf_writer import TensorPlan, encode_u32, write_gguf
@@ -20,7 +20,6 @@ from plait.formats.mixes import MIXES, ModelFacts, chosen_format
 from plait.formats.open import open_model
 from plait.formats.quant import block_format, dequantize, quantize
 from plait.formats.quant.search import scale_and_minimum
-from plait.formats.requantize import plan_conversion
 
 # Just above the relative RMS errors that ggml's own quantisers reach on such values.
 GGML_ERRORS = {"Q4_K": 0.0725, "Q5_K": 0.0370, "Q6_K": 0.0180, "IQ4_NL": 0.0775}
@@ -221,11 +220,3 @@ def test_written_header_reads_back(tmp_path: Path) -> None:
     assert part.metadata == {"k": 7}
     assert part.tensors["t"].shape == (3, 5)
     assert np.array_equal(part.tensors["t"].numpy().ravel(), data)
-
-
-def test_a_directory_of_safetensors_is_refused(tmp_path: Path) -> None:
-    class Source:
-        path, container, metadata, tensors = tmp_path, "safetensors", {}, {}  # type: ignore[var-annotated]
-
-    with pytest.raises(UnsupportedModelError, match="GGUF"):
-        plan_conversion(Source(), MIXES["Q8_0"], False)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ COMMANDS = {
     "chat": ("plait.cli.chat", "Talk with a model in the terminal, here or on a server."),
     "bench": ("plait.cli.bench", "Measure prefill and decode speed against the number of sequences."),
     "inspect": ("plait.cli.inspect", "Show what a model file holds."),
-    "quantize": ("plait.cli.quantize", "Write a GGUF model in smaller types."),
+    "quantize": ("plait.cli.quantize", "Write a model as GGUF, in smaller types."),
 }
 
 

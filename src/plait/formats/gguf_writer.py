@@ -13,14 +13,14 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from plait.errors import ModelFileError
 from plait.formats.quant import TensorType
 from plait.formats.tensor import U8Array
 
 ALIGNMENT = 32
-_U32 = 4
+_U32, _I32, _F32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,29 @@ class TensorPlan:
 def encode_u32(value: int) -> bytes:
     """A value of a key-value pair, with its type: an unsigned 32-bit number."""
     return struct.pack("<II", _U32, value)
+
+
+def encode_value(value: object) -> bytes:
+    """As `encode_u32`: a truth value, a whole number (unsigned, 32 bits), a number (float32), a string, or a list of
+    one of these, whose whole numbers are signed. Raises `ValueError` for anything else."""
+    if isinstance(value, list):
+        kind = _kind(value[0], _I32) if value else _I32
+        return struct.pack("<IIQ", _ARRAY, kind, len(value)) + b"".join(_plain(each, kind) for each in value)
+    kind = _kind(value, _U32)
+    return struct.pack("<I", kind) + _plain(value, kind)
+
+
+def _kind(value: object, whole: int) -> int:
+    kinds = {bool: _BOOL, int: whole, float: _F32, str: _STRING}
+    if type(value) not in kinds:
+        raise ValueError(f"a value of type {type(value).__name__} has no place in a GGUF header")
+    return kinds[type(value)]  # type: ignore[index]
+
+
+def _plain(value: Any, kind: int) -> bytes:
+    if kind == _STRING:
+        return _string(value)
+    return struct.pack({_BOOL: "<?", _U32: "<I", _I32: "<i", _F32: "<f"}[kind], value)
 
 
 def write_gguf(
@@ -98,7 +121,7 @@ def _header(pairs: Mapping[str, bytes], tensors: Sequence[TensorPlan]) -> bytes:
 
 
 def _string(text: str) -> bytes:
-    encoded = text.encode()
+    encoded = text.encode("utf-8", "surrogateescape")
     return struct.pack("<Q", len(encoded)) + encoded
 
 

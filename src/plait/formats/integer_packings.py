@@ -119,8 +119,8 @@ class Gptq(_ByInput):
 
     def zeros(self, first: int, last: int) -> I16Array:
         stored = fields(words(self.qzeros), self.bits)[:, first:last].T.astype(np.int16)
-        # As AutoGPTQ reads them: a zero of 0 is stored as the largest number. 8 bits have room for 256.
-        return stored + self.less if self.bits == 8 else (stored + self.less) & ((1 << self.bits) - 1)
+        # A zero of 0 is stored as the largest number.
+        return (stored + self.less) & ((1 << self.bits) - 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

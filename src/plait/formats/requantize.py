@@ -1,16 +1,19 @@
-"""A GGUF model to a GGUF file of other tensor types, over threads. Knows the mixes and the writer; runs no model."""
+"""A model with GGUF's names to a GGUF file of other tensor types, over threads.
+
+Knows the mixes and the writer; runs no model.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from plait.errors import ModelFileError, UnsupportedModelError
+from plait.errors import ModelFileError
 from plait.formats.gguf_reader import encoded_pairs
 from plait.formats.gguf_writer import TensorPlan, encode_u32, write_gguf
 from plait.formats.mixes import FLOATS, Mix, ModelFacts, chosen_format
@@ -31,10 +34,8 @@ class Conversion:
 
 
 def plan_conversion(source: ModelSource, mix: Mix, allow_requantize: bool) -> list[Conversion]:
-    """What becomes of each tensor. Raises `UnsupportedModelError` for a source that is no GGUF model or a tensor that
-    Plait cannot read, `ModelFileError` for one that is quantised already, unless `allow_requantize`."""
-    if source.container != "gguf":
-        raise UnsupportedModelError(source.path, f"is {source.container}; plait quantize reads GGUF files only")
+    """What becomes of each tensor of a source with GGUF's names. Raises `UnsupportedModelError` for a tensor that Plait
+    cannot read, `ModelFileError` for one that is quantised already, unless `allow_requantize`."""
     facts = _facts(source)
     return [_convert(source.path, tensor, mix, facts, allow_requantize) for tensor in source.tensors.values()]
 
@@ -67,19 +68,32 @@ def _type_of(tensor: LazyTensor) -> TensorType:
     return next(known for known in KNOWN_TYPES.values() if known.name == tensor.format)
 
 
+def copied_pairs(path: Path) -> dict[str, bytes]:
+    """The key-value pairs of a GGUF file that a new one keeps."""
+    pairs = {key: value for key, value in encoded_pairs(path).items() if not key.startswith("split.")}
+    pairs.pop("general.alignment", None)  # the writer keeps the usual 32
+    return pairs
+
+
 def write_conversion(
-    source: ModelSource, out: Path, mix: Mix, work: Sequence[Conversion], threads: int, progress: Progress
+    path: Path,
+    kept: Mapping[str, bytes],
+    out: Path,
+    mix: Mix,
+    work: Sequence[Conversion],
+    threads: int,
+    progress: Progress,
 ) -> None:
-    """Write `out` as planned, on `threads` threads. `progress` hears of each piece the number of values in it.
+    """Write `out` as planned, with the pairs `kept`, on `threads` threads. `path` is the model's, for messages.
+    `progress` hears of each piece the number of values in it.
 
     Raises `ModelFileError` if a value is not finite or the file cannot be written; then nothing is left of it.
     """
-    pairs = {key: value for key, value in encoded_pairs(source.path).items() if not key.startswith("split.")}
-    pairs.pop("general.alignment", None)  # the writer keeps the usual 32
+    pairs = dict(kept)
     pairs["general.file_type"] = encode_u32(mix.file_type)
     pairs["general.quantization_version"] = encode_u32(_QUANTIZATION_VERSION)
     with ThreadPoolExecutor(threads, "plait-quantize") as pool:
-        pieces = _pieces(pool, work, 2 * threads, source.path, progress)
+        pieces = _pieces(pool, work, 2 * threads, path, progress)
         try:
             write_gguf(out, pairs, [one.plan for one in work], pieces)
         except BaseException:
