@@ -103,7 +103,9 @@ def test_hub_safetensors() -> None:
 
 def test_hub_choice() -> None:
     assert choose_files(HubId("o/n"), ["config.json", "one.gguf"]) == ["one.gguf"]
-    assert "3 models fit, name one (o/n:m-Q4_K_M.gguf)" in refusal("o/n", GGUFS)
+    assert choose_files(HubId("o/n"), GGUFS) == ["m-Q4_K_M.gguf"], "the usual one"
+    assert "2 models fit, name one (o/n:m-Q8_0.gguf)" in refusal("o/n", [*GGUFS[:1], *GGUFS[2:]])
+    assert "3 models fit" in refusal("o/n", [*GGUFS[1:3], "other-Q4_K_M.gguf"]), "which of two usual ones?"
     assert "no such GGUF file in the repository; it holds m-Q4_K_M.gguf, " in refusal("o/n:Q5_K_M", GGUFS)
     assert "no such GGUF file" in refusal("o/n:8_0", GGUFS), "half a word of a name is no match"
     assert "holds neither a GGUF file nor config.json" in refusal("o/n", ["pytorch_model.bin", "config.json"])

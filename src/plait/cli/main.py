@@ -22,6 +22,7 @@ COMMANDS = {
     "serve": ("plait.cli.serve", "Serve a model over HTTP, as OpenAI's API and llama.cpp's server do."),
     "chat": ("plait.cli.chat", "Talk with a model in the terminal, here or on a server."),
     "bench": ("plait.cli.bench", "Measure prefill and decode speed against the number of sequences."),
+    "pull": ("plait.cli.pull", "Fetch a model from the Hugging Face hub."),
     "inspect": ("plait.cli.inspect", "Show what a model file holds."),
     "quantize": ("plait.cli.quantize", "Write a model as GGUF, in smaller types."),
 }

@@ -44,7 +44,7 @@ def model_option() -> click.Option:
     """Which model, of every command that runs one."""
     return click.Option(
         ["model", "-m", "--model"],
-        help="A .gguf file, a directory, or a hub id (owner/name). Default: the bundled model.",
+        help="A .gguf file, a directory, or a hub id (owner/name, owner/name:Q4_K_M). Default: the bundled model.",
     )
 
 

@@ -9,6 +9,8 @@ import click
 from plait.cli.main import COMMANDS
 from plait.config import NOT_HERE
 
+_ARGUMENTS = {"OUT": "the file to write", "REPO": "a hub id: owner/name, owner/name:FILE.gguf or owner/name:Q4_K_M"}
+
 
 def options_reference() -> str:
     """Markdown: a table of options for each command, from their declarations."""
@@ -23,7 +25,8 @@ def options_reference() -> str:
                 flags = ", ".join(f"`{flag}`" for flag in [*param.opts, *param.secondary_opts])
                 lines.append(f"| {flags} | {_values(param)} | {param.help} |")
             else:
-                lines.append(f"| `{str(param.name).upper()}` | text | a file, a directory or a hub id |")
+                name = str(param.name).upper()
+                lines.append(f"| `{name}` | text | {_ARGUMENTS.get(name, 'a file, a directory or a hub id')} |")
         lines.append("")
     lines += ["## Flags of llama.cpp's that Plait does not have", "", "| flag | instead |", "|---|---|"]
     lines += [f"| {', '.join(f'`{flag}`' for flag in flags)} | {why} |" for flags, why in NOT_HERE.items()]

@@ -101,7 +101,7 @@ def _scheme_bits(path: Path, config: Mapping[str, Any], scheme: Any) -> int:
         raise _refusal(path, f"by compressed-tensors as '{layout}' ({kind} of {bits} bits for each {strategy})")
     if config.get("sparsity_config", {}).get("format", "dense") != "dense":
         raise _refusal(path, f"by compressed-tensors and stored as '{config['sparsity_config']['format']}'")
-    return int(bits)
+    return 4 if bits == 4 else 8
 
 
 class _Reader:

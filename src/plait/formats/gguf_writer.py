@@ -55,7 +55,7 @@ def _kind(value: object, whole: int) -> int:
     kinds = {bool: _BOOL, int: whole, float: _F32, str: _STRING}
     if type(value) not in kinds:
         raise ValueError(f"a value of type {type(value).__name__} has no place in a GGUF header")
-    return kinds[type(value)]  # type: ignore[index]
+    return kinds[type(value)]
 
 
 def _plain(value: Any, kind: int) -> bytes:

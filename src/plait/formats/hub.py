@@ -18,6 +18,7 @@ from plait.formats.hf import CONFIG
 from plait.formats.open import gguf_models, listing
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<file>.+))?", re.ASCII)
+USUAL_QUANTISATION = "Q4_K_M"
 _TOKENIZER_FILES = ("tokenizer.model", "merges.txt", "vocab.txt")
 
 
@@ -42,6 +43,15 @@ class Hub(Protocol):
     def download(self, repo: str, files: list[str]) -> Path:
         """Fetch the files unless they are cached; the directory that holds them."""
         ...
+
+
+def pull_model(name: str, hub: Hub) -> Path:
+    """Fetch the model `name` (`owner/name`, `owner/name:FILE.gguf` or `owner/name:QUANTISATION`) from the hub, or what
+    the local cache lacks of it; the path to give to the other commands. Raises `ModelNotFoundError`."""
+    match = _HUB_ID.fullmatch(name)
+    if match is None:
+        raise ModelNotFoundError(f"{name!r} is no hub id; give owner/name, or owner/name:Q4_K_M for one of its files")
+    return _fetch(HubId(match["repo"], match["file"]), hub)
 
 
 def resolve_model(name: str | None, hub: Hub | None = None) -> Path:
@@ -115,12 +125,16 @@ def choose_files(hub_id: HubId, files: list[str]) -> list[str]:
     """Which of a repository's `files` make up the model that `hub_id` asks for.
 
     Either the parts of one GGUF model, the first part first, or the configuration, tokenizer and safetensors files at
-    the repository's top. Raises `ModelNotFoundError` if nothing, or more than one model, fits.
+    the repository's top. Of several GGUF models, none of which is named, that in Q4_K_M is taken. Raises
+    `ModelNotFoundError` if nothing, or more than one model, fits.
     """
     models = sorted(gguf_models(files))
     if hub_id.file is None and CONFIG in files and any(_is_weights(file) for file in files):
         return sorted(file for file in files if _belongs_to_hf(file))
     wanted = models if hub_id.file is None else [model for model in models if _fits(model, hub_id.file)]
+    if hub_id.file is None and len(wanted) > 1:
+        usual = [model for model in wanted if _fits(model, USUAL_QUANTISATION)]
+        wanted = usual if len(usual) == 1 else wanted
     if len(wanted) == 1:
         return _with_parts(wanted[0], hub_id, files)
     if not models:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from plait.formats.integer_packings import Packing
 from plait.formats.quant.integers import (
@@ -28,7 +29,7 @@ from plait.formats.quant.integers import (
 from plait.formats.quant.table import block_format
 from plait.formats.tensor import F32Array, U8Array
 
-Array = TypeVar("Array", bound=np.ndarray)
+Number = TypeVar("Number", bound=np.generic)
 _log = logging.getLogger("plait")
 _PIECE_VALUES = 1 << 20  # made at a time by a thread
 
@@ -83,7 +84,8 @@ class IntegerTensor:
             in_order = bool(np.all(np.diff(self.groups) >= 0))
             odd = f"a group ends within {BLOCK} inputs" if in_order else "groups of inputs are out of order (desc_act)"
             return self._floats(odd)
-        zeros, scales = (_take(read, self.first, self.last) for read in (self.packing.zeros, self.packing.scales))
+        zeros = _take(self.packing.zeros, self.first, self.last)
+        scales = _take(self.packing.scales, self.first, self.last)
         if not fits_half(scales):
             return self._floats("scales are outside the range of half precision")
         found = narrowest_format(-int(zeros.max()), (1 << self.packing.bits) - 1 - int(zeros.min()))
@@ -139,7 +141,7 @@ class IntegerTensor:
             yield start, min(start + step, self.last)
 
 
-def _take(read: Callable[[int, int], Array], first: int, last: int) -> Array:
+def _take(read: Callable[[int, int], npt.NDArray[Number]], first: int, last: int) -> npt.NDArray[Number]:
     """Rows of a packing, which hands them out in whole eights, the last ones apart."""
     start = first // 8 * 8
     return read(start, -(-last // 8) * 8)[first - start : last - start]

@@ -119,10 +119,11 @@ def _special(source: _Source) -> dict[str, object]:
 def _id_of(source: _Source, key: str) -> int | None:
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         text = token_text(read_json(source.folder / name).get(key))
-        if text in source.vocabulary.texts:
-            return list(source.vocabulary.texts).index(text)
+        if text is not None and text in source.vocabulary.texts:
+            return source.vocabulary.texts.index(text)
     text = source.json["model"].get("unk_token") if key == "unk_token" else None
-    return list(source.vocabulary.texts).index(text) if text in source.vocabulary.texts else None
+    known = isinstance(text, str) and text in source.vocabulary.texts
+    return source.vocabulary.texts.index(text) if known else None
 
 
 def _merges(source: _Source) -> list[tuple[str, str]]:
