@@ -12,8 +12,8 @@ def pull(repo: str, revision: str) -> None:
     """Fetch the model REPO (owner/name) from the Hugging Face hub into its local cache, and print where it lies.
 
     A GGUF file is named after a colon, by its name or its quantisation (owner/name:Q8_0); of several Q4_K_M is the
-    default. What is there already is not fetched again, and what was broken off goes on where it ended. HF_TOKEN,
-    HF_HOME and HF_ENDPOINT are read as the hub's own tools do.
+    default. Files that are there already are not fetched again, and a connection that breaks is taken up where it
+    ended. HF_TOKEN, HF_HOME and HF_ENDPOINT are read as the hub's own tools do.
     """
     from plait.formats.hub_client import HuggingFaceHub  # takes a while
 

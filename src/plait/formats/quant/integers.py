@@ -53,7 +53,8 @@ def narrowest_format(lowest: int, highest: int) -> str | None:
 def fits_half(scales: F32Array) -> bool:
     """Whether half precision holds these scales as well as it holds any: no larger than its largest number, and none
     that it keeps with fewer than its 11 bits, unless exactly."""
-    halves = scales.astype("<f2").astype(np.float32)
+    with np.errstate(over="ignore"):
+        halves = scales.astype("<f2").astype(np.float32)
     return bool(np.all((halves == scales) | ((np.abs(scales) >= 2.0**-14) & (np.abs(scales) <= 65504))))
 
 
