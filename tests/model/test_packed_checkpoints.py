@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from plait.cli.main import main
+from plait.formats.integer_tensor import IntegerTensor
 from plait.formats.open import open_model
 from plait.formats.quant import dequantize
 from plait.formats.tensor import F32Array, ModelSource
@@ -99,3 +101,14 @@ def test_what_cannot_be_kept_is_said_once(tmp_path: Path, caplog: pytest.LogCapt
     driver(source, "cpu-1")
     assert len(caplog.records) == 1
     assert "out of order (desc_act)" in caplog.text
+
+
+def test_inspect_reads_no_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Packed(KINDS["awq"]).save(tmp_path)
+    monkeypatch.setattr(IntegerTensor, "raw", lambda self: pytest.fail("was read"))
+    assert main(["inspect", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "Q5_0" in shown
+    assert "int8, repacked" in shown

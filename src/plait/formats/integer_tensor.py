@@ -128,7 +128,12 @@ class IntegerTensor:
         return out
 
     def _values(self, first: int, last: int) -> F32Array:
-        return dequantize_levels(*self._parts(first, last), self.groups)
+        levels, zeros, scales = self._parts(first, last)
+        run, rest = divmod(self.shape[1], self.packing.n_groups)
+        if rest or np.any(self.groups != np.arange(self.shape[1], dtype=np.int32) // run):
+            return dequantize_levels(levels, zeros[:, self.groups], scales[:, self.groups])
+        of_runs = dequantize_levels(levels.reshape(*zeros.shape, run), zeros[:, :, None], scales[:, :, None])
+        return of_runs.reshape(levels.shape)
 
     def _parts(self, first: int, last: int) -> tuple[U8Array, I16Array, F32Array]:
         """Levels, zeros and scales of rows of the whole matrix."""

@@ -35,11 +35,11 @@ def fields(words: U32Array, bits: int) -> U8Array:
     return out.reshape(len(data), -1)
 
 
-def dequantize_levels(levels: U8Array, zeros: I16Array, scales: F32Array, groups: I32Array) -> F32Array:
-    """scale * (level - zero), float32 (n, inputs). `zeros` and `scales` are (n, groups); `groups` says for each input
-    which is its group."""
-    signed = levels.astype(np.int16) - zeros[:, groups]
-    return scales[:, groups] * signed.astype(np.float32)
+def dequantize_levels(levels: U8Array, zeros: I16Array, scales: F32Array) -> F32Array:
+    """scale * (level - zero), float32, of arrays that broadcast to the shape of `levels`."""
+    values = (levels - zeros).astype(np.float32)
+    values *= scales
+    return values
 
 
 def narrowest_format(lowest: int, highest: int) -> str | None:

@@ -26,7 +26,7 @@ def plan_weights(program: Program) -> WeightPlan:
     kv = KVConfig(1, (1,) * len(program.kv.groups))
     native = new_program(program, kv, CpuBackend.paths()[0], 1)
     native.plan_only()
-    matrices = record(program, native)
+    matrices = record(program, native, planned=True)
     weights = [weight for weight in program_weights(program) if weight.name in matrices]
     mapped = sum(weight.tensor.nbytes for weight in weights if not native.packed(matrices[weight.name]))
     return WeightPlan({name: native.kernel_of(i) for name, i in matrices.items()}, native.packed_total, mapped)

@@ -13,6 +13,7 @@ import numpy as np
 from plait.errors import BackendError
 from plait.formats.integer_tensor import IntegerTensor
 from plait.formats.mapped import is_mapped
+from plait.formats.quant import block_format
 from plait.formats.tensor import F32Array, U8Array
 from plait.ops.api import (
     Activate,
@@ -65,12 +66,17 @@ def new_program(program: Program, kv: KVConfig, path: str, threads: int) -> _nat
 
 
 def record(
-    program: Program, native: _native.Program, kept: KeptWeights | None = None, progress: Progress | None = None
+    program: Program,
+    native: _native.Program,
+    kept: KeptWeights | None = None,
+    progress: Progress | None = None,
+    *,
+    planned: bool = False,
 ) -> dict[str, int]:
     """Add all instructions; returns the native numbers of the matrices, by the weights' names. A weight whose last
     instruction is recorded is reported; what `progress` raises ends the recording. Raises BackendError for a weight
-    format without kernels, and for sizes that do not fit together."""
-    recorder = _Recorder(program, native, kept)
+    format without kernels, and for sizes that do not fit together. `planned`: no weight will be read."""
+    recorder = _Recorder(program, native, kept, planned)
     prepared = _Prepared(program, progress)
     for op in program.instructions:
         try:
@@ -99,8 +105,8 @@ def _kv_shape(program: Program, kv: KVConfig) -> _native.KvShape:
 class _Recorder:
     """Weights are known by the identity of their tensor, so that tied ones are added once."""
 
-    def __init__(self, program: Program, native: _native.Program, kept: KeptWeights | None) -> None:
-        self._native, self._kept = native, kept
+    def __init__(self, program: Program, native: _native.Program, kept: KeptWeights | None, planned: bool) -> None:
+        self._native, self._kept, self._planned = native, kept, planned
         self.matrices: dict[str, int] = {}  # by the weight's name
         self._matrices: dict[int, int] = {}
         self._vectors: dict[int, int] = {}
@@ -180,9 +186,10 @@ class _Recorder:
                     f"they read {', '.join(supported)}"
                 )
             rows = int(np.prod(weight.shape[:-1], dtype=np.int64))
-            raw = _usable_bytes(weight.tensor.raw())
+            made = isinstance(weight.tensor, IntegerTensor)
+            raw = _blank(weight) if made and self._planned else _usable_bytes(weight.tensor.raw())
             # Blocks made for us are read once, by the repacking: their pages are given back like a file's.
-            given_back = is_mapped(raw) or (isinstance(weight.tensor, IntegerTensor) and key not in self._tables)
+            given_back = is_mapped(raw) or (made and key not in self._tables)
             matrix = self._native.add_matrix(raw, weight.format, rows, weight.shape[-1], given_back)
             self._matrices[key] = self.matrices[weight.name] = matrix
             if self._kept is not None:
@@ -215,6 +222,11 @@ class _Prepared:
         self._done += done
         if done and self._progress is not None:
             self._progress(self._done, self._total)
+
+
+def _blank(weight: Weight) -> U8Array:
+    """Room for the weight, which takes no memory until it is written."""
+    return np.empty((weight.shape[0], block_format(weight.format).row_bytes(weight.shape[1])), np.uint8)
 
 
 def _usable_bytes(raw: U8Array) -> U8Array:
