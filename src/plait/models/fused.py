@@ -31,7 +31,7 @@ def qkv(config: DecoderConfig, names: DecoderNames, weights: WeightReader, layer
         total = sum(widths.values())
         whole = weights.take(f"{prefix}{names.qkv}.weight", total, config.d_model, transposed=names.transposed)
         bias = weights.take(f"{prefix}{names.qkv}.bias", total) if config.qkv_bias else None
-        rows = _grouped_rows(config) if names.qkv_grouped else _ranges(widths)
+        rows = grouped_rows(config) if names.qkv_grouped else _ranges(widths)
         return (
             tuple(weights.rows(whole, of, label) for label, of in rows.items()),
             tuple(None if bias is None else weights.rows(bias, of, label) for label, of in rows.items()),
@@ -68,7 +68,7 @@ def _ranges(widths: dict[str, int]) -> dict[str, slice]:
     return {label: slice(end - widths[label], end) for label, end in zip(widths, ends, strict=True)}
 
 
-def _grouped_rows(config: DecoderConfig) -> dict[str, RowIndex]:
+def grouped_rows(config: DecoderConfig) -> dict[str, RowIndex]:
     """Group by group: the query heads of a KV head, its k, its v."""
     queries = config.n_heads // config.n_kv_heads
     rows = np.arange(config.n_kv_heads * (queries + 2) * config.head_dim, dtype=np.int64)

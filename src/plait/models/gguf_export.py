@@ -17,10 +17,12 @@ from plait.errors import UnsupportedModelError
 from plait.formats.tensor import F32Array, LazyTensor, ModelSource, U8Array
 from plait.models.config import DecoderConfig
 from plait.models.families import GGUF_ARCHITECTURES, Architecture
+from plait.models.fused import grouped_rows
 from plait.models.gguf_keys import gguf_pairs, rope_tensors
-from plait.models.names import GGUF_DECODER, DecoderNames, pick
+from plait.models.names import GGUF_DECODER, GGUF_FALCON_40B, DecoderNames, pick
+from plait.models.names_hf import FALCON_40B
 from plait.models.registry import find_architecture
-from plait.models.views import RowIndex, RowsOf
+from plait.models.views import RowIndex, RowsOf, TransposeOf
 from plait.models.weights import WeightReader
 from plait.ops.api import Rope, RopeLayout
 
@@ -31,7 +33,9 @@ EXPORTS: Mapping[str, str] = {
     "Gemma3ForConditionalGeneration": "gemma3", "Phi3ForCausalLM": "phi3", "PhiForCausalLM": "phi2",
     "Starcoder2ForCausalLM": "starcoder2", "GraniteForCausalLM": "granite", "Olmo2ForCausalLM": "olmo2",
     "CohereForCausalLM": "command-r", "Cohere2ForCausalLM": "cohere2", "GlmForCausalLM": "chatglm",
-    "Glm4ForCausalLM": "glm4", "Exaone4ForCausalLM": "exaone4",
+    "Glm4ForCausalLM": "glm4", "Exaone4ForCausalLM": "exaone4", "ExaoneForCausalLM": "exaone",
+    "OlmoForCausalLM": "olmo", "InternLM2ForCausalLM": "internlm2", "GPT2LMHeadModel": "gpt2",
+    "GPTNeoXForCausalLM": "gptneox", "FalconForCausalLM": "falcon", "MptForCausalLM": "mpt", "MPTForCausalLM": "mpt",
 }  # fmt: skip
 """config.json's architecture to GGUF's."""
 
@@ -116,7 +120,9 @@ def export_model(source: ModelSource) -> Exported:
     target, config = GGUF_ARCHITECTURES[EXPORTS[name]], family.read_config(source)
     names = pick(family.names, source)
     _refuse_unknown_tensors(source, family, config, names)
-    tensors = {tensor.name: tensor for tensor in _tensors(source, config, names)}
+    called = GGUF_FALCON_40B if names.attention_norm == FALCON_40B.attention_norm else GGUF_DECODER
+    apart = EXPORTS[name] == "internlm2"
+    tensors = {tensor.name: tensor for tensor in _tensors(source, config, names, called, apart)}
     tensors |= {tensor.name: tensor for tensor in rope_tensors(config, source)}
     metadata = gguf_pairs(EXPORTS[name], config, source)
     exported = Exported(source.path, metadata, tensors)
@@ -134,20 +140,37 @@ def _refuse_unknown_tensors(
     weights.check_all_taken(names.unused)
 
 
-def _tensors(source: ModelSource, config: DecoderConfig, names: DecoderNames) -> Iterator[LazyTensor]:
-    for old, new in _renamings(config, names):
+def _tensors(
+    source: ModelSource, config: DecoderConfig, names: DecoderNames, target: DecoderNames, apart: bool
+) -> Iterator[LazyTensor]:
+    """`apart`: GGUF keeps q, k and v, which the family fuses group by group, as three matrices."""
+    for old, new in _renamings(config, names, target):
         for kind in ("weight", "bias"):
             tensor = source.tensors.get(f"{old}.{kind}")
             if tensor is None:
                 continue
-            if len(tensor.shape) == 1:
+            if names.qkv_grouped and old.endswith(names.qkv):
+                yield from _split(tensor, config, new.removesuffix(GGUF_DECODER.qkv), kind, apart)
+            elif names.transposed and len(tensor.shape) == 2 and old.startswith(names.layer.partition("{}")[0]):
+                yield Renamed(f"{new}.{kind}", TransposeOf(tensor))
+            elif len(tensor.shape) == 1:
                 added = config.norm_offset if new.endswith("_norm") and kind == "weight" else 0.0
                 yield Vector(f"{new}.{kind}", tensor, added)
             else:
                 yield Renamed(f"{new}.{kind}", tensor)
 
 
-def _renamings(config: DecoderConfig, names: DecoderNames) -> Iterator[tuple[str, str]]:
+def _split(tensor: LazyTensor, config: DecoderConfig, prefix: str, kind: str, apart: bool) -> Iterator[LazyTensor]:
+    parts = grouped_rows(config)
+    if not apart:
+        parts = {"qkv": np.concatenate(list(parts.values()))}
+    for label, rows in parts.items():
+        name = f"{prefix}attn_{label}.{kind}"
+        view = RowsOf(tensor, rows, label)
+        yield Vector(name, view) if len(view.shape) == 1 else Renamed(name, view)
+
+
+def _renamings(config: DecoderConfig, names: DecoderNames, target: DecoderNames) -> Iterator[tuple[str, str]]:
     """Names without .weight and .bias, Hugging Face's and GGUF's."""
     for part in _TOP:
         if getattr(names, part) and not (part == "output" and config.tied):
@@ -156,7 +179,7 @@ def _renamings(config: DecoderConfig, names: DecoderNames) -> Iterator[tuple[str
         for part in _PARTS:
             if getattr(names, part):
                 place = names.layer.format(layer) + getattr(names, part)
-                yield place, GGUF_DECODER.layer.format(layer) + getattr(GGUF_DECODER, part)
+                yield place, target.layer.format(layer) + getattr(target, part)
 
 
 def _turned(exported: Exported, config: DecoderConfig, target: Architecture) -> dict[str, LazyTensor]:

@@ -66,14 +66,14 @@ def gguf_pairs(architecture: str, config: DecoderConfig, source: ModelSource) ->
         f"attention.layer_norm_{'rms_' if config.norm is Norm.RMS else ''}epsilon": config.eps,
         **_rope_pairs(config, text_keys(source)),
         **_window_pairs(architecture, config),
-        **_own_pairs(architecture, config),
+        **_own_pairs(architecture, config, source),
     }
     name = source.path.name or architecture
     general = {"general.architecture": architecture, "general.type": "model", "general.name": name}
     return {**general, **{f"{architecture}.{key}": value for key, value in pairs.items()}}
 
 
-def _own_pairs(architecture: str, config: DecoderConfig) -> dict[str, object]:
+def _own_pairs(architecture: str, config: DecoderConfig, source: ModelSource) -> dict[str, object]:
     caps = {"attn_logit_softcapping": config.attention_softcap, "final_logit_softcapping": config.logit_softcap}
     pairs: dict[str, object] = {key: cap for key, cap in caps.items() if cap is not None}
     if architecture == "granite":
@@ -83,6 +83,13 @@ def _own_pairs(architecture: str, config: DecoderConfig) -> dict[str, object]:
             "logit_scale": 1 / config.logit_scale,
             "attention.scale": config.attention_scale,
         }
+    if config.clip_qkv is not None:
+        pairs["attention.clamp_kqv"] = config.clip_qkv
+    if architecture == "mpt":
+        attention = text_keys(source).section("attn_config")
+        pairs["attention.max_alibi_bias"] = attention.number("alibi_bias_max", 0, 1e6, default=8.0)
+    if architecture == "gptneox":
+        pairs["use_parallel_residual"] = config.parallel
     if architecture in ("command-r", "cohere2"):
         pairs["logit_scale"] = config.logit_scale
     return pairs
