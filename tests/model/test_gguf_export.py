@@ -24,7 +24,6 @@ REFUSED = {
     "qwen2-window": "sliding windows",
     "ministral": "plait quantize does not write MinistralForCausalLM",
     "phi-qk-norm": "qk_norm",
-    "stablelm": "plait quantize does not write StableLmForCausalLM",
 }
 WRITTEN = [
     name for name, tiny in tiny_models().items() if tiny.architecture in EXPORTS and name not in (*REFUSED, *HF_ONLY)

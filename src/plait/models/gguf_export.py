@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from itertools import count, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from plait.models.gguf_keys import gguf_pairs, rope_tensors
 from plait.models.names import GGUF_DECODER, GGUF_FALCON_40B, DecoderNames, pick
 from plait.models.names_hf import FALCON_40B
 from plait.models.registry import find_architecture
-from plait.models.views import RowIndex, RowsOf, TransposeOf
+from plait.models.views import RowIndex, RowsOf, StackOf, TransposeOf
 from plait.models.weights import WeightReader
 from plait.ops.api import Rope, RopeLayout
 
@@ -35,7 +36,8 @@ EXPORTS: Mapping[str, str] = {
     "CohereForCausalLM": "command-r", "Cohere2ForCausalLM": "cohere2", "GlmForCausalLM": "chatglm",
     "Glm4ForCausalLM": "glm4", "Exaone4ForCausalLM": "exaone4", "ExaoneForCausalLM": "exaone",
     "OlmoForCausalLM": "olmo", "InternLM2ForCausalLM": "internlm2", "GPT2LMHeadModel": "gpt2",
-    "GPTNeoXForCausalLM": "gptneox", "FalconForCausalLM": "falcon", "MptForCausalLM": "mpt", "MPTForCausalLM": "mpt",
+    "GPTNeoXForCausalLM": "gptneox", "FalconForCausalLM": "falcon", "StableLmForCausalLM": "stablelm",
+    "MptForCausalLM": "mpt", "MPTForCausalLM": "mpt",
 }  # fmt: skip
 """config.json's architecture to GGUF's."""
 
@@ -146,7 +148,7 @@ def _tensors(
     """`apart`: GGUF keeps q, k and v, which the family fuses group by group, as three matrices."""
     for old, new in _renamings(config, names, target):
         for kind in ("weight", "bias"):
-            tensor = source.tensors.get(f"{old}.{kind}")
+            tensor = _stacked(source, f"{old}.{kind}") if "{}" in old else source.tensors.get(f"{old}.{kind}")
             if tensor is None:
                 continue
             if names.qkv_grouped and old.endswith(names.qkv):
@@ -158,6 +160,13 @@ def _tensors(
                 yield Vector(f"{new}.{kind}", tensor, added)
             else:
                 yield Renamed(f"{new}.{kind}", tensor)
+
+
+def _stacked(source: ModelSource, pattern: str) -> LazyTensor | None:
+    """Vectors of single heads as one matrix."""
+    named = (source.tensors.get(pattern.format(head)) for head in count())
+    heads = tuple(takewhile(lambda tensor: tensor is not None, named))
+    return StackOf(pattern, heads) if heads else None  # type: ignore[arg-type]
 
 
 def _split(tensor: LazyTensor, config: DecoderConfig, prefix: str, kind: str, apart: bool) -> Iterator[LazyTensor]:
