@@ -12,7 +12,7 @@ from plait.cli.main import main
 from plait.formats.integer_tensor import IntegerTensor
 from plait.formats.open import open_model
 from plait.formats.quant import dequantize
-from plait.formats.tensor import F32Array, ModelSource
+from plait.formats.tensor import F32Array, ModelSource, raw_rows
 from plait.models.registry import load_model
 from plait.ops.api import KVConfig
 from support.backends import make_backend, other_paths
@@ -94,6 +94,7 @@ def test_rows_of_a_matrix_are_its_rows(tmp_path: Path) -> None:
         assert part.shape == (24, 64)
         np.testing.assert_array_equal(part.numpy(), tensor.numpy()[13:37])
         np.testing.assert_array_equal(part.raw(), tensor.raw()[13:37])
+        np.testing.assert_array_equal(raw_rows(tensor, slice(8, 9)), tensor.raw()[8:9])
 
 
 def test_what_cannot_be_kept_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -102,20 +102,27 @@ class IntegerTensor:
 
     def raw(self) -> U8Array:
         """Made anew by each call, over threads."""
-        name = self.format
-        out = np.empty((self.shape[0], block_format(name).row_bytes(self.shape[1])), np.uint8)
+        return self._blocks(self.first, self.last)
+
+    def raw_rows(self, rows: slice) -> U8Array:
+        start, stop, _ = rows.indices(self.shape[0])
+        return self._blocks(self.first + start, self.first + stop)
+
+    def _blocks(self, start: int, stop: int) -> U8Array:
+        """Rows of the whole matrix, in the format of these ones."""
+        name, of_blocks = self.format, self.groups[::BLOCK]
+        out = np.empty((stop - start, block_format(name).row_bytes(self.shape[1])), np.uint8)
 
         def make(first: int, last: int) -> None:
-            place = out[first - self.first : last - self.first]
+            place = out[first - start : last - start]
             if name == "F16":
                 with np.errstate(over="ignore"):
                     place[...] = self._values(first, last).astype("<f2").view(np.uint8)
             else:
                 levels, zeros, scales = self._parts(first, last)
-                of_blocks = self.groups[::BLOCK]
                 place[...] = pack_levels(levels, zeros[:, of_blocks], scales[:, of_blocks], name)
 
-        _each_piece(make, self._pieces())
+        _each_piece(make, self._pieces(start, stop))
         return out
 
     def numpy(self) -> F32Array:
@@ -124,7 +131,7 @@ class IntegerTensor:
         def make(first: int, last: int) -> None:
             out[first - self.first : last - self.first] = self._values(first, last)
 
-        _each_piece(make, self._pieces())
+        _each_piece(make, self._pieces(self.first, self.last))
         return out
 
     def _values(self, first: int, last: int) -> F32Array:
@@ -140,10 +147,10 @@ class IntegerTensor:
         packing = self.packing
         return _take(packing.levels, first, last), _take(packing.zeros, first, last), _take(packing.scales, first, last)
 
-    def _pieces(self) -> Iterator[tuple[int, int]]:
+    def _pieces(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         step = max(8, _PIECE_VALUES // self.packing.inputs // 8 * 8)
-        for start in range(self.first, self.last, step):
-            yield start, min(start + step, self.last)
+        for start in range(first, last, step):
+            yield start, min(start + step, last)
 
 
 def _take(read: Callable[[int, int], npt.NDArray[Number]], first: int, last: int) -> npt.NDArray[Number]:

@@ -18,7 +18,7 @@ from plait.formats.gguf_reader import encoded_pairs
 from plait.formats.gguf_writer import TensorPlan, encode_u32, write_gguf
 from plait.formats.mixes import FLOATS, Mix, ModelFacts, chosen_format
 from plait.formats.quant import BLOCK_FORMATS, KNOWN_TYPES, TensorType, dequantize, quantize
-from plait.formats.tensor import LazyTensor, ModelSource, U8Array
+from plait.formats.tensor import LazyTensor, ModelSource, U8Array, raw_rows
 
 _PIECE_VALUES = 1 << 21  # 8 MB as float32; some of these are in flight for each thread
 _QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
@@ -133,7 +133,7 @@ def _row_ranges(tensor: LazyTensor) -> Iterator[slice]:
 def _piece(one: Conversion, rows: slice, path: Path) -> U8Array:
     if one.plan.type.name == one.tensor.format and one.tensor.format not in BLOCK_FORMATS:
         return _unread_rows(one, rows)
-    stored = one.tensor.raw()[rows]
+    stored = raw_rows(one.tensor, rows)
     if one.plan.type.name == one.tensor.format:
         return stored.reshape(-1)
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,20 @@ class LazyTensor(Protocol):
     def numpy(self) -> F32Array:
         """Dequantised to float32, shape `shape`; a fresh array unless the file holds float32."""
         ...
+
+
+@runtime_checkable
+class RowReader(Protocol):
+    """A tensor whose bytes are made when they are asked for: some rows take less than all."""
+
+    def raw_rows(self, rows: slice) -> U8Array:
+        """`raw()[rows]`, of rows without a step."""
+        ...
+
+
+def raw_rows(tensor: LazyTensor, rows: slice) -> U8Array:
+    """The bytes of some rows, without a step, of a tensor that is not a vector, or of a vector's one row."""
+    return tensor.raw_rows(rows) if isinstance(tensor, RowReader) else tensor.raw()[rows]
 
 
 class ModelSource(Protocol):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from plait.errors import UnsupportedModelError
-from plait.formats.tensor import F32Array, LazyTensor, ModelSource, U8Array
+from plait.formats.tensor import F32Array, LazyTensor, ModelSource, U8Array, raw_rows
 from plait.models.config import DecoderConfig
 from plait.models.families import GGUF_ARCHITECTURES, Architecture
 from plait.models.fused import grouped_rows
@@ -106,6 +106,9 @@ class Renamed:
 
     def raw(self) -> U8Array:
         return self.tensor.raw()
+
+    def raw_rows(self, rows: slice) -> U8Array:
+        return raw_rows(self.tensor, rows)
 
     def numpy(self) -> F32Array:
         return self.tensor.numpy()

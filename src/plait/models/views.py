@@ -47,6 +47,12 @@ class RowsOf:
     def nbytes(self) -> int:
         return self.tensor.nbytes // self.tensor.shape[0] * self.shape[0]
 
+    def raw_rows(self, rows: slice) -> U8Array:
+        if len(self.shape) == 1:
+            return self.raw()[rows]
+        index = np.arange(self.tensor.shape[0])[self.rows][rows]
+        return RowsOf(self.tensor, index, self.label).raw()
+
     def raw(self) -> U8Array:
         picked = self.tensor.raw().reshape(self.tensor.shape[0], -1)[self.rows]
         return picked if len(self.shape) > 1 else picked.reshape(1, -1)
