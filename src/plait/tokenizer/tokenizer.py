@@ -120,10 +120,13 @@ class Tokenizer:
         Raises `TokenizerError` for an id outside the vocabulary."""
         return decode(self._vocabulary, ids, skip_special, continuing)
 
-    def stream_decoder(self, skip_special: bool = False, *, continuing: bool = False) -> StreamDecoder:
+    def stream_decoder(
+        self, skip_special: bool = False, *, continuing: bool = False, keep: frozenset[str] = frozenset()
+    ) -> StreamDecoder:
         """Decodes ids one at a time, to the same text as `decode`. For generated tokens, which follow a prompt,
-        `continuing` keeps the space before the first word."""
-        return StreamDecoder(self._vocabulary, skip_special, continuing)
+        `continuing` keeps the space before the first word. `keep` are texts of special tokens that are shown all the
+        same."""
+        return StreamDecoder(self._vocabulary, skip_special, continuing, keep)
 
     def token_bytes(self, token: TokenId) -> bytes:
         """The bytes that `token` adds to a text. Raises `TokenizerError` for an id outside the vocabulary."""
@@ -201,6 +204,10 @@ class Tokenizer:
         if bos is not None and ids[:1] != [bos] and self.encode("a")[:1] == [bos]:
             ids.insert(0, bos)
         return ids
+
+    def template_for(self, tools: object) -> str | None:
+        """The source of the chat template that `render_chat` uses for a conversation with these tools."""
+        return self.templates.get(self._template_for({"tools": tools}))
 
     def _template_for(self, extra: Mapping[str, object]) -> str:
         return "tool_use" if extra.get("tools") and "tool_use" in self.templates else "default"

@@ -10,9 +10,10 @@ import msgspec
 from plait.server.context import Server
 from plait.server.errors import FieldError, NotSupportedError
 from plait.server.grammars import checked, own_grammar, schema_grammar
-from plait.server.openai.bodies import MAX_MESSAGES, ChatBody, Message, refuse_message
-from plait.tokenizer.toolcalls import ToolFormat, format_of, tool_schema
-from plait.types import ChatMessage, Grammar, GrammarKind, TokenId
+from plait.server.openai.bodies import MAX_MESSAGES, ChatBody, Message, Tool, refuse_message
+from plait.tokenizer.toolcalls import AnswerFormat, OutputParser, answer_format
+from plait.tokenizer.toolcalls.forced import forced_call
+from plait.types import ChatMessage, Grammar, TokenId
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _OWN_VARIABLES = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
@@ -20,12 +21,24 @@ _OWN_VARIABLES = {"messages", "tools", "add_generation_prompt", "bos_token", "eo
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What goes to the engine, and how its answer is read. `format` is None where no tool may be called."""
+    """What goes to the engine, and how its answer is read. `opener` begins a call that must be made, at the end of the
+    prompt; `begun` are the markers of a reasoning that the prompt begins."""
 
     text: str
     prompt: tuple[TokenId, ...]
     grammar: Grammar | None
-    format: ToolFormat | None
+    format: AnswerFormat
+    schemas: dict[str, dict[str, Any]]
+    opener: str = ""
+    begun: tuple[str, str] | None = None
+
+    def parser(self) -> OutputParser | None:
+        """Reads one answer; None where its text is the content, as it is: what nearly all answers are."""
+        if self.format.plain:
+            return None
+        parser = OutputParser(self.format, self.schemas, self.begun)
+        parser.push(self.opener)
+        return parser
 
 
 async def read_conversation(server: Server, body: ChatBody) -> Conversation:
@@ -44,14 +57,26 @@ async def read_conversation(server: Server, body: ChatBody) -> Conversation:
     last = messages[-1]
     prefill = last.role == "assistant" and not last.extra.get("tool_calls")
     text, prompt = await server.prompts.chat(messages, prefill, tools, variables)
-    tool_format = format_of(server.tokenizer.chat_template) if may_call else None
+    form = answer_format(server.tokenizer.template_for(tools))
+    form = form if may_call else form.without_tools()
     grammar = await _grammar(body)
-    if tool_format is not None and forced is not None:
+    begun, opener = form.reasoning_begun(text), ""
+    if form.tools is not None and forced is not None:
         if grammar is not None:
             raise FieldError("a tool is required, and another format for the answer as well; choose one", "tool_choice")
-        grammar = await checked(GrammarKind.JSON_SCHEMA, tool_schema(tool_format, tools, forced or None), "tools")
-        tool_format = ToolFormat.LLAMA if tool_format is ToolFormat.LLAMA else ToolFormat.JSON
-    return Conversation(text, prompt, grammar, tool_format)
+        call = forced_call(form.tools, tools, forced or None)
+        grammar, opener = await checked(call.grammar.kind, call.grammar.source, "tools"), call.opener
+        added = f"\n{begun[1]}\n\n{opener}" if begun else opener  # a call that must be made is made without reasoning
+        text, begun = text + added, None
+        prompt += await server.prompts.encode(added, special=False) if added else ()
+    schemas = {tool["function"]["name"]: _properties(tool["function"]) for tool in tools}
+    return Conversation(text, prompt, grammar, form, schemas, opener, begun)
+
+
+def _properties(function: dict[str, Any]) -> dict[str, Any]:
+    """The schemas of a function's arguments. They are the client's: nothing is certain of them."""
+    properties = (function.get("parameters") or {}).get("properties")
+    return properties if isinstance(properties, dict) else {}
 
 
 def _message(message: Message, place: str) -> ChatMessage:
@@ -105,7 +130,7 @@ def _tools(body: ChatBody) -> tuple[list[dict[str, Any]], str | None, bool]:
     for i, tool in enumerate(body.tools):
         if tool.type != "function" or tool.function is None:
             raise FieldError(f"a tool of the type '{tool.type[:40]}' is not supported; send functions", f"tools.{i}")
-    tools = [msgspec.to_builtins(tool) for tool in body.tools]
+    tools = [_as_sent(tool) for tool in body.tools]
     names = [tool.function.name for tool in body.tools if tool.function]
     if choice == "none":
         return [], None, False
@@ -117,6 +142,12 @@ def _tools(body: ChatBody) -> tuple[list[dict[str, Any]], str | None, bool]:
         case {"type": "function", "function": {"name": str(name)}} if name in names:
             return tools, name, True
     raise FieldError("tool_choice is none, auto, required, or names one of the tools", "tool_choice")
+
+
+def _as_sent(tool: Tool) -> dict[str, Any]:
+    """Templates write a tool as it is: what the client did not send is not there."""
+    given = msgspec.to_builtins(tool)
+    return {**given, "function": {key: part for key, part in given["function"].items() if part is not None}}
 
 
 async def _grammar(body: ChatBody) -> Grammar | None:
