@@ -205,9 +205,23 @@ class Tokenizer:
             ids.insert(0, bos)
         return ids
 
-    def template_for(self, tools: object) -> str | None:
-        """The source of the chat template that `render_chat` uses for a conversation with these tools."""
-        return self.templates.get(self._template_for({"tools": tools}))
+    def with_template(self, source: str) -> Tokenizer:
+        """The same, with this chat template and no other."""
+        return Tokenizer(self.source, self._parts, {"default": source})
+
+    def template_for(self, tools: object = None) -> str | None:
+        """The source of the chat template that `render_chat` uses for a conversation with these tools: the model's own,
+        or the plain one of the family whose special tokens the vocabulary has."""
+        return self._sources.get(self._template_for({"tools": tools}))
+
+    @cached_property
+    def _sources(self) -> dict[str, str]:
+        if self.templates:
+            return self.templates
+        from plait.tokenizer.plain_templates import by_vocabulary
+
+        plain = by_vocabulary(self._vocabulary.texts)
+        return {} if plain is None else {"default": plain}
 
     def _template_for(self, extra: Mapping[str, object]) -> str:
         return "tool_use" if extra.get("tools") and "tool_use" in self.templates else "default"
@@ -216,11 +230,11 @@ class Tokenizer:
         from plait.tokenizer.template import ChatTemplate
 
         if name not in self._compiled:
-            if name not in self.templates:
-                others = ", ".join(sorted(self.templates))
+            if name not in self._sources:
+                others = ", ".join(sorted(self._sources))
                 have = f"it has {others}" if others else "it has none; give one, or send a plain prompt"
                 raise TemplateError(f"{self.source}: the model has no chat template called '{name}'; {have}")
-            self._compiled[name] = ChatTemplate(self.templates[name], self.source)
+            self._compiled[name] = ChatTemplate(self._sources[name], self.source)
         return self._compiled[name]
 
     def _spell(self, token: TokenId | None) -> str:

@@ -47,8 +47,8 @@ async def read_conversation(server: Server, body: ChatBody) -> Conversation:
         raise FieldError("there are no messages; send at least one", "messages")
     if len(body.messages) > MAX_MESSAGES:
         raise FieldError(f"there are {len(body.messages)} messages; send at most {MAX_MESSAGES}", "messages")
-    if server.tokenizer.chat_template is None:
-        raise NotSupportedError("this model has no chat template; use /v1/completions")
+    if server.tokenizer.template_for() is None:
+        raise NotSupportedError("this model has no chat template; start with --chat-template, or use /v1/completions")
     messages = [_message(message, f"messages.{i}") for i, message in enumerate(body.messages)]
     tools, forced, may_call = _tools(body)
     variables = body.chat_template_kwargs or {}
