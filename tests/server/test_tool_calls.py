@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 from tests.support.servers import start_server
 
 ARGUMENTS = '{"city": "Bern"}'
@@ -115,3 +115,21 @@ def test_a_call_and_its_result_go_back(hermes: OpenAI) -> None:
     ]
     message, _ = answer(hermes, "Sunny.", messages=history, tools=TOOLS)
     assert message.content == "Sunny."
+
+
+def test_the_end_of_the_prompt_can_be_chosen(hermes: OpenAI) -> None:
+    asked: Any = {"model": "m", "messages": [*MESSAGES, {"role": "assistant", "content": "It is"}], "max_tokens": 1}
+    tokens = {
+        name: hermes.chat.completions.create(extra_body=extra, **asked).usage.prompt_tokens  # type: ignore[union-attr]
+        for name, extra in {
+            "prefill": {},
+            "continued": {"continue_final_message": True},
+            "new": {"continue_final_message": False},
+        }.items()
+    }
+    assert tokens["continued"] < tokens["new"]
+    assert tokens["prefill"] < tokens["new"]
+    with pytest.raises(BadRequestError, match="without a generation prompt"):
+        hermes.chat.completions.create(
+            extra_body={"continue_final_message": True, "add_generation_prompt": True}, **asked
+        )

@@ -16,7 +16,7 @@ from plait.tokenizer.toolcalls.forced import forced_call
 from plait.types import ChatMessage, Grammar, TokenId
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-_OWN_VARIABLES = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
+_OWN_VARIABLES = {"messages", "tools", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,7 @@ async def read_conversation(server: Server, body: ChatBody) -> Conversation:
     variables = body.chat_template_kwargs or {}
     for name in _OWN_VARIABLES & set(variables):
         raise FieldError(f"chat_template_kwargs may not set '{name}'", "chat_template_kwargs")
-    last = messages[-1]
-    prefill = last.role == "assistant" and not last.extra.get("tool_calls")
-    text, prompt = await server.prompts.chat(messages, prefill, tools, variables)
+    text, prompt = await server.prompts.chat(messages, _prefill(body, messages[-1]), tools, _flags(body, variables))
     form = answer_format(server.tokenizer.template_for(tools))
     form = form if may_call else form.without_tools()
     grammar = await _grammar(body)
@@ -71,6 +69,22 @@ async def read_conversation(server: Server, body: ChatBody) -> Conversation:
         prompt += await server.prompts.encode(added, special=False) if added else ()
     schemas = {tool["function"]["name"]: _properties(tool["function"]) for tool in tools}
     return Conversation(text, prompt, grammar, form, schemas, opener, begun)
+
+
+def _prefill(body: ChatBody, last: ChatMessage) -> bool:
+    """Whether the answer goes on with the last message, as llama.cpp has it, unless the body says."""
+    if body.add_generation_prompt is not None or body.continue_final_message is not None:
+        return False
+    return last.role == "assistant" and not last.extra.get("tool_calls")
+
+
+def _flags(body: ChatBody, variables: dict[str, Any]) -> dict[str, Any]:
+    """What the body says of the end of the prompt, beside the template's variables. Raises `FieldError`."""
+    if body.continue_final_message and body.add_generation_prompt:
+        raise FieldError("continue_final_message goes on without a generation prompt", "add_generation_prompt")
+    if body.continue_final_message:
+        return {**variables, "add_generation_prompt": False, "continue_final_message": True}
+    return {**variables, "add_generation_prompt": body.add_generation_prompt is not False}
 
 
 def _properties(function: dict[str, Any]) -> dict[str, Any]:
@@ -92,6 +106,8 @@ def _message(message: Message, place: str) -> ChatMessage:
     for name in ("name", "tool_call_id", "reasoning_content"):
         if (value := getattr(message, name)) is not None:
             extra[name] = value
+    if message.content is None:
+        extra["content"] = None
     role = "system" if message.role == "developer" else message.role
     return ChatMessage(role=role, content=_content(message, place), extra=extra)
 
