@@ -245,3 +245,20 @@ def test_templates_of_a_directory(kind: str, tmp_path: Path) -> None:
     templates = from_directory(tmp_path)
     assert templates["default"] == "one"
     assert templates.get("rag") == (None if kind == "string" else "two")
+
+
+def test_other_special_tokens_have_their_names(metadata: dict[str, object], tmp_path: Path) -> None:
+    metadata |= {"tokenizer.ggml.padding_token_id": 95, "tokenizer.ggml.unknown_token_id": 999}
+    template = "{{ pad_token }} {{ unk_token is defined }}"
+    tokenizer = Tokenizer.from_metadata("model.gguf", {**metadata, "tokenizer.chat_template": template})
+    assert tokenizer.render_chat(CHAT) == "<|im_start|> False"
+
+
+def test_special_tokens_that_a_parser_needs_are_shown(metadata: dict[str, object]) -> None:
+    from plait.tokenizer.output import OutputText
+
+    tokenizer = Tokenizer.from_metadata("model.gguf", metadata)
+    ids = tokenizer.encode("<|im_start|>a<s>b", add_special=False)
+    assert len(ids) == 4
+    assert OutputText(tokenizer).push(ids, True)[0] == "ab"
+    assert OutputText(tokenizer, keep=frozenset({"<|im_start|>"})).push(ids, True)[0] == "<|im_start|>ab"

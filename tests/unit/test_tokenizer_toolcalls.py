@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -275,3 +277,8 @@ def test_the_template_tells_the_format() -> None:
         (None, ToolFormat.JSON),
     ):
         assert format_of(template) is expected
+
+
+def test_the_reference_has_every_format() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "chat.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE) == [str(style) for style in ToolFormat]

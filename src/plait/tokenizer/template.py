@@ -110,11 +110,11 @@ def _tag(turns: list[dict[str, object]]) -> str | None:
             return text
         case [*parts]:
             for i in range(len(parts) - 1, -1, -1):
-                if isinstance(parts[i], dict) and "text" in parts[i]:
-                    text = str(parts[i]["text"])
-                    parts[i] = {**parts[i], "text": text + _TAG}
-                    turns[-1]["content"] = parts
-                    return text
+                match parts[i]:
+                    case {"text": str(text), **rest}:
+                        parts[i] = {**rest, "text": text + _TAG}
+                        turns[-1]["content"] = parts
+                        return text
     return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plait.errors import ModelNotFoundError, TemplateError, TokenizerError
 from plait.tokenizer.decode import StreamDecoder, decode
@@ -174,7 +174,7 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         *,
         template: str | None = None,
-        **extra: object,
+        **extra: Any,
     ) -> str:
         """The prompt for a conversation, from the model's chat template (the one called `template`, if given; the one
         called "tool_use" where there is one and `tools` are). `extra` are further variables, such as `tools`.
@@ -182,7 +182,7 @@ class Tokenizer:
         Raises `TemplateError` when there is no such template or it refuses these messages.
         """
         compiled = self._template(template or self._template_for(extra))
-        special = {"bos_token": self._spell(self.bos_id), "eos_token": self._spell(self.eos_id)}
+        special = {**self._parts.special, "bos_token": self._spell(self.bos_id), "eos_token": self._spell(self.eos_id)}
         return compiled.render(messages, add_generation_prompt, **{**special, **extra})
 
     def encode_chat(
@@ -191,7 +191,7 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         *,
         template: str | None = None,
-        **extra: object,
+        **extra: Any,
     ) -> list[TokenId]:
         """The ids of `render_chat`. A template writes the special tokens it wants, so none is added, but for the
         begin token of a model that wants one and whose template leaves it out."""
