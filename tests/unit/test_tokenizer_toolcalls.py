@@ -194,7 +194,7 @@ REASONING = {
         "<|START_THINKING|>Hm, <b>so</b>.<|END_THINKING|><|START_RESPONSE|>The answer is 3 < 4.<|END_RESPONSE|>"
     ),
     "[THINK]": "[THINK]Hm, <b>so</b>.[/THINK]The answer is 3 < 4.",
-    "</think> <response> </response>": "<think>Hm, <b>so</b>.</think><response>The answer is 3 < 4.</response>",
+    "</think> <response></response>": "<think>Hm, <b>so</b>.</think><response>The answer is 3 < 4.</response>",
     "Here is my thought process:": (
         "Here is my thought process:\nHm, <b>so</b>.\n\nHere is my response:\nThe answer is 3 < 4."
     ),
@@ -241,7 +241,7 @@ def test_how_the_text_was_divided_does_not_matter(data: st.DataObject) -> None:
     assert parse(style, [text[a:b] for a, b in pairwise(cuts)]) == parse(style, [text])
 
 
-STYLES = [answer_format(f"{template} <think> <response>") for template, _, _ in SOUND.values()]
+STYLES = [answer_format(f"{template} <think> <response></response>") for template, _, _ in SOUND.values()]
 FRAGMENTS = [
     *BODIES,
     *("</tool_call>", "<think>", "</think>", "<response>", "[ARGS]", "<parameter=city>", "</parameter>", "</function>"),
@@ -266,6 +266,10 @@ def test_no_marker_begins_another() -> None:
     style = answer_format(" ".join([*BODIES, *REASONING]))
     markers = [*style.openers, *style.dropped, *(marker for marker, _ in style.reasoning)]
     assert not [(a, b) for a in markers for b in markers if a != b and b.startswith(a)]
+
+
+def test_what_tools_return_is_no_marker_of_answers() -> None:
+    assert answer_format("<think> '<response>' ~ result ~ '</response>'").dropped == ()
 
 
 def test_the_template_tells_the_format() -> None:

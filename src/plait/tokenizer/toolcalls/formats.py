@@ -65,7 +65,12 @@ _REASONING = (
     ("[THINK]", "[/THINK]"),
     ("Here is my thought process:", "Here is my response:"),
 )
-_DROPPED = ("<response>", "</response>", "<|START_RESPONSE|>", "<|END_RESPONSE|>")
+_DROPPED = (
+    ("<response></response>", ("<response>", "</response>")),
+    ("<|START_RESPONSE|>", ("<|START_RESPONSE|>", "<|END_RESPONSE|>")),
+    ("<|START_TEXT|>", ("<|START_TEXT|>", "<|END_TEXT|>")),
+)
+"""What a template has whose answers stand between these markers; others use <response> for what tools return."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,8 @@ def answer_format(template: str | None) -> AnswerFormat:
     shown = [opener for opener in BODIES if opener in text]
     openers = tuple(dict.fromkeys((*shown, *_ALWAYS.get(tools, ()))))
     reasoning = tuple(pair for pair in _REASONING if pair[0] in text or pair[1] in text)
-    return AnswerFormat(tools, openers, reasoning, tuple(marker for marker in _DROPPED if marker in text))
+    dropped = tuple(marker for sign, markers in _DROPPED if sign in text for marker in markers)
+    return AnswerFormat(tools, openers, reasoning, dropped)
 
 
 def format_of(template: str | None) -> ToolFormat:
