@@ -71,6 +71,8 @@ def test_calls_become_tool_calls(hermes: OpenAI) -> None:
     assert [(c.function.name, c.function.arguments) for c in message.tool_calls] == [("weather", ARGUMENTS)] * 2
     assert len({call.id for call in message.tool_calls}) == 2
     assert reason == "tool_calls"
+    message, _ = answer(hermes, text, tools=TOOLS, parallel_tool_calls=False)
+    assert len(message.tool_calls) == 1
 
 
 def test_without_tools_the_same_text_is_text(hermes: OpenAI) -> None:

@@ -31,12 +31,13 @@ class Conversation:
     schemas: dict[str, dict[str, Any]]
     opener: str = ""
     begun: tuple[str, str] | None = None
+    most_calls: int | None = None
 
     def parser(self) -> OutputParser | None:
         """Reads one answer; None where its text is the content, as it is: what nearly all answers are."""
         if self.format.plain:
             return None
-        parser = OutputParser(self.format, self.schemas, self.begun)
+        parser = OutputParser(self.format, self.schemas, self.begun, self.most_calls)
         parser.push(self.opener)
         return parser
 
@@ -68,7 +69,8 @@ async def read_conversation(server: Server, body: ChatBody) -> Conversation:
         text, begun = text + added, None
         prompt += await server.prompts.encode(added, special=False) if added else ()
     schemas = {tool["function"]["name"]: _properties(tool["function"]) for tool in tools}
-    return Conversation(text, prompt, grammar, form, schemas, opener, begun)
+    most = 1 if body.parallel_tool_calls is False else None
+    return Conversation(text, prompt, grammar, form, schemas, opener, begun, most)
 
 
 def _prefill(body: ChatBody, last: ChatMessage) -> bool:

@@ -27,10 +27,16 @@ _WHOLE: dict[ToolFormat, Body] = {
 
 class OutputParser:
     """Push the text as it comes, then finish. `tools` are the parameters' schemas by tool. `begun`: the prompt ends in
-    a reasoning that these markers surround."""
+    a reasoning that these markers surround. Calls beyond `most` are left out."""
 
-    def __init__(self, style: AnswerFormat, tools: Schemas | None = None, begun: tuple[str, str] | None = None) -> None:
-        self._reader, self._writer = Reader(), PartWriter()
+    def __init__(
+        self,
+        style: AnswerFormat,
+        tools: Schemas | None = None,
+        begun: tuple[str, str] | None = None,
+        most: int | None = None,
+    ) -> None:
+        self._reader, self._writer = Reader(), PartWriter(most)
         self._schemas = tools or {}
         self._reasoning = dict(style.reasoning)
         self._dropped = frozenset(style.dropped)

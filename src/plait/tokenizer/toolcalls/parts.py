@@ -37,10 +37,11 @@ Part: TypeAlias = Text | Reasoning | ToolCallStart | ToolCallArguments
 
 
 class PartWriter:
-    """Parts as they are found, until they are taken. Counts the calls."""
+    """Parts as they are found, until they are taken. Counts the calls; those beyond `most` are left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
         self.calls = 0
+        self._most = most
         self._parts: list[Part] = []
 
     def take(self) -> list[Part]:
@@ -56,10 +57,15 @@ class PartWriter:
             self._parts.append(Reasoning(text))
 
     def start(self, name: str, call_id: str | None = None) -> None:
-        self._parts.append(ToolCallStart(self.calls, name, call_id))
         self.calls += 1
+        if self._wanted:
+            self._parts.append(ToolCallStart(self.calls - 1, name, call_id))
 
     def arguments(self, text: str) -> None:
         """Of the call that was started last."""
-        if text:
+        if text and self._wanted:
             self._parts.append(ToolCallArguments(self.calls - 1, text))
+
+    @property
+    def _wanted(self) -> bool:
+        return self._most is None or self.calls <= self._most
