@@ -108,6 +108,13 @@ def test_a_call_that_must_be_made_is_made(hermes: OpenAI, choice: Any, thinking:
     assert (message.content, reason) == (None, "tool_calls")
 
 
+def test_an_answer_with_a_schema_is_no_reasoning(hermes: OpenAI) -> None:
+    schema: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": [17]}}}
+    extra = {"chat_template_kwargs": {"thinking": True}}
+    message, _ = answer(hermes, None, response_format=schema, extra_body=extra)
+    assert message.content.strip() == "17"
+
+
 def test_a_call_and_its_result_go_back(hermes: OpenAI) -> None:
     call = {"id": "x", "type": "function", "function": {"name": "weather", "arguments": ARGUMENTS}}
     history: Any = [

@@ -13,7 +13,7 @@ from plait.server.grammars import checked, own_grammar, schema_grammar
 from plait.server.openai.bodies import MAX_MESSAGES, ChatBody, Message, Tool, refuse_message
 from plait.tokenizer.toolcalls import AnswerFormat, OutputParser, answer_format
 from plait.tokenizer.toolcalls.forced import forced_call
-from plait.types import ChatMessage, Grammar, TokenId
+from plait.types import ChatMessage, Grammar, GrammarKind, TokenId
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _OWN_VARIABLES = {"messages", "tools", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token"}
@@ -65,9 +65,12 @@ async def read_conversation(server: Server, body: ChatBody) -> Conversation:
             raise FieldError("a tool is required, and another format for the answer as well; choose one", "tool_choice")
         call = forced_call(form.tools, tools, forced or None)
         grammar, opener = await checked(call.grammar.kind, call.grammar.source, "tools"), call.opener
-        added = f"\n{begun[1]}\n\n{opener}" if begun else opener  # a call that must be made is made without reasoning
-        text, begun = text + added, None
-        prompt += await server.prompts.encode(added, special=False) if added else ()
+    added = opener
+    if begun and (forced is not None or (grammar and grammar.kind is GrammarKind.JSON_SCHEMA)):
+        added, begun = f"\n{begun[1]}\n\n{opener}", None  # what has a form of its own is written without reasoning
+    if added:
+        text += added
+        prompt += await server.prompts.encode(added, special=False)
     schemas = {tool["function"]["name"]: _properties(tool["function"]) for tool in tools}
     most = 1 if body.parallel_tool_calls is False else None
     return Conversation(text, prompt, grammar, form, schemas, opener, begun, most)
