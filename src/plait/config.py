@@ -285,7 +285,7 @@ NOT_HERE: dict[tuple[str, ...], str] = {
     ("--threads-http",): "HTTP is served by one thread; --max-connections bounds it",
     ("-sps", "--slot-prompt-similarity"): "sequences have no slots: a prefix is found wherever it is",
     ("--reranking", "--rerank"): "reranking is not there yet",
-    ("--chat-template", "--chat-template-file"): "the model's own template is used",
+    ("--chat-template", "--chat-template-file"): "it is an option of plait serve",
     ("--reasoning-format", "--reasoning-budget"): "reasoning is always given apart from the answer",
 }
 """Flags of llama.cpp's that Plait does not have, each with what to do instead: refused by name, never ignored."""

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from plait.errors import TemplateError
+from plait.errors import OptionError, TemplateError
 from plait.tokenizer import Tokenizer
+from plait.tokenizer.plain_templates import PLAIN, given_template
 from plait.tokenizer.template import ChatTemplate
 from plait.types import ChatMessage
 
@@ -161,12 +162,44 @@ def metadata() -> dict[str, object]:
 
 
 def test_without_a_template_there_is_an_error(metadata: dict[str, object]) -> None:
+    metadata["tokenizer.ggml.tokens"] = [*metadata["tokenizer.ggml.tokens"][:95], "<|a|>", "<|b|>"]  # type: ignore[index]
     tokenizer = Tokenizer.from_metadata("model.gguf", metadata)
     assert tokenizer.chat_template is None
     with pytest.raises(
         TemplateError, match=r"model\.gguf: the model has no chat template called 'default'; it has none"
     ):
         tokenizer.render_chat(CHAT)
+
+
+def test_without_a_template_the_special_tokens_tell_the_family(metadata: dict[str, object]) -> None:
+    tokenizer = Tokenizer.from_metadata("model.gguf", metadata)
+    assert tokenizer.chat_template is None  # of its own
+    assert tokenizer.render_chat(CHAT) == render(CHATML)
+    assert tokenizer.with_template("{{ messages | length }}").render_chat(CHAT) == "2"
+
+
+PLAIN_PROMPTS = {
+    "chatml": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+    "llama3": "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    "gemma": "<s><start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n<start_of_turn>model\n",
+    "phi3": "<|system|>\nBe brief.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\n",
+    "mistral": "<s>[INST] Be brief.\n\nHi [/INST]",
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_templates(name: str) -> None:
+    chat = [ChatMessage(role="system", content="Be brief."), ChatMessage(role="user", content="Hi")]
+    found = ChatTemplate(given_template(name), "m").render(chat, bos_token="<s>", eos_token="</s>")
+    assert found == PLAIN_PROMPTS[name]
+
+
+def test_a_given_template_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_text("hi")
+    assert given_template(str(tmp_path / "t.jinja")) == "hi"
+    with pytest.raises(OptionError, match="none of chatml, llama3"):
+        given_template("nothing.jinja")
 
 
 def test_named_templates_of_a_gguf_file(metadata: dict[str, object]) -> None:
@@ -212,3 +245,20 @@ def test_templates_of_a_directory(kind: str, tmp_path: Path) -> None:
     templates = from_directory(tmp_path)
     assert templates["default"] == "one"
     assert templates.get("rag") == (None if kind == "string" else "two")
+
+
+def test_other_special_tokens_have_their_names(metadata: dict[str, object], tmp_path: Path) -> None:
+    metadata |= {"tokenizer.ggml.padding_token_id": 95, "tokenizer.ggml.unknown_token_id": 999}
+    template = "{{ pad_token }} {{ unk_token is defined }}"
+    tokenizer = Tokenizer.from_metadata("model.gguf", {**metadata, "tokenizer.chat_template": template})
+    assert tokenizer.render_chat(CHAT) == "<|im_start|> False"
+
+
+def test_special_tokens_that_a_parser_needs_are_shown(metadata: dict[str, object]) -> None:
+    from plait.tokenizer.output import OutputText
+
+    tokenizer = Tokenizer.from_metadata("model.gguf", metadata)
+    ids = tokenizer.encode("<|im_start|>a<s>b", add_special=False)
+    assert len(ids) == 4
+    assert OutputText(tokenizer).push(ids, True)[0] == "ab"
+    assert OutputText(tokenizer, keep=frozenset({"<|im_start|>"})).push(ids, True)[0] == "<|im_start|>ab"

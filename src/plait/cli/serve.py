@@ -36,6 +36,7 @@ def serve(model: str | None, verbose: bool, **rest: Any) -> None:
     logging.getLogger("plait").setLevel(logging.INFO if verbose or server.log_prompts else logging.WARNING)
     from plait.formats.hub import resolve_model
     from plait.server.serve import serve as run_server
+    from plait.tokenizer.plain_templates import given_template
     from plait.tokenizer.tokenizer import Tokenizer
 
     path = resolve_model(model)  # here, so that a missing model is one line at once
@@ -43,7 +44,13 @@ def serve(model: str | None, verbose: bool, **rest: Any) -> None:
     def say(line: str) -> None:
         print(f"plait: {line}", file=sys.stderr, flush=True)
 
-    asyncio.run(run_server(str(path), lambda: Tokenizer.load(path), engine, supervisor, server, say))
+    template = given_template(server.chat_template) if server.chat_template else None
+
+    def tokenizer() -> Tokenizer:
+        own = Tokenizer.load(path)
+        return own if template is None else own.with_template(template)
+
+    asyncio.run(run_server(str(path), tokenizer, engine, supervisor, server, say))
 
 
 _OWN: list[click.Parameter] = [
@@ -58,7 +65,7 @@ COMMAND = command(
         *declared_options(ServerOptions),
         *declared_options(SupervisorOptions),
         *engine_options(),
-        *refused_options(frozenset({"--slot-save-path", "--api-key"})),
+        *refused_options(frozenset({"--slot-save-path", "--api-key", "--chat-template"})),
     ],
     serve,
 )

@@ -75,8 +75,10 @@ class Server:
         pooling: Pooling | None = None,
         cache: bool = True,
         logged: str = "",
+        keep: frozenset[str] = frozenset(),
     ) -> Generation:
-        """Hand a prompt to the engine. Raises `FieldError`, `RateLimitError` or `EngineDownError`."""
+        """Hand a prompt to the engine. `keep` are special tokens that are shown. Raises `FieldError`, `RateLimitError`
+        or `EngineDownError`."""
         seat: Seat = request.state.seat
         service = service_of(extension, request.headers, seat.tenant, self.options.timeout, self.options.share_prefixes)
         if not cache:
@@ -88,7 +90,7 @@ class Server:
         )
         if self.options.log_prompts:
             _log.info("%s prompt: %s", seat.request_id, logged or list(prompt))
-        generation = Generation(self.client, self.tokenizer, service.applied(plain, time.monotonic()))
+        generation = Generation(self.client, self.tokenizer, service.applied(plain, time.monotonic()), keep)
         seat.generations.append(generation)
         return generation
 

@@ -46,12 +46,14 @@ class Generation:
     """A submitted request. Read `pieces` until they are empty (`merge` reads several); `abort` if nobody wants them any
     more. `prompt_logprobs` is there with the first pieces."""
 
-    def __init__(self, client: EngineClient, tokenizer: Tokenizer, request: EngineRequest) -> None:
+    def __init__(
+        self, client: EngineClient, tokenizer: Tokenizer, request: EngineRequest, keep: frozenset[str] = frozenset()
+    ) -> None:
         """Raises `EngineDownError`."""
         self.request = request
         self.usage = Usage(prompt_tokens=len(request.prompt))
         self.prompt_logprobs: tuple[tuple[Logprob, ...], ...] = ()
-        self._outputs = [OutputText(tokenizer, request.sampling.stop) for _ in range(request.sampling.n)]
+        self._outputs = [OutputText(tokenizer, request.sampling.stop, keep) for _ in range(request.sampling.n)]
         self._open = request.sampling.n
         self._began = time.monotonic()
         self._first: float | None = None

@@ -27,21 +27,26 @@ def _has(attributes: bytes, token: TokenId, bits: int) -> bool:
 class StreamDecoder:
     """Decodes one id at a time. What `push` and `flush` return adds up to `decode` of the same ids."""
 
-    def __init__(self, vocabulary: Vocabulary, skip_special: bool, continuing: bool) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, skip_special: bool, continuing: bool, keep: frozenset[str] = frozenset()
+    ) -> None:
         self._vocabulary = vocabulary
-        self._skip_special = skip_special
+        self._skip_special, self._keep = skip_special, keep
         self._at_start = vocabulary.strips_space and not continuing
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: TokenId) -> str:
         """The characters that `token` completes. Raises `TokenizerError` for an id outside the vocabulary."""
-        if self._skip_special and self._vocabulary.is_special(token):
+        if self._skip_special and self._vocabulary.is_special(token) and not self._kept(token):
             return ""
         return self._strip(self._utf8.decode(self._vocabulary.piece(token)))
 
     def flush(self) -> str:
         """The end of the ids: bytes still waiting for the rest of their character become U+FFFD."""
         return self._strip(self._utf8.decode(b"", final=True))
+
+    def _kept(self, token: TokenId) -> bool:
+        return bool(self._keep) and self._vocabulary.texts[token] in self._keep
 
     def _strip(self, text: str) -> str:
         if not self._at_start or not text:

@@ -13,7 +13,7 @@ from plait.errors import TokenizerError, UnsupportedModelError
 from plait.tokenizer.bpe import BpeMerger
 from plait.tokenizer.gguf_vocabulary import Metadata, read_vocabulary
 from plait.tokenizer.partition import SpecialTokens
-from plait.tokenizer.parts import TokenizerParts
+from plait.tokenizer.parts import SPECIAL, TokenizerParts
 from plait.tokenizer.pre import PRE_TOKENIZERS, PreTokenizer
 from plait.tokenizer.sentencepiece import SentencePieceMerger
 from plait.tokenizer.vocabulary import Spelling, Vocabulary, digest
@@ -81,9 +81,8 @@ def _sentencepiece(meta: Metadata) -> TokenizerParts:
         add_eos=_flag(meta, "add_eos_token", False),
         space_prefix=prefix,
     )
-    return TokenizerParts(
-        "llama", vocabulary, encoder, digest("llama", encoder.surroundings, array("d", scores).tobytes())
-    )
+    method = digest("llama", encoder.surroundings, array("d", scores).tobytes())
+    return TokenizerParts("llama", vocabulary, encoder, method, _special_texts(meta, vocabulary))
 
 
 def _byte_pair(meta: Metadata, kind: str) -> TokenizerParts:
@@ -102,9 +101,18 @@ def _byte_pair(meta: Metadata, kind: str) -> TokenizerParts:
         add_eos=_flag(meta, "add_eos_token", False),
         space_prefix=False,
     )
-    return TokenizerParts(
-        f"{kind} ({name})", vocabulary, encoder, digest(repr(pre), encoder.surroundings, *(merges or []))
-    )
+    method = digest(repr(pre), encoder.surroundings, *(merges or []))
+    return TokenizerParts(f"{kind} ({name})", vocabulary, encoder, method, _special_texts(meta, vocabulary))
+
+
+def _special_texts(meta: Metadata, vocabulary: Vocabulary) -> dict[str, str]:
+    """Texts of the special tokens that a template may ask for."""
+    keys = {"unk": "unknown", "sep": "seperator", "pad": "padding"}  # the second is how GGUF spells it
+    ids = {name: meta.get(f"{keys.get(name, name)}_token_id", int) for name in SPECIAL}
+    known = range(len(vocabulary.texts))
+    return {
+        f"{name}_token": vocabulary.texts[token] for name, token in ids.items() if token is not None and token in known
+    }
 
 
 def _pre_tokenizer(meta: Metadata, name: str) -> PreTokenizer:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from plait.errors import TokenizerError, UnsupportedModelError
 from plait.tokenizer.gguf_vocabulary import EOG_TEXTS
-from plait.tokenizer.parts import TokenizerParts
+from plait.tokenizer.parts import SPECIAL, TokenizerParts
 from plait.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, USER_DEFINED, Spelling, Vocabulary, byte_value, digest
 from plait.types import TokenId
 
@@ -58,7 +58,8 @@ def from_file(path: Path) -> TokenizerParts:
     library, text = _open(file)
     decoder = _decoder(file, library)
     vocabulary = _vocabulary(file, library, decoder)
-    return TokenizerParts(TOKENIZER_FILE, vocabulary, HuggingFaceEncoder(library), digest(text))
+    special = _Config.beside(file).special_texts()
+    return TokenizerParts(TOKENIZER_FILE, vocabulary, HuggingFaceEncoder(library), digest(text), special)
 
 
 def _open(file: Path) -> tuple[Library, str]:
@@ -153,6 +154,12 @@ class _Config:
             if isinstance(first, int) and 0 <= first < len(ids):
                 return first
         return None
+
+    def special_texts(self) -> dict[str, str]:
+        """Texts of the special tokens that a template may ask for."""
+        found = {f"{name}_token": self.tokenizer.get(f"{name}_token") for name in SPECIAL}
+        texts = {key: token_text(value or self.special.get(key)) for key, value in found.items()}
+        return {key: text for key, text in texts.items() if text is not None}
 
     def eos_ids(self, count: int) -> Iterator[TokenId]:
         for config in (self.generation, self.model):

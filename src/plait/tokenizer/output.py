@@ -26,10 +26,11 @@ class Shown(NamedTuple):
 
 
 class OutputText:
-    """The text of one sample as it grows. `hit` once a stop string was found, `ended` then or after the final push."""
+    """The text of one sample as it grows. `hit` once a stop string was found, `ended` then or after the final push.
+    `keep` are texts of special tokens that who reads on must see."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
-        self._decoder = tokenizer.stream_decoder(skip_special=True, continuing=True)
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), keep: frozenset[str] = frozenset()) -> None:
+        self._decoder = tokenizer.stream_decoder(skip_special=True, continuing=True, keep=keep)
         self._stop = StopChecker(stop)
         self.ended = self.hit = False
 

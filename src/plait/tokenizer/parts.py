@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from plait.tokenizer.vocabulary import Vocabulary
@@ -18,9 +19,14 @@ class Encoder(Protocol):
 @dataclass(frozen=True, slots=True)
 class TokenizerParts:
     """`kind` is for people. `method` is a hash of all that decides, beside the vocabulary, how text is cut, merged and
-    surrounded."""
+    surrounded. `special` are texts of further special tokens by the names that templates know them by: pad_token."""
 
     kind: str
     vocabulary: Vocabulary
     encoder: Encoder
     method: str
+    special: Mapping[str, str] = field(default_factory=dict)
+
+
+SPECIAL = ("unk", "sep", "pad", "cls", "mask")
+"""Special tokens beside those that begin and end a text."""

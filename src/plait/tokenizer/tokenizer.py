@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plait.errors import ModelNotFoundError, TemplateError, TokenizerError
 from plait.tokenizer.decode import StreamDecoder, decode
@@ -120,10 +120,13 @@ class Tokenizer:
         Raises `TokenizerError` for an id outside the vocabulary."""
         return decode(self._vocabulary, ids, skip_special, continuing)
 
-    def stream_decoder(self, skip_special: bool = False, *, continuing: bool = False) -> StreamDecoder:
+    def stream_decoder(
+        self, skip_special: bool = False, *, continuing: bool = False, keep: frozenset[str] = frozenset()
+    ) -> StreamDecoder:
         """Decodes ids one at a time, to the same text as `decode`. For generated tokens, which follow a prompt,
-        `continuing` keeps the space before the first word."""
-        return StreamDecoder(self._vocabulary, skip_special, continuing)
+        `continuing` keeps the space before the first word. `keep` are texts of special tokens that are shown all the
+        same."""
+        return StreamDecoder(self._vocabulary, skip_special, continuing, keep)
 
     def token_bytes(self, token: TokenId) -> bytes:
         """The bytes that `token` adds to a text. Raises `TokenizerError` for an id outside the vocabulary."""
@@ -171,7 +174,7 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         *,
         template: str | None = None,
-        **extra: object,
+        **extra: Any,
     ) -> str:
         """The prompt for a conversation, from the model's chat template (the one called `template`, if given; the one
         called "tool_use" where there is one and `tools` are). `extra` are further variables, such as `tools`.
@@ -179,7 +182,7 @@ class Tokenizer:
         Raises `TemplateError` when there is no such template or it refuses these messages.
         """
         compiled = self._template(template or self._template_for(extra))
-        special = {"bos_token": self._spell(self.bos_id), "eos_token": self._spell(self.eos_id)}
+        special = {**self._parts.special, "bos_token": self._spell(self.bos_id), "eos_token": self._spell(self.eos_id)}
         return compiled.render(messages, add_generation_prompt, **{**special, **extra})
 
     def encode_chat(
@@ -188,7 +191,7 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         *,
         template: str | None = None,
-        **extra: object,
+        **extra: Any,
     ) -> list[TokenId]:
         """The ids of `render_chat`. A template writes the special tokens it wants, so none is added, but for the
         begin token of a model that wants one and whose template leaves it out."""
@@ -202,6 +205,24 @@ class Tokenizer:
             ids.insert(0, bos)
         return ids
 
+    def with_template(self, source: str) -> Tokenizer:
+        """The same, with this chat template and no other."""
+        return Tokenizer(self.source, self._parts, {"default": source})
+
+    def template_for(self, tools: object = None) -> str | None:
+        """The source of the chat template that `render_chat` uses for a conversation with these tools: the model's own,
+        or the plain one of the family whose special tokens the vocabulary has."""
+        return self._sources.get(self._template_for({"tools": tools}))
+
+    @cached_property
+    def _sources(self) -> dict[str, str]:
+        if self.templates:
+            return self.templates
+        from plait.tokenizer.plain_templates import by_vocabulary
+
+        plain = by_vocabulary(self._vocabulary.texts)
+        return {} if plain is None else {"default": plain}
+
     def _template_for(self, extra: Mapping[str, object]) -> str:
         return "tool_use" if extra.get("tools") and "tool_use" in self.templates else "default"
 
@@ -209,11 +230,11 @@ class Tokenizer:
         from plait.tokenizer.template import ChatTemplate
 
         if name not in self._compiled:
-            if name not in self.templates:
-                others = ", ".join(sorted(self.templates))
+            if name not in self._sources:
+                others = ", ".join(sorted(self._sources))
                 have = f"it has {others}" if others else "it has none; give one, or send a plain prompt"
                 raise TemplateError(f"{self.source}: the model has no chat template called '{name}'; {have}")
-            self._compiled[name] = ChatTemplate(self.templates[name], self.source)
+            self._compiled[name] = ChatTemplate(self._sources[name], self.source)
         return self._compiled[name]
 
     def _spell(self, token: TokenId | None) -> str:

@@ -102,6 +102,7 @@ class ChatBody(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     cache_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
 
 class EmbeddingBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

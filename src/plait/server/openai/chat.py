@@ -18,7 +18,7 @@ from plait.server.generation import Generation, Piece
 from plait.server.leaving import unless_gone
 from plait.server.merge import Whole, collected
 from plait.server.openai.bodies import ChatBody
-from plait.server.openai.conversation import read_conversation
+from plait.server.openai.conversation import Conversation, read_conversation
 from plait.server.openai.usage import timings_of, usage_of
 from plait.server.replies import encode, reply, spelled
 from plait.server.sse import DONE, event, stream_of
@@ -30,7 +30,6 @@ from plait.tokenizer.toolcalls import (
     Text,
     ToolCallArguments,
     ToolCallStart,
-    ToolFormat,
 )
 from plait.types import Logprob, SamplingParams, TokenId
 
@@ -51,10 +50,15 @@ async def chat(server: Server, request: Request) -> Response:
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
     generation = server.submit(
-        request, conversation.prompt, params, body.plait, cache=body.cache_prompt is not False, logged=conversation.text
+        request,
+        conversation.prompt,
+        params,
+        body.plait,
+        cache=body.cache_prompt is not False,
+        logged=conversation.text,
+        keep=conversation.format.markers,
     )
-    reasons = "<think>" in (server.tokenizer.chat_template or "")
-    answer = _Answer(server, generation, params, conversation.format, reasons, request.state.seat.request_id)
+    answer = _Answer(server, generation, params, conversation, request.state.seat.request_id)
     if body.stream:
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         events = stream_of(answer.events(usage), generation.abort, server.options.send_timeout)
@@ -69,8 +73,7 @@ class _Answer:
     server: Server
     generation: Generation
     params: SamplingParams
-    format: ToolFormat | None
-    reasons: bool
+    conversation: Conversation
     request_id: str
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -85,7 +88,7 @@ class _Answer:
 
     def _parser(self) -> OutputParser | None:
         """None where the text is the content, as it is: what nearly all answers are."""
-        return OutputParser(self.format, self.reasons) if self.format is not None or self.reasons else None
+        return self.conversation.parser()
 
     # --- whole ------------------------------------------------------------------------------------------------------
 
@@ -170,10 +173,11 @@ class _Streamed:
                 return {"content": text}
             case Reasoning(text):
                 return {"reasoning_content": text}
-            case ToolCallStart(index, name):
+            case ToolCallStart(index, name, given):
                 self.calls += 1
                 function = {"name": name, "arguments": ""}
-                return {"tool_calls": [{"index": index, "id": _call_id(), "type": "function", "function": function}]}
+                call = {"index": index, "id": given or _call_id(), "type": "function", "function": function}
+                return {"tool_calls": [call]}
             case ToolCallArguments(index, text):
                 return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
@@ -190,8 +194,9 @@ def _message(parts: Iterable[Part]) -> tuple[dict[str, Any], list[dict[str, Any]
                 content += text
             case Reasoning(text):
                 reasoning += text
-            case ToolCallStart(_, name):
-                calls.append({"id": _call_id(), "type": "function", "function": {"name": name, "arguments": ""}})
+            case ToolCallStart(_, name, given):
+                function = {"name": name, "arguments": ""}
+                calls.append({"id": given or _call_id(), "type": "function", "function": function})
             case ToolCallArguments(index, text):
                 calls[index]["function"]["arguments"] += text
     message: dict[str, Any] = {"role": "assistant", "content": None if calls and not content else content}

@@ -10,22 +10,36 @@ import msgspec
 from plait.server.context import Server
 from plait.server.errors import FieldError, NotSupportedError
 from plait.server.grammars import checked, own_grammar, schema_grammar
-from plait.server.openai.bodies import MAX_MESSAGES, ChatBody, Message, refuse_message
-from plait.tokenizer.toolcalls import ToolFormat, format_of, tool_schema
+from plait.server.openai.bodies import MAX_MESSAGES, ChatBody, Message, Tool, refuse_message
+from plait.tokenizer.toolcalls import AnswerFormat, OutputParser, answer_format
+from plait.tokenizer.toolcalls.forced import forced_call
 from plait.types import ChatMessage, Grammar, GrammarKind, TokenId
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-_OWN_VARIABLES = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
+_OWN_VARIABLES = {"messages", "tools", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token"}
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What goes to the engine, and how its answer is read. `format` is None where no tool may be called."""
+    """What goes to the engine, and how its answer is read. `opener` begins a call that must be made, at the end of the
+    prompt; `begun` are the markers of a reasoning that the prompt begins."""
 
     text: str
     prompt: tuple[TokenId, ...]
     grammar: Grammar | None
-    format: ToolFormat | None
+    format: AnswerFormat
+    schemas: dict[str, dict[str, Any]]
+    opener: str = ""
+    begun: tuple[str, str] | None = None
+    most_calls: int | None = None
+
+    def parser(self) -> OutputParser | None:
+        """Reads one answer; None where its text is the content, as it is: what nearly all answers are."""
+        if self.format.plain:
+            return None
+        parser = OutputParser(self.format, self.schemas, self.begun, self.most_calls)
+        parser.push(self.opener)
+        return parser
 
 
 async def read_conversation(server: Server, body: ChatBody) -> Conversation:
@@ -34,24 +48,54 @@ async def read_conversation(server: Server, body: ChatBody) -> Conversation:
         raise FieldError("there are no messages; send at least one", "messages")
     if len(body.messages) > MAX_MESSAGES:
         raise FieldError(f"there are {len(body.messages)} messages; send at most {MAX_MESSAGES}", "messages")
-    if server.tokenizer.chat_template is None:
-        raise NotSupportedError("this model has no chat template; use /v1/completions")
+    if server.tokenizer.template_for() is None:
+        raise NotSupportedError("this model has no chat template; start with --chat-template, or use /v1/completions")
     messages = [_message(message, f"messages.{i}") for i, message in enumerate(body.messages)]
     tools, forced, may_call = _tools(body)
     variables = body.chat_template_kwargs or {}
     for name in _OWN_VARIABLES & set(variables):
         raise FieldError(f"chat_template_kwargs may not set '{name}'", "chat_template_kwargs")
-    last = messages[-1]
-    prefill = last.role == "assistant" and not last.extra.get("tool_calls")
-    text, prompt = await server.prompts.chat(messages, prefill, tools, variables)
-    tool_format = format_of(server.tokenizer.chat_template) if may_call else None
+    text, prompt = await server.prompts.chat(messages, _prefill(body, messages[-1]), tools, _flags(body, variables))
+    form = answer_format(server.tokenizer.template_for(tools))
+    form = form if may_call else form.without_tools()
     grammar = await _grammar(body)
-    if tool_format is not None and forced is not None:
+    begun, opener = form.reasoning_begun(text), ""
+    if form.tools is not None and forced is not None:
         if grammar is not None:
             raise FieldError("a tool is required, and another format for the answer as well; choose one", "tool_choice")
-        grammar = await checked(GrammarKind.JSON_SCHEMA, tool_schema(tool_format, tools, forced or None), "tools")
-        tool_format = ToolFormat.LLAMA if tool_format is ToolFormat.LLAMA else ToolFormat.JSON
-    return Conversation(text, prompt, grammar, tool_format)
+        call = forced_call(form.tools, tools, forced or None)
+        grammar, opener = await checked(call.grammar.kind, call.grammar.source, "tools"), call.opener
+    added = opener
+    if begun and (forced is not None or (grammar and grammar.kind is GrammarKind.JSON_SCHEMA)):
+        added, begun = f"\n{begun[1]}\n\n{opener}", None  # what has a form of its own is written without reasoning
+    if added:
+        text += added
+        prompt += await server.prompts.encode(added, special=False)
+    schemas = {tool["function"]["name"]: _properties(tool["function"]) for tool in tools}
+    most = 1 if body.parallel_tool_calls is False else None
+    return Conversation(text, prompt, grammar, form, schemas, opener, begun, most)
+
+
+def _prefill(body: ChatBody, last: ChatMessage) -> bool:
+    """Whether the answer goes on with the last message, as llama.cpp has it, unless the body says."""
+    if body.add_generation_prompt is not None or body.continue_final_message is not None:
+        return False
+    return last.role == "assistant" and not last.extra.get("tool_calls")
+
+
+def _flags(body: ChatBody, variables: dict[str, Any]) -> dict[str, Any]:
+    """What the body says of the end of the prompt, beside the template's variables. Raises `FieldError`."""
+    if body.continue_final_message and body.add_generation_prompt:
+        raise FieldError("continue_final_message goes on without a generation prompt", "add_generation_prompt")
+    if body.continue_final_message:
+        return {**variables, "add_generation_prompt": False, "continue_final_message": True}
+    return {**variables, "add_generation_prompt": body.add_generation_prompt is not False}
+
+
+def _properties(function: dict[str, Any]) -> dict[str, Any]:
+    """The schemas of a function's arguments. They are the client's: nothing is certain of them."""
+    properties = (function.get("parameters") or {}).get("properties")
+    return properties if isinstance(properties, dict) else {}
 
 
 def _message(message: Message, place: str) -> ChatMessage:
@@ -67,6 +111,8 @@ def _message(message: Message, place: str) -> ChatMessage:
     for name in ("name", "tool_call_id", "reasoning_content"):
         if (value := getattr(message, name)) is not None:
             extra[name] = value
+    if message.content is None:
+        extra["content"] = None
     role = "system" if message.role == "developer" else message.role
     return ChatMessage(role=role, content=_content(message, place), extra=extra)
 
@@ -105,7 +151,7 @@ def _tools(body: ChatBody) -> tuple[list[dict[str, Any]], str | None, bool]:
     for i, tool in enumerate(body.tools):
         if tool.type != "function" or tool.function is None:
             raise FieldError(f"a tool of the type '{tool.type[:40]}' is not supported; send functions", f"tools.{i}")
-    tools = [msgspec.to_builtins(tool) for tool in body.tools]
+    tools = [_as_sent(tool) for tool in body.tools]
     names = [tool.function.name for tool in body.tools if tool.function]
     if choice == "none":
         return [], None, False
@@ -117,6 +163,12 @@ def _tools(body: ChatBody) -> tuple[list[dict[str, Any]], str | None, bool]:
         case {"type": "function", "function": {"name": str(name)}} if name in names:
             return tools, name, True
     raise FieldError("tool_choice is none, auto, required, or names one of the tools", "tool_choice")
+
+
+def _as_sent(tool: Tool) -> dict[str, Any]:
+    """Templates write a tool as it is: what the client did not send is not there."""
+    given = msgspec.to_builtins(tool)
+    return {**given, "function": {key: part for key, part in given["function"].items() if part is not None}}
 
 
 async def _grammar(body: ChatBody) -> Grammar | None:
