@@ -45,7 +45,7 @@ def _histogram(name: str, unit: str, help: str, buckets: tuple[float, ...]) -> M
 SECONDS = log_buckets(0.001, 100.0, 5)
 SHORT_SECONDS = log_buckets(0.0001, 10.0, 6)
 PHASES = ("planning", "prefill", "decode", "sampling")
-LIMITS = ("n_batch", "n_prefill", "n_parallel", "row_share")
+LIMITS = ("n_batch", "n_prefill", "n_parallel", "row_share", "ttft_s", "token_s")
 
 TTFT = _histogram("time_to_first_token_seconds", "s", "From arrival to the first token (TTFT).", SECONDS)
 ITL = _histogram("inter_token_latency_seconds", "s", "Between two tokens of one stream (ITL).", SHORT_SECONDS)
@@ -82,7 +82,7 @@ HIT_RATE = _gauge("prefix_hit_rate", "ratio", "Cached over all prompt tokens, si
 TOKEN_USE = _gauge("batch_utilisation", "ratio", "Tokens of the last steps over their token budgets.")
 SEQUENCE_USE = _gauge("sequence_utilisation", "ratio", "Sequences of the last steps over their sequence limits.")
 ACCEPTANCE = _gauge("draft_acceptance", "ratio", "Confirmed over drafted tokens, since the start.")
-LIMIT = _gauge("limit", "tokens, sequences or a ratio", "Limits in force.", "limit", LIMITS)
+LIMIT = _gauge("limit", "tokens, sequences, seconds or a ratio", "Limits in force.", "limit", LIMITS)
 MODEL = _gauge(
     "step_time_model_seconds", "s", "What the controller takes each term of a step's time for.",
     "term", ("step", "decode_row", "prompt_token", "key_read"),

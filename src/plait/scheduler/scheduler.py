@@ -166,14 +166,14 @@ class Scheduler:
         now = self._clock()
         self._sequences.pins.expire(now)
         if len(self._admission.waiting):
-            self._admission.yield_place(self.limits.places, now)
+            self._admission.yield_place(self.limits.places, now, self.limits.promise)
         draft = Draft(self._steps, self.limits.n_batch)
         prompts = self._planner.decode(draft, self.limits)
         decoding = bool(draft.sequences)
         budget = self.limits.prompt_budget(draft.budget, decoding)
         if budget and len(self._admission.waiting):
             self._admission.admit(self.limits, budget, prompts, self._steps, now)
-        self._planner.prefill(prompts, budget, draft)
+        self._planner.prefill(prompts, budget, draft, now, self.limits.promise)
         if not draft.sequences:
             assert self._in_flight or not self._requests or self._admission.held_back, "requests wait and nothing runs"
             return None
