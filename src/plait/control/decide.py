@@ -55,7 +55,7 @@ def decide(snapshot: LoadSnapshot, setting: Setting, goals: Goals) -> Decision:
         ttft_s, token_s, why_order = _order(n_prefill or n_batch, setting, goals, costs)
     if goals.guesses:
         row_share, why_share = _row_share(setting, costs)
-    reasons = tuple(why for why in (why_batch, why_parallel, why_order, why_share) if why)
+    reasons = tuple(why for why in (why_batch, why_order, why_parallel, why_share) if why)
     after = Setting(n_batch, n_prefill, n_parallel, row_share, ttft_s, token_s)
     return Decision(goals, snapshot, setting, after, reasons)
 
@@ -158,9 +158,13 @@ def _order(chunk: int, setting: Setting, goals: Goals, costs: _Costs) -> tuple[f
     near = abs(token_s - setting.token_s) <= TOKEN_MOVES * setting.token_s
     if near and setting.ttft_s == ttft_s:
         return ttft_s, setting.token_s, ""
-    return ttft_s, token_s, (
-        f"a prompt token takes {1e6 * token_s:.0f} us beside {costs.snapshot.streams} streams; whose first one can come "
-        f"within {1000 * ttft_s:.0f} ms goes before whose cannot"
+    return (
+        ttft_s,
+        token_s,
+        (
+            f"a prompt token takes {1e6 * token_s:.0f} us beside {costs.snapshot.streams} streams; whose first one can come "
+            f"within {1000 * ttft_s:.0f} ms goes before whose cannot"
+        ),
     )
 
 

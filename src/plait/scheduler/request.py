@@ -128,7 +128,9 @@ class Sample:
         request = self.request
         if len(self.tokens) > request.prompt_length or self.awaited_by:
             return False
-        wanted = len(self.tokens) + self.rank[2] if self.phase is Phase.WAITING else request.prompt_length - self.planned
+        wanted = (
+            len(self.tokens) + self.rank[2] if self.phase is Phase.WAITING else request.prompt_length - self.planned
+        )
         return is_late(promise, now - request.arrived, wanted)
 
     def is_streaming(self, position: int) -> bool:
