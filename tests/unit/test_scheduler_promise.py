@@ -80,7 +80,7 @@ def test_the_late_are_put_off_no_longer_than_their_class_takes_to_rise() -> None
     """Fresh requests without end, more than there is time for."""
     for late_prompt in (4, 60):  # by age, or by length; the latter is let in at once, and steps aside
         loop = promising(Loop(n_batch=16, n_parallel=1 if late_prompt == 4 else 4, step_s=0.1))
-        loop.add("runs", own(0), max_tokens=12)
+        loop.add("runs", own(0), max_tokens=2)
         loop.step()
         begin, number = loop.now, 0
         loop.add("late", own(1, late_prompt))
@@ -91,7 +91,7 @@ def test_the_late_are_put_off_no_longer_than_their_class_takes_to_rise() -> None
                 number += 1
             loop.step()
             assert loop.now - begin < policy.AGEING_S + 3
-        assert len(loop.begun) > 5, "others went first"
+        assert loop.now - begin > policy.AGEING_S - 1
 
 
 def naive(samples: list[Sample], now: float, promise: Promise) -> list[str]:

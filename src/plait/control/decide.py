@@ -158,14 +158,11 @@ def _order(chunk: int, setting: Setting, goals: Goals, costs: _Costs) -> tuple[f
     near = abs(token_s - setting.token_s) <= TOKEN_MOVES * setting.token_s
     if near and setting.ttft_s == ttft_s:
         return ttft_s, setting.token_s, ""
-    return (
-        ttft_s,
-        token_s,
-        (
-            f"a prompt token takes {1e6 * token_s:.0f} us beside {costs.snapshot.streams} streams; whose first one can come "
-            f"within {1000 * ttft_s:.0f} ms goes before whose cannot"
-        ),
+    why = (
+        f"a prompt token takes {1e6 * token_s:.0f} us beside {costs.snapshot.streams} streams; whose first one can "
+        f"come within {1000 * ttft_s:.0f} ms goes before whose cannot"
     )
+    return ttft_s, token_s, why
 
 
 def _parallel(snapshot: LoadSnapshot, setting: Setting, goals: Goals, costs: _Costs) -> tuple[int, str]:

@@ -33,8 +33,8 @@ class Goals:
 class Setting:
     """The limits in force. `n_batch` is the token budget of a step, `n_prefill` what prompts may take of it beside
     streams (None: all that is left), `n_parallel` the sequence limit. `row_share` is the time of a row over that of a
-    step without rows, which bounds guesses; 0 while it is not known. `ttft_s` and `token_s` are what the order goes by: a
-    request whose age, and `token_s` for each token of its prompt, are together over `ttft_s` comes behind those that
+    step without rows, which bounds guesses; 0 while it is not known. `ttft_s` and `token_s` are what the order goes by:
+    a request whose age, and `token_s` for each token of its prompt, are together over `ttft_s` comes behind those that
     can be in time; 0 while that is not known."""
 
     n_batch: int
