@@ -69,7 +69,8 @@ class Admission:
         One whose prefix a running sequence is just computing is passed over, and lends that one its urgency: it will
         find those pages in the cache. The first one without room ends it, so that it is not starved by smaller ones.
         """
-        promise, behind = limits.promise, list[Sample]()
+        promise = limits.promise
+        behind: list[Sample] = []
         for sample in prompts:
             if promise is not None and sample.is_late(promise, now):
                 behind.append(sample)
@@ -78,8 +79,8 @@ class Admission:
         passed, self.held_back = 0, False
         for sample in self.waiting.ordered(now, promise):
             if behind and promise is not None and sample.is_late(promise, now):
-                for other in behind:  # the late that have begun go before the late that have not
-                    budget -= policy.first_share(other.wanted, budget, True)
+                for begun in behind:  # the late that have begun go before the late that have not
+                    budget -= policy.first_share(begun.wanted, budget, True)
                 behind = []
             if budget <= 0 or passed >= MOST_PASSED:
                 return
