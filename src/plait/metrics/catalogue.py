@@ -73,11 +73,16 @@ RECOMPUTED = _counter("recomputed_tokens", "tokens", "Tokens computed again afte
 DRAFTED = _counter("draft_tokens", "tokens", "Draft tokens put into steps.")
 ACCEPTED = _counter("accepted_draft_tokens", "tokens", "Draft tokens that the model confirmed.")
 EVICTIONS = _counter("evicted_pages", "pages", "Cached pages given up for new tokens.")
+PINS_ENDED = _counter(
+    "pins_ended", "pins", "Pinned sessions let go, at their time or before it for lack of pages.",
+    "end", ("expired", "dropped"),
+)  # fmt: skip
 DECISIONS = _counter("decisions", "decisions", "Changes of a limit by the controller.", "limit", LIMITS)
 
 RUNNING = _gauge("running_sequences", "sequences", "Sequences that take part in steps.")
 WAITING = _gauge("waiting_samples", "samples", "Samples in the queue.")
 PAGES = _gauge("kv_pages", "pages", "Pages of KV memory.", "state", ("used", "cached", "free"))
+PINNED = _gauge("pinned_pages", "pages", "Used pages of KV memory that pinned sessions hold.")
 HIT_RATE = _gauge("prefix_hit_rate", "ratio", "Cached over all prompt tokens, since the start.")
 TOKEN_USE = _gauge("batch_utilisation", "ratio", "Tokens of the last steps over their token budgets.")
 SEQUENCE_USE = _gauge("sequence_utilisation", "ratio", "Sequences of the last steps over their sequence limits.")
@@ -95,7 +100,7 @@ METRICS: tuple[Metric, ...] = (
     TTFT, ITL, END_TO_END, QUEUE, TOKEN_TIME, STEP_TIME,
     SAMPLES, IN_TIME, REJECTED, PROMPT_TOKENS, CACHED_TOKENS, GENERATED_TOKENS,
     STEPS, STEP_TOKENS, STEP_SECONDS, STEP_SEQUENCES, BUDGET_TOKENS, BUDGET_SEQUENCES,
-    PREEMPTIONS, RECOMPUTED, DRAFTED, ACCEPTED, EVICTIONS, DECISIONS,
-    RUNNING, WAITING, PAGES, HIT_RATE, TOKEN_USE, SEQUENCE_USE, ACCEPTANCE, LIMIT, MODEL,
+    PREEMPTIONS, RECOMPUTED, DRAFTED, ACCEPTED, EVICTIONS, PINS_ENDED, DECISIONS,
+    RUNNING, WAITING, PAGES, PINNED, HIT_RATE, TOKEN_USE, SEQUENCE_USE, ACCEPTANCE, LIMIT, MODEL,
     MEMORY, CPU_LOAD, MACHINE_LOAD,
 )  # fmt: skip

@@ -23,6 +23,7 @@ from plait.scheduler.draft import Draft
 from plait.scheduler.fairness import FairShare
 from plait.scheduler.limits import Limits, QueueBounds
 from plait.scheduler.lookup import verified
+from plait.scheduler.pins import PinStats
 from plait.scheduler.plan import PlannedSampling, PlannedSequence, RowResult, StepPlan, StepResult
 from plait.scheduler.planner import Planner
 from plait.scheduler.request import Phase, Request, Sample
@@ -154,6 +155,10 @@ class Scheduler:
     def cache_stats(self) -> CacheStats:
         """The pages of the KV memory, by what holds them."""
         return self._sequences.cache_stats()
+
+    def pin_stats(self) -> PinStats:
+        """The pages that pinned sessions hold, and how pins ended."""
+        return self._sequences.pins.stats()
 
     # --- planning -------------------------------------------------------------------------------------------------
 
