@@ -159,8 +159,9 @@ def _order(chunk: int, setting: Setting, goals: Goals, costs: _Costs) -> tuple[f
     if near and setting.ttft_s == ttft_s:
         return ttft_s, setting.token_s, ""
     why = (
-        f"a prompt token takes {1e6 * token_s:.0f} us beside {costs.snapshot.streams} streams; whose first one can "
-        f"come within {1000 * ttft_s:.0f} ms goes before whose cannot"
+        f"token_s {setting.token_s:.6f} to {token_s:.6f}, ttft_s {setting.ttft_s:.3f} to {ttft_s:.3f}: a prompt token "
+        f"takes that beside {costs.snapshot.streams} streams; whose first one can come within {1000 * ttft_s:.0f} ms "
+        "goes before whose cannot"
     )
     return ttft_s, token_s, why
 
