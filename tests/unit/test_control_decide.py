@@ -191,3 +191,17 @@ def test_profiles_start_within_their_range(name: str) -> None:
     assert held.least_parallel <= start.n_parallel <= held.most_parallel
     assert start.n_batch <= held.most_batch
     assert goals_of(name, itl_s=0.007).itl_s == 0.007
+
+
+def test_the_order_s_bound_follows_the_load_with_some_rest() -> None:
+    first = decide(load(), Setting(1024, 256, 8), GOALS)
+    assert first.after.ttft_s == pytest.approx(0.4)
+    chunk = first.after.n_prefill or 0
+    assert first.after.token_s == pytest.approx(0.0001 + (0.001 + 8 * 0.0002) / chunk)
+    assert any("token_s 0.000000 to 0.000106" in why for why in first.reasons)
+    near = decide(load(model=StepTime(0.001, 0.0002, 0.00012, 0.0)), first.after, GOALS)
+    assert near.after.token_s == first.after.token_s
+    dear = decide(load(model=StepTime(0.001, 0.0002, 0.0002, 0.0)), first.after, GOALS)
+    assert dear.after.token_s > 0.0002
+    fixed = replace(GOALS, fixed_batch=True, fixed_parallel=True)
+    assert decide(load(), Setting(1024, 256, 8), fixed).after.ttft_s == 0

@@ -22,7 +22,17 @@ def test_prometheus_reads_it() -> None:
     meter = Meter()
     meter.step(
         StepRecord(
-            step=0, prompt_tokens=4, decode_tokens=1, sequences=2, budget=8, seconds=0.004, waiting=0, pages_held=3
+            step=0,
+            prompt_tokens=4,
+            decode_tokens=1,
+            sequences=2,
+            budget=8,
+            seconds=0.004,
+            waiting=0,
+            pages_held=3,
+            pages_pinned=2,
+            pins_expired=1,
+            pins_dropped=4,
         )
     )
     meter.limits({"n_batch": 8, "n_parallel": 2}, ("n_batch",))
@@ -39,6 +49,9 @@ def test_prometheus_reads_it() -> None:
     assert samples["plait_steps_total",] == 1
     assert samples["plait_step_tokens_total", "prefill"] == 4
     assert samples["plait_kv_pages", "used"] == 3
+    assert samples["plait_pinned_pages",] == 2
+    assert samples["plait_pins_ended_total", "expired"] == 1
+    assert samples["plait_pins_ended_total", "dropped"] == 4
     assert samples["plait_waiting_samples",] == 6
     assert samples["plait_requests_rejected_total", 'a "quoted" reason'] == 1
     assert samples["plait_step_duration_seconds_bucket", "+Inf"] == 1

@@ -17,7 +17,7 @@ from plait.cache.kv import KVCache
 from plait.errors import DeadlineError, PromptTooLongError, QueueTimeoutError
 from plait.scheduler.limits import Limits
 from plait.scheduler.plan import StepPlan, StepResult
-from plait.scheduler.policy import MAX_PREEMPTIONS
+from plait.scheduler.policy import MAX_PREEMPTIONS, Promise
 from plait.scheduler.scheduler import Scheduler
 from plait.types import CacheMode, EngineRequest, FinishReason, Priority, SamplingParams, TokenEvent
 from support.toy_model import DUD, POISON, STOP, Alone, ToyRunner, alone
@@ -150,9 +150,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         late = [r for r in self.requests.values() if r.deadline is not None and r.deadline <= self.now]
         assert all(r.request_id not in self.scheduler.requests for r in late)
 
-    @rule(n_batch=st.integers(1, 12), n_parallel=st.integers(1, 5))
-    def change_limits(self, n_batch: int, n_parallel: int) -> None:
-        self.scheduler.limits = replace(self.scheduler.limits, n_batch=n_batch, n_parallel=n_parallel)
+    @rule(
+        n_batch=st.integers(1, 12),
+        n_parallel=st.integers(1, 5),
+        promise=st.none() | st.builds(Promise, st.floats(0.01, 8), st.floats(0, 0.1)),
+    )
+    def change_limits(self, n_batch: int, n_parallel: int, promise: Promise | None) -> None:
+        self.scheduler.limits = replace(self.scheduler.limits, n_batch=n_batch, n_parallel=n_parallel, promise=promise)
 
     def _restart(self, limits: Limits) -> None:
         self.cache = KVCache(self.config)

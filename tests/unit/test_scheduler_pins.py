@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from test_scheduler_order import Loop, own
 
-from plait.scheduler.pins import PINNED_SHARE
+from plait.scheduler.pins import PINNED_SHARE, PinStats
 from plait.types import CacheMode, Priority
 
 
@@ -43,7 +43,9 @@ def test_a_pinned_session_outlives_other_traffic_until_its_time_is_over() -> Non
     assert say(loop, "next", (*answered, 1, 2)) == found(len(answered) - 1) > 30
     loop.now += 10.0
     assert pins(loop) == 1
+    assert loop.scheduler.pin_stats().pages == held(loop) > 7
     crowd(loop, 200)
+    assert loop.scheduler.pin_stats() == PinStats(pages=0, expired=1, dropped=0)
     assert pins(loop) == 0
     assert held(loop) == 0
     assert say(loop, "late", (*answered, 1, 2)) == 0
@@ -55,6 +57,7 @@ def test_pins_hold_no_more_than_their_share_and_the_first_to_end_goes() -> None:
         say(loop, f"r{number}", own(number, 30), pin=pin)
     assert held(loop) <= PINNED_SHARE * 40
     assert pins(loop) == 2
+    assert (loop.scheduler.pin_stats().expired, loop.scheduler.pin_stats().dropped) == (0, 1)
     crowd(loop, 100)
     assert [say(loop, f"again {n}", own(n, 30)) > 0 for n in range(3)] == [True, False, True]
 

@@ -31,6 +31,11 @@ MOST_SHARE = 100.0
 LEAST_SHARE = 0.001
 SHARE_MOVES = 0.25
 """`row_share` is moved where it is off by more than this part of it."""
+FIRST_AIM = 0.8
+"""A request counts as in time while its first token can come within this share of the TTFT bound."""
+TOKEN_MOVES = 0.25
+"""`token_s` is moved where it is off by more than this part of it."""
+LEAST_TOKEN_S = 1e-9
 ALONE_SHARE = 0.25
 """A step without streams may take this share of the TTFT bound: who arrives meanwhile waits for its end."""
 
@@ -41,14 +46,18 @@ def decide(snapshot: LoadSnapshot, setting: Setting, goals: Goals) -> Decision:
     n_batch, n_prefill, why_batch = setting.n_batch, setting.n_prefill, ""
     n_parallel, why_parallel = setting.n_parallel, ""
     row_share, why_share = setting.row_share, ""
+    ttft_s, token_s, why_order = setting.ttft_s, setting.token_s, ""
     if not goals.fixed_parallel:
         n_parallel, why_parallel = _parallel(snapshot, setting, goals, costs)
     if not goals.fixed_batch:
         n_batch, n_prefill, why_batch = _batch(snapshot, setting, goals, costs)
+    if not (goals.fixed_parallel and goals.fixed_batch):
+        ttft_s, token_s, why_order = _order(n_prefill or n_batch, setting, goals, costs)
     if goals.guesses:
         row_share, why_share = _row_share(setting, costs)
-    reasons = tuple(why for why in (why_batch, why_parallel, why_share) if why)
-    return Decision(goals, snapshot, setting, Setting(n_batch, n_prefill, n_parallel, row_share), reasons)
+    reasons = tuple(why for why in (why_batch, why_order, why_parallel, why_share) if why)
+    after = Setting(n_batch, n_prefill, n_parallel, row_share, ttft_s, token_s)
+    return Decision(goals, snapshot, setting, after, reasons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +148,22 @@ def _row_share(setting: Setting, costs: _Costs) -> tuple[float, str]:
         f"row_share {setting.row_share:.3f} to {share:.3f}: a row takes {1e6 * row_s:.0f} us, a step "
         f"{1e6 * step_s:.0f} us before its rows, and a guess has to be worth its row"
     )
+
+
+def _order(chunk: int, setting: Setting, goals: Goals, costs: _Costs) -> tuple[float, float, str]:
+    """(seconds within which a first token is in time, those of a prompt token, why they moved)."""
+    ttft_s = FIRST_AIM * goals.ttft_s
+    busy_s = costs.snapshot.model.step + costs.snapshot.streams * costs.row_s
+    token_s = max(busy_s / chunk + costs.prompt_s, LEAST_TOKEN_S)
+    near = abs(token_s - setting.token_s) <= TOKEN_MOVES * setting.token_s
+    if near and setting.ttft_s == ttft_s:
+        return ttft_s, setting.token_s, ""
+    why = (
+        f"token_s {setting.token_s:.6f} to {token_s:.6f}, ttft_s {setting.ttft_s:.3f} to {ttft_s:.3f}: a prompt token "
+        f"takes that beside {costs.snapshot.streams} streams; whose first one can come within {1000 * ttft_s:.0f} ms "
+        "goes before whose cannot"
+    )
+    return ttft_s, token_s, why
 
 
 def _parallel(snapshot: LoadSnapshot, setting: Setting, goals: Goals, costs: _Costs) -> tuple[int, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from plait.control.steptime import StepTime
 
-MOVED = ("n_batch", "n_prefill", "n_parallel", "row_share")
+MOVED = ("n_batch", "n_prefill", "n_parallel", "row_share", "ttft_s", "token_s")
 """What a decision may move, by its name in `Setting`."""
 
 
@@ -33,12 +33,16 @@ class Goals:
 class Setting:
     """The limits in force. `n_batch` is the token budget of a step, `n_prefill` what prompts may take of it beside
     streams (None: all that is left), `n_parallel` the sequence limit. `row_share` is the time of a row over that of a
-    step without rows, which bounds guesses; 0 while it is not known."""
+    step without rows, which bounds guesses; 0 while it is not known. `ttft_s` and `token_s` are what the order goes by:
+    a request whose age, and `token_s` for each token of its prompt, are together over `ttft_s` comes behind those that
+    can be in time; 0 while that is not known."""
 
     n_batch: int
     n_prefill: int | None
     n_parallel: int
     row_share: float = 0.0
+    ttft_s: float = 0.0
+    token_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

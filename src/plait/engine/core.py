@@ -23,6 +23,7 @@ from plait.metrics.records import StepRecord
 from plait.metrics.snapshot import Snapshot
 from plait.scheduler.limits import Limits
 from plait.scheduler.plan import StepPlan, StepResult
+from plait.scheduler.policy import Promise
 from plait.scheduler.request import Request
 from plait.scheduler.scheduler import Scheduler
 from plait.types import EngineRequest, TokenEvent
@@ -237,6 +238,7 @@ class Engine:
                 n_prefill=setting.n_prefill,
                 n_parallel=setting.n_parallel,
                 row_share=setting.row_share,
+                promise=Promise(setting.ttft_s, setting.token_s) if setting.ttft_s else None,
             )
         if decision is not None:
             self.meter.limits(_named(self._scheduler.limits), decision.changed)
@@ -319,4 +321,6 @@ def _named(limits: Limits) -> dict[str, float]:
         "n_prefill": prefill,
         "n_parallel": limits.n_parallel,
         "row_share": limits.row_share,
+        "ttft_s": limits.promise.ttft_s if limits.promise else 0.0,
+        "token_s": limits.promise.token_s if limits.promise else 0.0,
     }

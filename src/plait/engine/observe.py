@@ -40,7 +40,7 @@ class Observer:
         self._ends: dict[int, int] = {}  # sequence: how many tokens it had after its last plan
         self._lost: dict[int, int] = {}  # sequence that was opened again: tokens it had before
         self._preemptions = 0
-        self._evictions = self._drafted = self._accepted = 0
+        self._evictions = self._drafted = self._accepted = self._expired = self._dropped = 0
 
     def planned(self, plan: StepPlan, waiting: int, began: float, now: float) -> Planned:
         """A step was planned from `began` to `now`, while `waiting` samples waited."""
@@ -78,6 +78,9 @@ class Observer:
         accepted, self._accepted = counters.accepted_tokens - self._accepted, counters.accepted_tokens
         pages = self._scheduler.cache_stats()
         evicted, self._evictions = pages.evictions - self._evictions, pages.evictions
+        pins = self._scheduler.pin_stats()
+        expired, self._expired = pins.expired - self._expired, pins.expired
+        dropped, self._dropped = pins.dropped - self._dropped, pins.dropped
         record = StepRecord(
             step=plan.step,
             prompt_tokens=plan.prompt_tokens,
@@ -102,6 +105,9 @@ class Observer:
             recomputed_tokens=planned.recomputed_tokens,
             draft_tokens=drafted,
             accepted_tokens=accepted,
+            pages_pinned=pins.pages,
+            pins_expired=expired,
+            pins_dropped=dropped,
         )
         self._meter.step(record)
         return record

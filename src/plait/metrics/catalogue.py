@@ -45,7 +45,7 @@ def _histogram(name: str, unit: str, help: str, buckets: tuple[float, ...]) -> M
 SECONDS = log_buckets(0.001, 100.0, 5)
 SHORT_SECONDS = log_buckets(0.0001, 10.0, 6)
 PHASES = ("planning", "prefill", "decode", "sampling")
-LIMITS = ("n_batch", "n_prefill", "n_parallel", "row_share")
+LIMITS = ("n_batch", "n_prefill", "n_parallel", "row_share", "ttft_s", "token_s")
 
 TTFT = _histogram("time_to_first_token_seconds", "s", "From arrival to the first token (TTFT).", SECONDS)
 ITL = _histogram("inter_token_latency_seconds", "s", "Between two tokens of one stream (ITL).", SHORT_SECONDS)
@@ -73,16 +73,21 @@ RECOMPUTED = _counter("recomputed_tokens", "tokens", "Tokens computed again afte
 DRAFTED = _counter("draft_tokens", "tokens", "Draft tokens put into steps.")
 ACCEPTED = _counter("accepted_draft_tokens", "tokens", "Draft tokens that the model confirmed.")
 EVICTIONS = _counter("evicted_pages", "pages", "Cached pages given up for new tokens.")
+PINS_ENDED = _counter(
+    "pins_ended", "pins", "Pinned sessions let go, at their time or before it for lack of pages.",
+    "end", ("expired", "dropped"),
+)  # fmt: skip
 DECISIONS = _counter("decisions", "decisions", "Changes of a limit by the controller.", "limit", LIMITS)
 
 RUNNING = _gauge("running_sequences", "sequences", "Sequences that take part in steps.")
 WAITING = _gauge("waiting_samples", "samples", "Samples in the queue.")
 PAGES = _gauge("kv_pages", "pages", "Pages of KV memory.", "state", ("used", "cached", "free"))
+PINNED = _gauge("pinned_pages", "pages", "Used pages of KV memory that pinned sessions hold.")
 HIT_RATE = _gauge("prefix_hit_rate", "ratio", "Cached over all prompt tokens, since the start.")
 TOKEN_USE = _gauge("batch_utilisation", "ratio", "Tokens of the last steps over their token budgets.")
 SEQUENCE_USE = _gauge("sequence_utilisation", "ratio", "Sequences of the last steps over their sequence limits.")
 ACCEPTANCE = _gauge("draft_acceptance", "ratio", "Confirmed over drafted tokens, since the start.")
-LIMIT = _gauge("limit", "tokens, sequences or a ratio", "Limits in force.", "limit", LIMITS)
+LIMIT = _gauge("limit", "tokens, sequences, seconds or a ratio", "Limits in force.", "limit", LIMITS)
 MODEL = _gauge(
     "step_time_model_seconds", "s", "What the controller takes each term of a step's time for.",
     "term", ("step", "decode_row", "prompt_token", "key_read"),
@@ -95,7 +100,7 @@ METRICS: tuple[Metric, ...] = (
     TTFT, ITL, END_TO_END, QUEUE, TOKEN_TIME, STEP_TIME,
     SAMPLES, IN_TIME, REJECTED, PROMPT_TOKENS, CACHED_TOKENS, GENERATED_TOKENS,
     STEPS, STEP_TOKENS, STEP_SECONDS, STEP_SEQUENCES, BUDGET_TOKENS, BUDGET_SEQUENCES,
-    PREEMPTIONS, RECOMPUTED, DRAFTED, ACCEPTED, EVICTIONS, DECISIONS,
-    RUNNING, WAITING, PAGES, HIT_RATE, TOKEN_USE, SEQUENCE_USE, ACCEPTANCE, LIMIT, MODEL,
+    PREEMPTIONS, RECOMPUTED, DRAFTED, ACCEPTED, EVICTIONS, PINS_ENDED, DECISIONS,
+    RUNNING, WAITING, PAGES, PINNED, HIT_RATE, TOKEN_USE, SEQUENCE_USE, ACCEPTANCE, LIMIT, MODEL,
     MEMORY, CPU_LOAD, MACHINE_LOAD,
 )  # fmt: skip

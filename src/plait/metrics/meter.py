@@ -35,6 +35,7 @@ class Meter:
         self._ends: Counter[str] = Counter()
         self._rejected: Counter[str] = Counter()
         self._decisions: Counter[str] = Counter()
+        self._pins_ended: Counter[str] = Counter()
         self._limits: dict[str, float] = {}
         self._terms: dict[str, float] = {}
         self._recent: deque[StepRecord] = deque(maxlen=RECENT_STEPS)
@@ -126,6 +127,7 @@ class Meter:
         self.drafted += record.draft_tokens
         self.accepted += record.accepted_tokens
         self.evictions += record.evictions
+        self._pins_ended.update(expired=record.pins_expired, dropped=record.pins_dropped)
         model_s = record.seconds - record.sample_seconds
         prefill_s = model_s * record.prompt_tokens / tokens
         self.plan_s += record.plan_seconds
@@ -157,6 +159,7 @@ class Meter:
                 zip(c.PHASES, (self.plan_s, self.prefill_s, self.decode_s, self.sample_s), strict=True)
             ),
             c.DECISIONS.name: {limit: self._decisions[limit] for limit in c.LIMITS},
+            c.PINS_ENDED.name: {end: self._pins_ended[end] for end in c.PINS_ENDED.values},
             c.LIMIT.name: dict(self._limits),
             c.MODEL.name: dict(self._terms),
         }
@@ -193,6 +196,7 @@ class Meter:
             c.RUNNING.name: {"": last.running if last else 0},
             c.WAITING.name: {"": waiting},
             c.TOKEN_USE.name: {"": tokens},
+            c.PINNED.name: {"": last.pages_pinned if last else 0},
             c.SEQUENCE_USE.name: {"": sequences},
         }
         if last:

@@ -15,6 +15,7 @@ class StepRecord:
     hold a place, of `sequence_limit`. `plan_seconds` went into planning and packing the step, `sample_seconds`, a part
     of `seconds`, into drawing. `end_s` is the clock's time when the result was in. Pages are those of all KV groups.
     `preemptions` and `recomputed_tokens` fell to this step; so did `draft_tokens`, of which `accepted_tokens` held.
+    Pins hold `pages_pinned` of the pages; in this step `pins_expired` ended at their time, `pins_dropped` before it.
     """
 
     step: int
@@ -40,6 +41,9 @@ class StepRecord:
     recomputed_tokens: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
+    pages_pinned: int = 0
+    pins_expired: int = 0
+    pins_dropped: int = 0
 
     @property
     def tokens(self) -> int:

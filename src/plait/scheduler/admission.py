@@ -69,10 +69,19 @@ class Admission:
         One whose prefix a running sequence is just computing is passed over, and lends that one its urgency: it will
         find those pages in the cache. The first one without room ends it, so that it is not starved by smaller ones.
         """
+        promise = limits.promise
+        behind: list[Sample] = []
         for sample in prompts:
-            budget -= policy.first_share(sample.wanted, budget, True)
+            if promise is not None and sample.is_late(promise, now):
+                behind.append(sample)
+            else:
+                budget -= policy.first_share(sample.wanted, budget, True)
         passed, self.held_back = 0, False
-        for sample in self.waiting.ordered(now):
+        for sample in self.waiting.ordered(now, promise):
+            if behind and promise is not None and sample.is_late(promise, now):
+                for begun in behind:  # the late that have begun go before the late that have not
+                    budget -= policy.first_share(begun.wanted, budget, True)
+                behind = []
             if budget <= 0 or passed >= MOST_PASSED:
                 return
             if sample.request.priority >= Priority.BACKGROUND and not self.waiting.only_background:
@@ -161,7 +170,7 @@ class Admission:
 
     # --- giving way -----------------------------------------------------------------------------------------------
 
-    def yield_place(self, places: int, now: float) -> None:
+    def yield_place(self, places: int, now: float, promise: policy.Promise | None = None) -> None:
         """If all places are taken and the first that waits is of a higher class than one that runs, that one gives its
         place to it. To be called before a step is planned, as a plan has no more sequences than places."""
         if len(self.running) != places:
@@ -172,7 +181,7 @@ class Admission:
         first = next(
             (
                 s
-                for s in islice(self.waiting.ordered(now), MOST_PASSED)
+                for s in islice(self.waiting.ordered(now, promise), MOST_PASSED)
                 if not self.sequences.coming_from(s) and self._is_ready(s)
             ),
             None,

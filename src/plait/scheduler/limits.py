@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from plait.errors import OptionError
 from plait.scheduler.lookup import least_odds, rows_each
+from plait.scheduler.policy import Promise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,8 @@ class Limits:
     without rows, as measured; a token is guessed only where it is likely enough to be worth its row. While that is not
     known (0), guesses fill a step up to `n_speculate` tokens.
 
+    `promise`, if there is one, says which requests can have their first token in time: those go first.
+
     Raises `OptionError` for a limit below 1.
     """
 
@@ -29,6 +32,7 @@ class Limits:
     n_draft: int = 0
     n_speculate: int = 16
     row_share: float = 0.0
+    promise: Promise | None = None
 
     def __post_init__(self) -> None:
         for name in ("n_batch", "n_parallel", "context_length"):

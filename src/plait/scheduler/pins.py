@@ -28,8 +28,18 @@ class Pin:
     sequence: int
 
 
+@dataclass(frozen=True, slots=True)
+class PinStats:
+    """Pages that pins hold now, all groups together; and how many pins have ended since the start, `expired` at their
+    time and `dropped` before it."""
+
+    pages: int
+    expired: int
+    dropped: int
+
+
 class Pins:
-    """`dropped` counts the pins that went before their time."""
+    """`expired` counts the pins whose time was over, `dropped` those that went before."""
 
     def __init__(self, cache: KVCache, ids: Iterator[int]) -> None:
         self._cache = cache
@@ -39,7 +49,10 @@ class Pins:
         self._groups = range(len(cache.config.num_pages))
         self._bounds = [int(PINNED_SHARE * (pages - 1)) for pages in cache.config.num_pages]
         self._users: list[Counter[int]] = [Counter() for _ in self._groups]  # of each pinned page
-        self.dropped = 0
+        self.expired = self.dropped = 0
+
+    def stats(self) -> PinStats:
+        return PinStats(sum(map(len, self._users)), self.expired, self.dropped)
 
     def __len__(self) -> int:
         return len(self._pins)
@@ -63,6 +76,7 @@ class Pins:
         """Let go of the pins whose time is over."""
         while self._pins and self._pins[0].until <= now:
             self._drop(self._pins[0])
+            self.expired += 1
 
     def drop_one(self) -> bool:
         """Let go of the pin that ends first; False if there is none."""

@@ -54,10 +54,16 @@ class Planner:
         draft.add_guess(sample, *reserved, guess)
         return True
 
-    def prefill(self, prompts: list[Sample], budget: int, draft: Draft) -> None:
-        """Share the budget among the prompts: the most urgent first, then the oldest."""
+    def prefill(
+        self, prompts: list[Sample], budget: int, draft: Draft, now: float, promise: policy.Promise | None
+    ) -> None:
+        """Share the budget among the prompts: the most urgent first, then those that can be in time, then the
+        oldest."""
         prompts = [sample for sample in prompts if sample.phase is Phase.RUNNING]
-        prompts.sort(key=lambda sample: (sample.urgency, sample.order))
+        if promise is None:
+            prompts.sort(key=lambda sample: (sample.urgency, sample.order))
+        else:
+            prompts.sort(key=lambda sample: (sample.urgency, sample.is_late(promise, now), sample.order))
         for sample, share in zip(prompts, policy.shares([s.wanted for s in prompts], budget), strict=True):
             if share:
                 self._place(sample, min(share, sample.request.longest_chunk), draft)

@@ -6,7 +6,7 @@ The one place to change when the order changes. Knows nothing of pages, plans or
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from plait.types import Priority, TokenId
 
@@ -25,8 +25,22 @@ MIN_SHARE_WORTH_WAITING = 4
 MAX_PREEMPTIONS = 3
 """A sample that gave way so often comes back only where its longest end fits, and never gives way again."""
 
-Key: TypeAlias = tuple[int, int, int, int, int, int]
+Key: TypeAlias = tuple[int, int, int, int, int, int, int]
 Rank: TypeAlias = tuple[int, int, int, int, int]
+
+
+class Promise(NamedTuple):
+    """A first token is in time within `ttft_s` of its request's arrival. `token_s` are the seconds that a prompt token
+    takes under the load of the moment."""
+
+    ttft_s: float
+    token_s: float
+
+
+def is_late(promise: Promise, waited_s: float, tokens: int) -> bool:
+    """Whether a request with `tokens` to compute before its first one cannot have that in time any more. It yields to
+    those that can, but not for ever: once its class rises by ageing it counts like any other."""
+    return waited_s < AGEING_S and waited_s + tokens * promise.token_s > promise.ttft_s
 
 
 def level(priority: int, waited_s: float) -> int:
@@ -43,12 +57,12 @@ def rank(returning: bool, arrived_s: float, cached: int, arrival: int, index: in
     return (0 if returning else 1, int(arrived_s / AGE_BUCKET_S), -cached, arrival, index)
 
 
-def key(rank: Rank, priority: int, waited_s: float, counter: float) -> Key:
-    """Order of all waiting requests: class after ageing, fair-share bucket, age bucket, most cached tokens, arrival.
-    One that gave way is at the front of its class, and an overdue one asks for no share."""
+def key(rank: Rank, priority: int, waited_s: float, counter: float, late: bool = False) -> Key:
+    """Order of all waiting requests: class after ageing, those that can be in time, fair-share bucket, age bucket, most
+    cached tokens, arrival. One that gave way is at the front of its class, and an overdue one asks for no share."""
     at = level(priority, waited_s)
     share = -1 if at < 0 or rank[0] == 0 else int(counter) // FAIR_BUCKET
-    return (at, share, *rank[1:])
+    return (at, int(late), share, *rank[1:])
 
 
 def worth_waiting(spared: int, wanted: int) -> bool:

@@ -23,7 +23,7 @@ from plait.scheduler.plan import (
     RowResult,
     RowUse,
 )
-from plait.scheduler.policy import MAX_PREEMPTIONS, Rank
+from plait.scheduler.policy import MAX_PREEMPTIONS, Promise, Rank, is_late
 from plait.types import EngineRequest, FinishReason, Logprob, Pooling, SamplerStage, SamplingParams, TokenId
 
 Entries: TypeAlias = tuple[tuple[Logprob, ...], ...]
@@ -121,6 +121,17 @@ class Sample:
         """Tokens to put into coming steps. At its limit a sample draws no more, so its last token is never run."""
         total, request = len(self.tokens) + len(self.drawing), self.request
         return total - self.planned if total < request.limit else max(request.prompt_length - self.planned, 0)
+
+    def is_late(self, promise: Promise, now: float) -> bool:
+        """Whether its first token can no longer come in time. While it waits, what it found in the cache when it joined
+        the queue is not to be computed. One that has its first token is not late, nor one that another waits for."""
+        request = self.request
+        if len(self.tokens) > request.prompt_length or self.awaited_by:
+            return False
+        wanted = (
+            len(self.tokens) + self.rank[2] if self.phase is Phase.WAITING else request.prompt_length - self.planned
+        )
+        return is_late(promise, now - request.arrived, wanted)
 
     def is_streaming(self, position: int) -> bool:
         """Whether a row at `position` is that of a sample that decodes, with the request to itself."""

@@ -23,6 +23,7 @@ from plait.scheduler.draft import Draft
 from plait.scheduler.fairness import FairShare
 from plait.scheduler.limits import Limits, QueueBounds
 from plait.scheduler.lookup import verified
+from plait.scheduler.pins import PinStats
 from plait.scheduler.plan import PlannedSampling, PlannedSequence, RowResult, StepPlan, StepResult
 from plait.scheduler.planner import Planner
 from plait.scheduler.request import Phase, Request, Sample
@@ -155,6 +156,10 @@ class Scheduler:
         """The pages of the KV memory, by what holds them."""
         return self._sequences.cache_stats()
 
+    def pin_stats(self) -> PinStats:
+        """The pages that pinned sessions hold, and how pins ended."""
+        return self._sequences.pins.stats()
+
     # --- planning -------------------------------------------------------------------------------------------------
 
     def schedule(self) -> StepPlan | None:
@@ -166,14 +171,14 @@ class Scheduler:
         now = self._clock()
         self._sequences.pins.expire(now)
         if len(self._admission.waiting):
-            self._admission.yield_place(self.limits.places, now)
+            self._admission.yield_place(self.limits.places, now, self.limits.promise)
         draft = Draft(self._steps, self.limits.n_batch)
         prompts = self._planner.decode(draft, self.limits)
         decoding = bool(draft.sequences)
         budget = self.limits.prompt_budget(draft.budget, decoding)
         if budget and len(self._admission.waiting):
             self._admission.admit(self.limits, budget, prompts, self._steps, now)
-        self._planner.prefill(prompts, budget, draft)
+        self._planner.prefill(prompts, budget, draft, now, self.limits.promise)
         if not draft.sequences:
             assert self._in_flight or not self._requests or self._admission.held_back, "requests wait and nothing runs"
             return None

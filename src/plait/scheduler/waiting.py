@@ -8,7 +8,7 @@ shares) is the order of the lanes' heads, which is looked at anew when the clock
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import TypeAlias
 
@@ -79,9 +79,13 @@ class WaitingQueue:
         self._background += sign * (sample.request.priority >= Priority.BACKGROUND)
         self.tokens += sign * len(sample.tokens)
 
-    def ordered(self, now: float) -> Iterator[Sample]:
+    def ordered(self, now: float, promise: policy.Promise | None = None) -> Iterator[Sample]:
         """The samples in order. The one just given may be removed, and others may join, before the next is asked for;
-        those who join meanwhile may be left out."""
+        those who join meanwhile may be left out. With a promise, those of a class that cannot be in time any more come
+        behind those that can."""
+        if promise is not None:
+            yield from _Walk(now, promise).over(self._lanes.values())
+            return
         bucket = int(now / policy.AGE_BUCKET_S)
         if bucket != self._bucket:
             self._bucket = bucket
@@ -123,6 +127,57 @@ class WaitingQueue:
         assert self._background == sum(s.request.priority >= Priority.BACKGROUND for s in self)
 
 
-def _key(sample: Sample, lane: Lane, now: float) -> policy.Key:
+class _Walk:
+    """One look at the lanes at the time `now`, by the promise. In a lane stand first those that gave way and those that
+    have waited so long that lateness does not count (below `_aged`), then the late (below `_missed`), then those of
+    whom some are late because they are long. So two places of a lane are in the heap: who is next of those in time, and
+    who is next of the late. The long ones join it as they are passed."""
+
+    def __init__(self, now: float, promise: policy.Promise) -> None:
+        self._now, self._promise = now, promise
+        self._aged = (1, int((now - policy.AGEING_S) / policy.AGE_BUCKET_S) + 1)
+        self._missed = (1, int((now - promise.ttft_s) / policy.AGE_BUCKET_S))
+        self._heads: list[tuple[policy.Key, Lane, Sample]] = []
+
+    def over(self, lanes: Iterable[Lane]) -> Iterator[Sample]:
+        for lane in lanes:
+            self._in_time(lane, 0)
+            self._late(lane, bisect_left(lane.entries, (self._aged,)))
+        while self._heads:
+            key, lane, sample = heappop(self._heads)
+            rank = sample.rank
+            yield sample
+            at = bisect_left(lane.entries, (rank,))
+            if at < len(lane.entries) and lane.entries[at][1] is sample:
+                at += 1
+            if not key[1]:
+                self._in_time(lane, at)
+            elif rank < self._missed:
+                self._late(lane, at)
+
+    def _in_time(self, lane: Lane, at: int) -> None:
+        """The next from `at` on that can be in time."""
+        entries = lane.entries
+        while at < len(entries):
+            rank, sample = entries[at]
+            if self._aged <= rank < self._missed:
+                at = bisect_left(entries, (self._missed,))
+                continue
+            late = rank >= self._aged and sample.is_late(self._promise, self._now)
+            self._push(lane, sample, late)
+            if not late:
+                return
+            at += 1
+
+    def _late(self, lane: Lane, at: int) -> None:
+        """The next from `at` on if it has missed its time."""
+        if at < len(lane.entries) and lane.entries[at][0] < self._missed:
+            self._push(lane, lane.entries[at][1], True)
+
+    def _push(self, lane: Lane, sample: Sample, late: bool) -> None:
+        heappush(self._heads, (_key(sample, lane, self._now, late), lane, sample))
+
+
+def _key(sample: Sample, lane: Lane, now: float, late: bool = False) -> policy.Key:
     request = sample.request
-    return policy.key(sample.rank, lane.priority, now - request.arrived, request.account.tokens)
+    return policy.key(sample.rank, lane.priority, now - request.arrived, request.account.tokens, late)
