@@ -196,13 +196,15 @@ def test_prefill_attention(
     assert (~ours).sum() > 0
 
 
+@pytest.mark.parametrize("count", [3, 150])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("gated", "bias", "split"), [(None, True, 1), (None, False, 3), ("silu", True, 2), ("gelu", False, 1)]
 )
-def test_products_of_few_rows(dtype: torch.dtype, gated: str | None, bias: bool, split: int) -> None:
+def test_products_of_few_rows(dtype: torch.dtype, gated: str | None, bias: bool, split: int, count: int) -> None:
+    """Of one tile of rows, and of more."""
     width, depth = 40, 200
-    x = normal(3, depth, dtype=dtype)
+    x = normal(count, depth, dtype=dtype)
     total = 2 * width if gated else width
     w, b = normal(total, depth, dtype=dtype) / 16, normal(total, dtype=dtype) if bias else None
     tickets = rows.Tickets(torch.device(DEVICE), 16)

@@ -93,7 +93,8 @@ class LLM:
         if options is not None and fields:
             raise OptionError(f"give options, or {', '.join(fields)} by itself; not both")
         self.options = options or from_environment(fields)
-        self.model = model if isinstance(model, Model) else Model.load(model, self.options.n_ctx)
+        chosen = self.options
+        self.model = model if isinstance(model, Model) else Model.load(model, chosen.n_ctx, chosen.load_format)
         self.tokenizer = self.model.tokenizer
         mark = self.tokenizer.fingerprint() if self.options.kv_cache_dir else ""
         self._engine: Engine = build_engine(self.model.loaded, self.options, progress, mark, lambda: self.tokenizer)

@@ -94,7 +94,9 @@ class CudaBackend:
         from plait.ops.cuda.kernel_run import Model
         from plait.ops.cuda.products import Choices, Products
 
-        products = Products(self.device, Choices())
+        halves = self.device.type == "cuda" and self.dtype.itemsize == 2
+        measured = Choices.of_device(torch.cuda.get_device_name(self.device)) if halves else Choices()
+        products = Products(self.device, measured)
         return KernelExecutable(Model.of(program, weights, memory, products))
 
 
