@@ -29,9 +29,11 @@ def drawn(rng: np.random.Generator, count: int) -> list[int]:
 def run(llm: LLM, prompts: Sequence[list[int]], lengths: Sequence[int]) -> tuple[float, int]:
     """Seconds, and tokens that came out."""
     params = [SamplingParams(max_tokens=n, seed=7, **SAMPLING) for n in lengths]  # type: ignore[arg-type]
-    begin = time.perf_counter()
+    begin, begin_s = time.perf_counter(), time.monotonic()
     answers = llm.generate(prompts, params)
     seconds = time.perf_counter() - begin
+    busy = sum(record.seconds for record in llm._engine.records if record.end_s >= begin_s) / seconds
+    print(f"  [the device was at work for {busy:.1%} of {seconds:.2f} s]", flush=True)
     tokens = sum(len(answer.samples[0].token_ids) for answer in answers)
     assert tokens == sum(lengths), f"{tokens} tokens of {sum(lengths)}"
     return seconds, tokens

@@ -193,20 +193,22 @@ class KernelExecutable:
         size = round_up(len(packed.step.tokens), MIXED_ROWS if several else DECODE_ROWS)
         if size is None:
             return None
+        sharing = any(work.shared.items.shape[1] for work in packed.work)
         if several:
             outputs = round_up(len(packed.step.out_rows), MIXED_OUTPUTS)
             if outputs is None:
                 return None
-            capacity = self._mixed(size, min(outputs, size))
+            capacity = self._mixed(size, min(outputs, size), sharing)
         else:
-            capacity = self._decode(size)
+            capacity = self._decode(size, sharing)
         return capacity if fits(packed, capacity) else None
 
-    def _mixed(self, rows: int, outputs: int) -> Capacity:
-        return mixed_capacity(rows, outputs, self._tile_rows, len(self._memory.shape.groups), self._entries(rows))
+    def _mixed(self, rows: int, outputs: int, sharing: bool = False) -> Capacity:
+        groups = len(self._memory.shape.groups)
+        return mixed_capacity(rows, outputs, self._tile_rows, groups, self._entries(rows), sharing)
 
-    def _decode(self, rows: int) -> Capacity:
-        return decode_capacity(rows, len(self._memory.shape.groups), self._entries(rows))
+    def _decode(self, rows: int, sharing: bool = False) -> Capacity:
+        return decode_capacity(rows, len(self._memory.shape.groups), self._entries(rows), sharing)
 
     def _entries(self, rows: int) -> int:
         return max(LEAST_ENTRIES, ENTRIES_A_ROW * rows) * len(self._memory.shape.groups)
