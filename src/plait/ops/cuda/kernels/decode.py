@@ -133,7 +133,9 @@ class Shape:
     sinks: torch.Tensor | None
 
 
-STAGES, WARPS = 2, 4
+STAGES = 2
+MANY_ROWS = 48
+"""From so many on, programs are many, and small ones serve better: several on a multiprocessor at once."""
 
 
 def block_keys(dim: int, itemsize: int) -> int:
@@ -156,6 +158,7 @@ def decode_attention(
     part_top, part_sum = (
         torch.empty((capacity + lanes, heads), dtype=torch.float32, device=q.device) for _ in range(2)
     )
+    many, keys = work.rows.shape[1] > MANY_ROWS, block_keys(max(tile(dim), tile(v_dim)), k.element_size())
     scale, cap = shape.scale * LOG2_E, (shape.softcap or 1.0) * LOG2_E
     common = {
         "KV_HEADS": kv_heads, "GROUP": group, "DIM": dim, "V_DIM": v_dim, "CAPPED": shape.softcap is not None,
@@ -164,8 +167,8 @@ def decode_attention(
     _partials[(capacity, kv_heads)](
         q, k, v, row_positions, pages.table, pages.starts, pages.positions, work.items, work.counts, capacity,
         part_out, part_top, part_sum, scale, cap, shape.window or 0, WINDOWED=shape.window is not None,
-        BLOCK_G=tile(group), BLOCK_N=block_keys(max(tile(dim), tile(v_dim)), k.element_size()), STAGES=STAGES,
-        num_warps=WARPS, **common,
+        BLOCK_G=tile(group), BLOCK_N=max(16, keys // 2) if many else keys, STAGES=STAGES, num_warps=2 if many else 4,
+        **common,
     )  # fmt: skip
     if shared is not None:
         wide = dim > 128 or k.element_size() > 2
