@@ -1,4 +1,4 @@
-"""The torch backend: weights dequantised to one float type at load, ops run by the kernels' executable, or eagerly by plain torch.
+"""The torch backend: weights dequantised to one float type at load, ops run by the kernels, or eagerly by plain torch.
 
 Implements the contract in `ops.api` on any device that torch has; on "cpu" it is tested without a GPU. Knows no model
 and no other backend's kernels.

@@ -17,7 +17,7 @@ from plait.errors import BackendError
 from plait.formats.tensor import F32Array
 from plait.ops.api import I32Array, StepInputs
 from plait.ops.check import check_step
-from plait.ops.cuda.draws import DrawArrays, draw_arrays, drawn_on_device
+from plait.ops.cuda.draws import DrawArrays, KnownFacts, draw_arrays
 from plait.ops.cuda.graphs import DECODE_ROWS, MIXED_OUTPUTS, MIXED_ROWS, Graphs, round_up
 from plait.ops.cuda.interpreter import Interpreter
 from plait.ops.cuda.kernel_run import Model, run_program
@@ -58,6 +58,7 @@ class KernelExecutable:
         heads, kv = model.program.n_heads, model.memory.shape
         self._interpreter = Interpreter(model.program, model.weights.each, model.memory)
         self._tile_rows = rows_of_tile(heads // kv.n_kv_heads)
+        self._known = KnownFacts()
         self._moved = [False] * len(kv.groups)
         self._drawn = torch.zeros(MOST_DRAWS, dtype=torch.int32, device=self._device)
         self._status = torch.zeros(MOST_DRAWS, dtype=torch.int32, device=self._device)
@@ -109,7 +110,7 @@ class KernelExecutable:
 
     def launches(self, rows: Sequence[SampleRow]) -> bool:
         """Whether all these rows can be drawn on the device."""
-        return len(rows) <= MOST_DRAWS and all(map(drawn_on_device, rows))
+        return len(rows) <= MOST_DRAWS and all(map(self._known.drawn_on_device, rows))
 
     def launch(self, step: StepInputs, picks: Sequence[int], rows: Sequence[SampleRow]) -> Pending:
         """Starts a step and its draws, rows[i] from row picks[i] of the logits. A token -1 - i, in `step.tokens` or in
@@ -121,7 +122,7 @@ class KernelExecutable:
             if len(step.tokens):
                 logits = self._forward(step)
                 if rows:
-                    draw(logits, self._upload_draws(draw_arrays(picks, rows)), self._drawn, self._status)
+                    draw(logits, self._upload_draws(draw_arrays(picks, rows, self._known)), self._drawn, self._status)
             pending.end(self._drawn, self._status)
             return pending
 

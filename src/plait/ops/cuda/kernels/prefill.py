@@ -106,5 +106,6 @@ def prefill_attention(
         DIM=dim, V_DIM=v_dim, CAPPED=shape.softcap is not None, WINDOWED=shape.window is not None,
         SINKS=shape.sinks is not None, PAGE=pages.page, BLOCK_G=power(group),
         BLOCK_M=rows_of_tile(group) * power(group), BLOCK_D=tile(dim), BLOCK_V=tile(v_dim),
-        BLOCK_N=WIDE_KEYS if wide else KEYS, STAGES=2 if wide else STAGES, num_warps=8 if wide else WARPS, **overlap(q.device),
+        BLOCK_N=WIDE_KEYS if wide else KEYS, STAGES=2 if wide else STAGES, num_warps=8 if wide else WARPS,
+        **overlap(q.device),
     )  # fmt: skip
