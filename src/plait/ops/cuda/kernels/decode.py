@@ -134,7 +134,7 @@ class Shape:
 
 
 STAGES = 2
-MANY_ROWS = 48
+MANY_ROWS = 100
 """From so many on, programs are many, and small ones serve better: several on a multiprocessor at once."""
 
 
