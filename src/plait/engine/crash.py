@@ -54,5 +54,6 @@ class CrashingLauncher(CrashingExecutable):
 
 def crashing(executable: Executable, token: int) -> Executable:
     """`executable`, but for what it dies of."""
-    kind = CrashingLauncher if isinstance(executable, LaunchingExecutable) else CrashingExecutable
-    return kind(executable, token)
+    if isinstance(executable, LaunchingExecutable):
+        return CrashingLauncher(executable, token)
+    return CrashingExecutable(executable, token)
