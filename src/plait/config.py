@@ -22,6 +22,7 @@ T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda", "reference")
 KV_TYPES = ("f16", "f32", "bf16", "q8_0")
 GPU_TYPES = ("bf16", "f16", "f32")
+LOAD_FORMATS = ("auto", "random")
 MOST = 2**31 - 1
 MOST_THREADS = 1024
 _LEAST = {
@@ -107,6 +108,12 @@ class EngineOptions:
     gpu_type: str = option(
         "bf16", "--gpu-type", help="Number type that a GPU computes in; weights are turned to it.", choices=GPU_TYPES
     )
+    load_format: str = option(
+        "auto",
+        "--load-format",
+        help="random draws weights on the GPU instead of reading them, for a folder with a config.json: to measure.",
+        choices=LOAD_FORMATS,
+    )
     device: str = option("auto", "--device", help="Where to run.", choices=DEVICES, env="PLAIT_DEVICE")
     cpu_path: str = option(
         "auto",
@@ -170,7 +177,7 @@ class EngineOptions:
                 raise OptionError(f"{flag_of(EngineOptions, name)} is {value!r}; give a whole number")
             if not low <= value <= MOST:
                 raise OptionError(f"{flag_of(EngineOptions, name)} is {value}; give {low} to {MOST}")
-        for name in ("kv_type", "gpu_type", "device", "cpu_path", "profile", "adaptive"):
+        for name in ("kv_type", "gpu_type", "load_format", "device", "cpu_path", "profile", "adaptive"):
             info = next(info for n, _, _, info in option_fields(EngineOptions) if n == name)
             if getattr(self, name) not in info.choices:
                 raise OptionError(

@@ -19,3 +19,10 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def settle() -> None:
+    """What is there now stays for the life of the process: no collection looks at it again. For a process of one's own,
+    once it is loaded: with torch in it there are a million such objects, and a full collection would hold up a step."""
+    gc.collect()
+    gc.freeze()

@@ -16,5 +16,5 @@ print(f"torch {torch.__version__}, CUDA {torch.version.cuda}, {torch.cuda.get_de
 PY
   ;;
 esac
-PYTHONPATH=src:tests PYTHONDONTWRITEBYTECODE=1 exec "$python" -m pytest -c tests/gpu/run.ini --rootdir . -p no:cacheprovider \
+PYTHONPATH="src:tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONDONTWRITEBYTECODE=1 exec "$python" -m pytest -c tests/gpu/run.ini --rootdir . -p no:cacheprovider \
   -m gpu "$@" tests/gpu

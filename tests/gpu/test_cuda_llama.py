@@ -1,11 +1,10 @@
 """The Llama definition on a GPU against the numpy reference: prefill, chunks, decoding, several sequences, both
-containers, and the captured decode step."""
+containers."""
 
 from __future__ import annotations
 
 import json
 import struct
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from support.steps import Chunk, Driver
 from support.tiny_llama import LLAMA3, TinyLlama
 
 if TYPE_CHECKING:
-    from plait.ops.cuda.backend import CudaExecutable
+    pass
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
@@ -168,65 +167,3 @@ def test_chunks_are_near_the_whole(
         measured = Measured(f"{container(request)}: chunks of {size} and the whole", dtype, error, BOUNDS[dtype])
         report.rows.append(measured)
         assert measured.held
-
-
-@pytest.mark.parametrize("dtype", ["f32", "bf16"])
-def test_a_captured_decode_step_is_the_eager_one(
-    model: LoadedModel,
-    wanted: list[dict[str, F32Array]],
-    dtype: str,
-    device: str,
-    report: Report,
-    request: pytest.FixtureRequest,
-) -> None:
-    """The replay has the bits of the same fixed shapes run eagerly, and is near the eager step of exact shapes."""
-    captured, eager = (new_driver(open_cuda(device, dtype, kernels=False), model, dtype) for _ in range(2))
-    executable: CudaExecutable = captured.executable  # type: ignore[assignment]
-    graph = executable.capture(len(PROMPT_LENGTHS) + 2, 16)
-    error = reference_error = difference = 0.0
-    for (name, chunks), want in zip(schedule(), wanted, strict=True):
-        near = eager.step(chunks)
-        if name != "decoding":
-            captured.step(chunks)
-            continue
-        step = captured.pack(chunks)
-        assert graph.accepts(step)
-        replayed = executable.run(step)
-        difference = max(difference, float(np.abs(replayed - graph.run(step, replay=False)).max()))
-        error = max(error, distance(replayed, np.concatenate(list(near.values()))))
-        reference_error = max(reference_error, distance(replayed, np.concatenate(list(want.values()))))
-    what = f"{container(request)}: captured decoding and "
-    rows = [
-        Measured(what + "the same, eager (bits)", dtype, difference, 0),
-        Measured(what + "eager, exact shapes", dtype, error, BOUNDS[dtype]),
-        Measured(what + "the reference", dtype, reference_error, BOUNDS[dtype]),
-    ]
-    report.rows += rows
-    assert all(row.held for row in rows)
-    assert graph.num_replays == (DECODE_STEPS if device.startswith("cuda") else 0)
-
-
-def test_speed_of_captured_decoding_is_reported(
-    model: LoadedModel, device: str, report: Report, request: pytest.FixtureRequest
-) -> None:
-    """A replay costs less than the eager step. Not judged off a GPU, where there is no replay."""
-    driver = new_driver(open_cuda(device, "bf16", kernels=False), model, "bf16")
-    executable: CudaExecutable = driver.executable  # type: ignore[assignment]
-    driver.step({name: Chunk(prompt) for name, prompt in prompts().items()})
-    step = driver.pack({name: Chunk.every([1]) for name in PROMPT_LENGTHS})
-    eager = seconds_a_step(executable, step)
-    executable.capture(len(PROMPT_LENGTHS), 16)
-    replayed = seconds_a_step(executable, step)
-    what = f"{container(request)}: decoding {len(PROMPT_LENGTHS)} sequences in bf16"
-    report.notes.append(f"{what}: eager {eager * 1e3:.2f} ms, captured {replayed * 1e3:.2f} ms a step")
-    assert not device.startswith("cuda") or replayed < eager
-
-
-def seconds_a_step(executable: CudaExecutable, step: object) -> float:
-    """The median of some steps; the logits come to the host, so each is waited for."""
-    times = []
-    for _ in range(15):
-        start = time.perf_counter()
-        executable.run(step)  # type: ignore[arg-type]
-        times.append(time.perf_counter() - start)
-    return float(np.median(times[3:]))

@@ -12,6 +12,9 @@ torch = pytest.importorskip("torch")
 from plait.ops.api import Activation, RopeLayout  # noqa: E402
 from plait.ops.cuda import formulas  # noqa: E402
 from plait.ops.cuda.kernels import decode, embed, gate, norm, prefill, rope, rows  # noqa: E402
+from plait.ops.cuda.kernels.shared import SharedItems  # noqa: E402
+from plait.ops.cuda.sharing import LEAST_KEYS, find_shared  # noqa: E402
+from plait.ops.cuda.work import Sequences, work_of  # noqa: E402
 from support.triton_interpreter import DEVICE  # noqa: E402 - torch may be missing
 
 pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("one_torch_thread")]
@@ -161,6 +164,36 @@ def test_decode_attention(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("cap", "sinks"), [(None, False), (3.0, True)])
+def test_a_shared_beginning_changes_nothing(dtype: torch.dtype, cap: float | None, sinks: bool) -> None:
+    """Six of eight rows begin with the same pages, in more than one item; one of them has no key of its own."""
+    heads, kv_heads, dim, common = 6, 2, 16, LEAST_KEYS // PAGE + 2
+    lengths = [PAGE * common + n for n in (5, 30, 0, 1, 17, 40)] + [LEAST_KEYS + 40, 9]
+    paged = Paged(lengths, heads, kv_heads, dim, dim, dtype)
+    for s in range(1, 6):  # their pages are those of the first
+        paged.tables[s][:common] = paged.tables[0][:common]
+        paged.slots[s][: PAGE * common] = paged.slots[0][: PAGE * common]
+    table = np.concatenate(paged.tables)
+    starts = np.concatenate(([0], np.cumsum([len(t) for t in paged.tables])))[:-1]
+    pages = decode.Pages(ints(table), ints(starts), paged.pages.positions, PAGE)
+    rows = np.array([7, 6, 5, 4, 3, 2, 1, 0])
+    own, sequences = np.array(lengths), np.arange(8)
+    shared = find_shared(table.astype(np.int32), starts.astype(np.int32), own, sequences, rows, PAGE)
+    assert shared.skip.tolist() == [PAGE * common] * 6 + [0, 0]
+    assert shared.items.shape[1] == 2
+    none = np.zeros(0, np.int64)
+    work = work_of(Sequences(sequences, rows, none, none, none), own, 32, False, shared)
+    counts = ints([work.items.shape[1], 8])
+    items = SharedItems(ints(shared.items), ints(shared.members), ints(shared.of_row), ints([shared.items.shape[1]]))
+    shape = decode.Shape(0.3, cap, None, normal(heads) if sinks else None)
+    q, at = normal(8, heads * dim, dtype=dtype), own[np.argsort(rows)] - 1
+    out = torch.full((8, heads * dim), 77.0, dtype=dtype, device=DEVICE)
+    made = decode.DecodeItems(ints(work.items), ints(work.rows), counts, items)
+    decode.decode_attention(q, paged.k, paged.v, ints(at), pages, made, shape, out)
+    near(out, paged.want(q, np.argsort(rows).tolist(), at.tolist(), shape))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "kv_heads", "dim", "v_dim", "cap", "window", "sinks"), VARIANTS)
 def test_prefill_attention(
     dtype: torch.dtype,
@@ -196,13 +229,15 @@ def test_prefill_attention(
     assert (~ours).sum() > 0
 
 
+@pytest.mark.parametrize("count", [3, 150])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("gated", "bias", "split"), [(None, True, 1), (None, False, 3), ("silu", True, 2), ("gelu", False, 1)]
 )
-def test_products_of_few_rows(dtype: torch.dtype, gated: str | None, bias: bool, split: int) -> None:
+def test_products_of_few_rows(dtype: torch.dtype, gated: str | None, bias: bool, split: int, count: int) -> None:
+    """Of one tile of rows, and of more."""
     width, depth = 40, 200
-    x = normal(3, depth, dtype=dtype)
+    x = normal(count, depth, dtype=dtype)
     total = 2 * width if gated else width
     w, b = normal(total, depth, dtype=dtype) / 16, normal(total, dtype=dtype) if bias else None
     tickets = rows.Tickets(torch.device(DEVICE), 16)

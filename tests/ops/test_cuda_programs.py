@@ -180,22 +180,6 @@ def test_masked_keys_leave_no_trace_of_nan() -> None:
     np.testing.assert_allclose(second["good"], clean.step({"good": Chunk.every([3])})["good"], rtol=1e-5, atol=1e-5)
 
 
-def test_a_decode_step_of_fixed_shapes_gives_the_same_logits() -> None:
-    fixed, plain = cuda_driver(), cuda_driver()
-    executable: CudaExecutable = fixed.executable  # type: ignore[assignment]
-    small, large = executable.capture(4, 4), executable.capture(5, 16)
-    prompts = {name: Chunk(random_tokens(n, n)) for name, n in (("a", 3), ("b", 30), ("c", 9))}
-    fixed.step(prompts)
-    plain.step(prompts)
-    for token in range(8):
-        chunks = {name: Chunk.every([token]) for name in prompts}
-        step = fixed.pack(chunks)
-        assert not small.accepts(step)
-        assert large.accepts(step)
-        want = plain.step(chunks)
-        np.testing.assert_allclose(executable.run(step), np.concatenate(list(want.values())), rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize("rows", [1, 20])
 def test_nothing_in_a_step_depends_on_a_number(rows: int) -> None:
     """So that it can be captured: it runs on torch's "meta" device, where tensors have shapes and no numbers."""
@@ -213,22 +197,6 @@ def test_nothing_in_a_step_depends_on_a_number(rows: int) -> None:
         step = Driver(executable, CONFIG).pack({"s": Chunk.every(range(rows)), "t": Chunk.every([1])})
         logits = executable.interpret(upload(step, CONFIG.page_size, torch.device("meta")))
         assert tuple(logits.shape) == (rows + 1, program.logits.width)
-
-
-def test_what_a_captured_step_accepts() -> None:
-    driver = cuda_driver()
-    executable: CudaExecutable = driver.executable  # type: ignore[assignment]
-    graph = executable.capture(2, 2)
-    cases = [
-        ({"a": Chunk.every([1]), "b": Chunk.every([1])}, True),
-        ({"a": Chunk.every([1]), "b": Chunk([1]), "c": Chunk([1])}, False),  # too many rows
-        ({"a": Chunk.every([1, 2])}, False),  # two rows of one sequence
-        ({"b": Chunk.every([1])}, True),
-        ({"a": Chunk.every([1] * 4)}, False),
-        ({"a": Chunk.every([1])}, False),  # now it has 9 keys, and two pages hold 8
-    ]
-    for chunks, fits in cases:
-        assert graph.accepts(driver.pack(chunks)) is fits
 
 
 def test_a_step_without_outputs_gives_no_logits() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from plait.formats.hub import resolve_model
-from plait.formats.open import open_model
+from plait.formats.open import open_weights
 from plait.models.registry import LoadedModel, load_model
 from plait.tokenizer import Tokenizer
 
@@ -19,14 +19,15 @@ class Model:
         self.tokenizer = tokenizer
 
     @classmethod
-    def load(cls, model: str | Path | None = None, n_ctx: int = 0) -> Model:
+    def load(cls, model: str | Path | None = None, n_ctx: int = 0, load_format: str = "auto") -> Model:
         """Open `model`: a .gguf file, a directory, a hub id, or None for the bundled model. `n_ctx`: sequences will be
         no longer than so many tokens (0: than the model was made for); some models rotate short ones by other factors.
+        `load_format`: "random" for weights that nobody trained, of the shape in the directory's config.json.
 
         Raises `ModelNotFoundError`, `ModelFileError`, `UnsupportedModelError` or `TokenizerError`.
         """
         path = resolve_model(None if model is None else str(model))
-        source = open_model(path)
+        source = open_weights(path, load_format)
         return cls(path, load_model(source, n_ctx), Tokenizer.from_source(source))
 
     @property

@@ -124,13 +124,14 @@ def _load(
     from plait.api.bench import Bench
     from plait.cli.loading import loading_bar
     from plait.formats.hub import resolve_model
-    from plait.formats.open import open_model
+    from plait.formats.open import open_weights
     from plait.models.registry import load_model
 
     started = time.perf_counter()
     path = resolve_model(model)
     with loading_bar() as progress:
-        runner = Bench(load_model(open_model(path), options.n_ctx), options, cases, sample=sample, progress=progress)
+        loaded = load_model(open_weights(path, options.load_format), options.n_ctx)
+        runner = Bench(loaded, options, cases, sample=sample, progress=progress)
     facts: dict[str, Any] = {"model": path.name, "device": runner.device, "n_threads": runner.threads}
     facts |= {"n_batch": options.n_batch, "kv_type": options.kv_type, "kv_bytes": runner.kv_bytes, "sampled": sample}
     return runner, facts | {"load_s": round(time.perf_counter() - started, 3)}

@@ -21,7 +21,7 @@ from plait.control.goals import Hours, Schedule, goals_of, start_of
 from plait.control.records import Goals, Setting
 from plait.engine.calibrate import calibrate
 from plait.engine.core import Engine
-from plait.engine.crash import CrashingExecutable
+from plait.engine.crash import crashing
 from plait.engine.fingerprint import Fingerprint, fingerprint
 from plait.engine.grammar import Grammars
 from plait.engine.kvdisk import KVDisk
@@ -99,11 +99,20 @@ def open_engine(
         kv = kv_config(loaded.kv, options, loaded.context_length)
     executable = backend.compile(loaded.program, kv, progress)
     if (token := crash_token()) is not None:
-        executable = CrashingExecutable(executable, token)
+        executable = crashing(executable, token)
     mark = fingerprint(loaded, options.kv_type, backend.name, tokenizer)
     grammars = None if load_tokenizer is None else Grammars(load_tokenizer, loaded.vocab_size)
     engine = assemble_engine(executable, loaded.kv, kv, options, loaded.context_length, mark, grammars)
     return Opened(engine, backend.name, kv, mark)
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """An executable that may do before the first request what the first steps would wait for."""
+
+    def prepare(self, parallel: int, batch: int) -> None:
+        """For steps of up to `parallel` sequences and `batch` tokens."""
+        ...
 
 
 @runtime_checkable
@@ -157,6 +166,8 @@ def assemble_engine(
     limits = Limits(
         n_batch=setting.n_batch, n_parallel=setting.n_parallel, context_length=context, n_draft=options.draft_max
     )
+    if isinstance(executable, Preparing):
+        executable.prepare(*_most(options, setting, controller is not None))
     if controller and options.calibrate:
         calibrate(executable, config, context, controller.fit, options.calibrate)
     queue = QueueBounds(max_requests=options.max_queue_requests, max_tokens=options.max_queue_tokens)
@@ -222,6 +233,15 @@ def _goals(options: EngineOptions, profile: str) -> Goals:
         fixed_batch="n_batch" in fixed,
         fixed_parallel="n_parallel" in fixed,
         guesses=options.draft_max > 0,
+    )
+
+
+def _most(options: EngineOptions, setting: Setting, adaptive: bool) -> tuple[int, int]:
+    """How many sequences and tokens a step may ever have."""
+    goals = _goals(options, options.profile)
+    return (
+        goals.most_parallel if adaptive and not goals.fixed_parallel else setting.n_parallel,
+        goals.most_batch if adaptive and not goals.fixed_batch else setting.n_batch,
     )
 
 

@@ -15,7 +15,7 @@ from plait.engine.build import open_engine
 from plait.engine.core import Engine
 from plait.engine.describe import describe
 from plait.formats.hub import resolve_model
-from plait.formats.open import open_model
+from plait.formats.open import open_weights
 from plait.models.registry import load_model
 from plait.wire.messages import Load
 from plait.wire.records import EngineInfo
@@ -39,7 +39,7 @@ def load(order: Load, tell: Callable[[int, int], None]) -> Served:
     is no engine."""
     options = EngineOptions(**order.options)
     path = resolve_model(order.model)
-    source = open_model(path)
+    source = open_weights(path, options.load_format)
     loaded = load_model(source, options.n_ctx)
 
     def tokenizer() -> Tokenizer:

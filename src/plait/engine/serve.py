@@ -18,6 +18,7 @@ from plait.engine.loading import Served, load
 from plait.engine.prefixes import Prefixes
 from plait.engine.rows import RowMarks
 from plait.errors import PlaitError
+from plait.garbage import settle
 from plait.types import EngineRequest, TokenEvent
 from plait.wire.faults import fault_of
 from plait.wire.marks import Marks
@@ -59,6 +60,7 @@ def serve(connection: socket.socket, marks: int) -> int:
     try:
         served = _loaded(channel)
         if served is not None:
+            settle()
             channel.send(encode(Ready(served.info)))
             EngineProcess(served, channel, Marks(marks)).run()
         channel.drain(LAST_WORDS_S)

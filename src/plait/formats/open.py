@@ -8,6 +8,7 @@ from plait.errors import ModelNotFoundError
 from plait.formats.gguf import open_gguf, part_names
 from plait.formats.hf import CONFIG, INDEX, open_hf
 from plait.formats.mapped import unreadable
+from plait.formats.random import open_random
 from plait.formats.tensor import ModelSource
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -27,6 +28,13 @@ def open_model(path: str | Path) -> ModelSource:
     except OSError as error:
         raise unreadable(path, error) from None
     return _open_directory(path, names) if is_directory else open_gguf(path)
+
+
+def open_weights(path: str | Path, load_format: str) -> ModelSource:
+    """`open_model`, or for the load format "random" the shape in a folder's config.json with weights nobody trained.
+
+    Raises as `open_model` and `open_random` do."""
+    return open_random(Path(path)) if load_format == "random" else open_model(path)
 
 
 def gguf_models(names: list[str]) -> dict[str, str]:

@@ -196,6 +196,8 @@ class Sequences:
             return None
         best, coming = None, 0
         for other in self._filling.get(self.head(sample), ()):
+            if self._part_before(sample, other, coming):
+                continue
             common = self._common(sample, other)
             if common > coming and self._is_coming(other, common):
                 best, coming = other, common
@@ -206,6 +208,16 @@ class Sequences:
             return None
         sample.awaited, sample.awaited_tokens, best.awaited_by = best, coming, True
         return best
+
+    def _part_before(self, sample: Sample, other: Sample, tokens: int) -> bool:
+        """Whether the two are seen to part before a whole page beyond `tokens` and beyond what `other` has computed:
+        most of many that share a beginning do, and comparing all of it each time would take longer than a step."""
+        if other.sequence is None:
+            return True
+        known = max(tokens, self._cache.committed(other.sequence))
+        start = known - known % self._page_size
+        page = slice(start, start + self._page_size)
+        return sample.tokens[page] != other.tokens[page]
 
     def _is_coming(self, other: Sample, tokens: int) -> bool:
         """Whether `other` is still to compute the first `tokens` of its tokens."""

@@ -1,4 +1,4 @@
-"""The torch backend: weights dequantised to one float type at load, ops run eagerly, decode steps captured on request.
+"""The torch backend: weights dequantised to one float type at load, ops run by the kernels, or eagerly by plain torch.
 
 Implements the contract in `ops.api` on any device that torch has; on "cpu" it is tested without a GPU. Knows no model
 and no other backend's kernels.
@@ -27,7 +27,6 @@ from plait.ops.api import (
     StepInputs,
 )
 from plait.ops.check import check_step
-from plait.ops.cuda.graph import DecodeGraph
 from plait.ops.cuda.interpreter import Interpreter
 from plait.ops.cuda.memory import TORCH_DTYPES, DeviceKV
 from plait.ops.cuda.step import upload
@@ -94,7 +93,9 @@ class CudaBackend:
         from plait.ops.cuda.kernel_run import Model
         from plait.ops.cuda.products import Choices, Products
 
-        products = Products(self.device, Choices())
+        halves = self.device.type == "cuda" and self.dtype.itemsize == 2
+        measured = Choices.of_device(torch.cuda.get_device_name(self.device)) if halves else Choices()
+        products = Products(self.device, measured)
         return KernelExecutable(Model.of(program, weights, memory, products))
 
 
@@ -105,21 +106,15 @@ class CudaExecutable:
         self._memory = memory
         self.interpret = Interpreter(program, weights, memory)
         self._vocab = vocabulary(program)
-        self._graphs: list[DecodeGraph] = []
 
     def run(self, step: StepInputs) -> F32Array:
-        """Logits, fresh. A decode step that fits a captured graph replays the smallest such one.
-
-        Raises ValueError for a step that addresses tokens, rows, slots or pages that do not exist."""
+        """Logits, fresh. Raises ValueError for a step that addresses tokens, rows, slots or pages that do not exist."""
         check_step(step, self._memory.config, self._vocab)
         with torch.no_grad():
             for group, inputs in enumerate(step.kv):
                 self._memory.edit(group, inputs)
             if not len(step.tokens):
                 return np.empty((0, self._vocab), np.float32)
-            for graph in self._graphs:
-                if graph.accepts(step):
-                    return graph.run(step)
             logits = self.interpret(upload(step, self._memory.config.page_size, self._memory.device))
             result: F32Array = logits.cpu().numpy()
             return result
@@ -129,14 +124,6 @@ class CudaExecutable:
             raise BackendError("the program has no hidden states to show, or no step has run")
         result: F32Array = self.interpret.hidden.float().cpu().numpy()
         return result
-
-    def capture(self, batch_size: int, max_pages: int) -> DecodeGraph:
-        """Captures a decode step of up to `batch_size` sequences of up to `max_pages` pages; `run` uses it from now
-        on. Not on a CUDA device: the same step of fixed shapes, run eagerly."""
-        with torch.no_grad():
-            graph = DecodeGraph(self.interpret, self._memory.config, batch_size, max_pages, self._memory.device)
-        self._graphs = sorted([*self._graphs, graph], key=lambda g: g.batch_size * g.max_keys)
-        return graph
 
     def sample(self, logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:
         return sample_picks(logits, picks, rows)

@@ -10,12 +10,12 @@ import torch
 from plait.garbage import uncollected
 
 Tensor: TypeAlias = torch.Tensor
-_WARM_UPS = 2
+_WARM_UPS = 1
 
 
 def capture(device: torch.device, body: Callable[[], Tensor], pool: Any = None) -> tuple[torch.cuda.CUDAGraph, Tensor]:
     """`body` as a graph, and where its result comes to lie; in the memory `pool`, if given."""
-    # As torch asks for: a few runs on a stream of their own, then the capture.
+    # As torch asks for: a run on a stream of its own, then the capture.
     with torch.cuda.device(device):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

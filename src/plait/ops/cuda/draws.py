@@ -39,8 +39,11 @@ class DrawArrays:
 
 def drawn_on_device(row: SampleRow) -> bool:
     """Whether the kernels can draw this row as `ops.sampling` means it."""
-    params = row.params
-    if row.mask is not None or params.mirostat or params.logit_bias or params.logprobs is not None:
+    return row.mask is None and _params_drawn(row.params)
+
+
+def _params_drawn(params: SamplingParams) -> bool:
+    if params.mirostat or params.logit_bias or params.logprobs is not None:
         return False
     if params.temperature != 0 and params.seed is None:
         return False
@@ -78,37 +81,76 @@ def stages_of(params: SamplingParams) -> list[int]:
     return [] if used in ([TEMPERATURE], []) or params.temperature == 0 else used
 
 
-def draw_arrays(picks: Sequence[int], rows: Sequence[SampleRow]) -> DrawArrays:
-    """Arrays for rows that can be drawn on the device. A temperature that is not in the chain is 1."""
-    ints = np.zeros((len(rows), INTS), np.int64)
-    floats = np.zeros((len(rows), FLOATS), np.float64)
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What follows from a request's parameters alone. `floats` as the kernels take them; a temperature that is not in
+    the chain is 1."""
+
+    params: SamplingParams
+    on_device: bool
+    penalised: bool
+    seed: tuple[int, int]
+    top_k: int
+    stages: tuple[int, ...]
+    floats: tuple[float, ...]
+
+    @staticmethod
+    def of(params: SamplingParams) -> Facts:
+        stages, seed = stages_of(params), params.seed or 0
+        heat = params.temperature if params.temperature == 0 or SamplerStage.TEMPERATURE in params.samplers else 1.0
+        return Facts(
+            params, _params_drawn(params), _penalty(params), (seed & _WORD, seed >> 32), min(params.top_k, 2**31 - 1),
+            (*stages, *[0] * (STAGES - len(stages))),
+            (heat, params.top_p, math.log(params.min_p) if params.min_p > 0 else -math.inf, params.repeat_penalty,
+             params.frequency_penalty, params.presence_penalty),
+        )  # fmt: skip
+
+
+class KnownFacts:
+    """The facts of parameters seen of late, by their identity: a row's are the same object from step to step."""
+
+    def __init__(self, most: int = 4096) -> None:
+        self._most = most
+        self._facts: dict[int, Facts] = {}
+
+    def of(self, params: SamplingParams) -> Facts:
+        found = self._facts.get(id(params))
+        if found is None or found.params is not params:
+            if len(self._facts) >= self._most:
+                self._facts.clear()
+            found = self._facts[id(params)] = Facts.of(params)
+        return found
+
+    def drawn_on_device(self, row: SampleRow) -> bool:
+        """`drawn_on_device`."""
+        return row.mask is None and self.of(row.params).on_device
+
+
+def draw_arrays(picks: Sequence[int], rows: Sequence[SampleRow], known: KnownFacts | None = None) -> DrawArrays:
+    """Arrays for rows that can be drawn on the device."""
+    known = known or KnownFacts()
+    ints: list[tuple[int, ...]] = []
+    floats: list[tuple[float, ...]] = []
     history: list[int] = []
     copy = False
-    for i, (pick, row) in enumerate(zip(picks, rows, strict=True)):
-        params = row.params
-        past = _window(row)
-        stages = stages_of(params)
-        copy = copy or bool(stages) or bool(past)
-        seed = params.seed or 0
-        ints[i, :9] = (
-            pick, seed & _WORD, seed >> 32, row.sample_index & _WORD, row.position & _WORD, row.position >> 32,
-            len(history), len(past), min(params.top_k, 2**31 - 1),
-        )  # fmt: skip
-        ints[i, 9 : 9 + len(stages)] = stages
-        heat = params.temperature if params.temperature == 0 or SamplerStage.TEMPERATURE in params.samplers else 1.0
-        floats[i] = (
-            heat, params.top_p, math.log(params.min_p) if params.min_p > 0 else -math.inf, params.repeat_penalty,
-            params.frequency_penalty, params.presence_penalty,
-        )  # fmt: skip
+    for pick, row in zip(picks, rows, strict=True):
+        facts = known.of(row.params)
+        past = _window(row) if facts.penalised else []
+        copy = copy or facts.stages[0] > 0 or bool(past)
+        position = row.position
+        ints.append((pick, *facts.seed, row.sample_index & _WORD, position & _WORD, position >> 32, len(history),
+                     len(past), facts.top_k, *facts.stages))  # fmt: skip
+        floats.append(facts.floats)
         history += past
-    assert STAGES == INTS - 9
-    return DrawArrays(ints.astype(np.uint32).view(np.int32), floats, np.array(history or [0], np.int32), copy)
+    table = np.array(ints, np.int64).reshape(len(rows), INTS)
+    return DrawArrays(
+        table.astype(np.uint32).view(np.int32), np.array(floats, np.float64).reshape(len(rows), FLOATS),
+        np.array(history or [0], np.int32), copy,
+    )  # fmt: skip
 
 
 def _window(row: SampleRow) -> list[int]:
     """The tokens that the penalties look at."""
-    if not _penalty(row.params):
-        return []
     found: list[int] = last_tokens(row.history, row.params.repeat_last_n).tolist()
     return found
 

@@ -6,7 +6,7 @@ not wait: what it draws stays on the device for the next step, and comes to the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -17,7 +17,7 @@ from plait.errors import BackendError
 from plait.formats.tensor import F32Array
 from plait.ops.api import I32Array, StepInputs
 from plait.ops.check import check_step
-from plait.ops.cuda.draws import DrawArrays, draw_arrays, drawn_on_device
+from plait.ops.cuda.draws import DrawArrays, KnownFacts, draw_arrays
 from plait.ops.cuda.graphs import DECODE_ROWS, MIXED_OUTPUTS, MIXED_ROWS, Graphs, round_up
 from plait.ops.cuda.interpreter import Interpreter
 from plait.ops.cuda.kernel_run import Model, run_program
@@ -39,6 +39,7 @@ from plait.ops.cuda.staging import (
 from plait.ops.cuda.step import upload
 from plait.ops.program import vocabulary
 from plait.ops.sampling import Sampled, SampleRow, sample_picks
+from plait.types import SamplingParams
 
 Tensor: TypeAlias = torch.Tensor
 MOST_DRAWS = 4096
@@ -57,6 +58,7 @@ class KernelExecutable:
         heads, kv = model.program.n_heads, model.memory.shape
         self._interpreter = Interpreter(model.program, model.weights.each, model.memory)
         self._tile_rows = rows_of_tile(heads // kv.n_kv_heads)
+        self._known = KnownFacts()
         self._moved = [False] * len(kv.groups)
         self._drawn = torch.zeros(MOST_DRAWS, dtype=torch.int32, device=self._device)
         self._status = torch.zeros(MOST_DRAWS, dtype=torch.int32, device=self._device)
@@ -108,7 +110,7 @@ class KernelExecutable:
 
     def launches(self, rows: Sequence[SampleRow]) -> bool:
         """Whether all these rows can be drawn on the device."""
-        return len(rows) <= MOST_DRAWS and all(map(drawn_on_device, rows))
+        return len(rows) <= MOST_DRAWS and all(map(self._known.drawn_on_device, rows))
 
     def launch(self, step: StepInputs, picks: Sequence[int], rows: Sequence[SampleRow]) -> Pending:
         """Starts a step and its draws, rows[i] from row picks[i] of the logits. A token -1 - i, in `step.tokens` or in
@@ -120,9 +122,38 @@ class KernelExecutable:
             if len(step.tokens):
                 logits = self._forward(step)
                 if rows:
-                    draw(logits, self._upload_draws(draw_arrays(picks, rows)), self._drawn, self._status)
+                    draw(logits, self._upload_draws(draw_arrays(picks, rows, self._known)), self._drawn, self._status)
             pending.end(self._drawn, self._status)
             return pending
+
+    def prepare(self, parallel: int, batch: int) -> None:
+        """Captures what steps of up to `parallel` sequences and `batch` tokens replay, and compiles what draws, so that
+        no request waits for it. What does not fit the memory is captured when it is needed, or never."""
+        if not self.use_graphs:
+            return
+        with torch.no_grad():
+            try:
+                for capacity, several in self._capacities(parallel, batch):
+                    self.graphs.of(capacity, True, several)
+                self._try_draws()
+            except torch.cuda.OutOfMemoryError:
+                self._free()
+
+    def _capacities(self, parallel: int, batch: int) -> Iterator[tuple[Capacity, bool]]:
+        """Those of `_bucket`, the largest first: the graphs' memory is one pool."""
+        rows, most = (round_up(n, sizes) or sizes[-1] for n, sizes in ((batch, MIXED_ROWS), (parallel, DECODE_ROWS)))
+        outputs = round_up(min(parallel, MIXED_OUTPUTS[-1]), MIXED_OUTPUTS) or 0
+        for size in reversed(MIXED_ROWS):
+            wanted = {min(each, size) for each in MIXED_OUTPUTS if each <= outputs and size <= rows}
+            yield from ((self._mixed(size, each), True) for each in sorted(wanted, reverse=True))
+        yield from ((self._decode(size), False) for size in reversed(DECODE_ROWS) if size <= most)
+
+    def _try_draws(self) -> None:
+        """Draws nobody asked for: the kernels are compiled at the first one."""
+        logits = torch.zeros((1, self.model.program.logits.width), dtype=torch.float32, device=self._device)
+        for params in (SamplingParams(seed=1, samplers=()), SamplingParams(seed=1, top_k=2)):
+            rows = [SampleRow(params, 0, 0, ())]
+            draw(logits, self._upload_draws(draw_arrays([0], rows)), self._drawn, self._status)
 
     # --- one pass -------------------------------------------------------------------------------------------------
 
@@ -160,19 +191,28 @@ class KernelExecutable:
         """The captured step that this one fits, None for none."""
         if not self.use_graphs or packed.page != self._memory.config.page_size:
             return None
-        rows, groups = len(packed.step.tokens), len(packed.work)
-        size = round_up(rows, MIXED_ROWS if several else DECODE_ROWS)
+        size = round_up(len(packed.step.tokens), MIXED_ROWS if several else DECODE_ROWS)
         if size is None:
             return None
-        entries = max(LEAST_ENTRIES, ENTRIES_A_ROW * size) * groups
+        sharing = any(work.shared.items.shape[1] for work in packed.work)
         if several:
             outputs = round_up(len(packed.step.out_rows), MIXED_OUTPUTS)
             if outputs is None:
                 return None
-            capacity = mixed_capacity(size, min(outputs, size), self._tile_rows, groups, entries)
+            capacity = self._mixed(size, min(outputs, size), sharing)
         else:
-            capacity = decode_capacity(size, groups, entries)
+            capacity = self._decode(size, sharing)
         return capacity if fits(packed, capacity) else None
+
+    def _mixed(self, rows: int, outputs: int, sharing: bool = False) -> Capacity:
+        groups = len(self._memory.shape.groups)
+        return mixed_capacity(rows, outputs, self._tile_rows, groups, self._entries(rows), sharing)
+
+    def _decode(self, rows: int, sharing: bool = False) -> Capacity:
+        return decode_capacity(rows, len(self._memory.shape.groups), self._entries(rows), sharing)
+
+    def _entries(self, rows: int) -> int:
+        return max(LEAST_ENTRIES, ENTRIES_A_ROW * rows) * len(self._memory.shape.groups)
 
     def _eager(self, packed: Packed, single: bool, several: bool) -> Tensor:
         layout = Layout(exact_capacity(packed))

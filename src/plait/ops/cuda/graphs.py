@@ -20,7 +20,8 @@ Body = Callable[[StepTensors, bool, bool], Tensor]
 """The program on a step's tensors, with single rows, with several rows of a sequence; returns logits."""
 
 DECODE_ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
-MIXED_ROWS = (64, 128, 256, 512, 1024, 2048)
+MIXED_ROWS = (64, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 1792, 2048)
+"""From some 200 rows on, a row that only fills up costs as much as any other."""
 MIXED_OUTPUTS = (64, 256, 512)
 
 

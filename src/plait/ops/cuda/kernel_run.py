@@ -29,6 +29,7 @@ from plait.ops.cuda.kernels.embed import embed
 from plait.ops.cuda.kernels.norm import rms_norm
 from plait.ops.cuda.kernels.prefill import prefill_attention
 from plait.ops.cuda.kernels.rope import Table, angles, rope_and_store, store_positions
+from plait.ops.cuda.kernels.shared import SharedItems
 from plait.ops.cuda.memory import DeviceKV
 from plait.ops.cuda.products import Products
 from plait.ops.cuda.staging import StepTensors
@@ -163,7 +164,8 @@ class _Run(Values):
         if self.several:
             prefill_attention(q, k, v, self.step.positions, pages, group.tiles, group.num_tiles, shape, out)
         if self.single:
-            work = DecodeItems(group.items, group.single, group.counts)
+            shared = SharedItems(group.shared, group.members, group.of_row, group.num_shared)
+            work = DecodeItems(group.items, group.single, group.counts, shared if group.shared.shape[1] else None)
             decode_attention(q, k, v, self.step.positions, pages, work, shape, out)
         self._put(op.out, out)
 

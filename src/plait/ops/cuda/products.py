@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 import torch
@@ -17,6 +19,9 @@ from plait.ops.cuda.kernels.rows import MOST_ROWS, Tickets, Tiling, rows_matmul
 Tensor: TypeAlias = torch.Tensor
 Key = tuple[int, int, int, bool]
 """Rows (rounded up to a power of two), columns, depth, gated."""
+FEW_ROWS = 16
+"""Where nothing was measured, more rows than these are left to cuBLAS."""
+MEASURED = Path(__file__).parent / "measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,14 @@ class Choices:
 
     measured: Mapping[Key, Tiling | None] = field(default_factory=dict)
 
+    @staticmethod
+    def of_device(name: str, folder: Path = MEASURED) -> Choices:
+        """What was measured on a GPU of this name: lists of the key and the tiling, as `benchmarks/gpu_tune.py` wrote
+        them. Nothing for a GPU that nobody measured."""
+        file = folder / f"{file_name(name)}.json"
+        rows = json.loads(file.read_text()) if file.exists() else []
+        return Choices({_key(key): None if tiling is None else Tiling(*tiling) for key, tiling in rows})
+
     def of(self, rows: int, columns: int, depth: int, gated: bool) -> Tiling | None:
         if rows > MOST_ROWS:
             return None
@@ -32,34 +45,44 @@ class Choices:
         return self.measured[key] if key in self.measured else default_tiling(*key)
 
 
+def file_name(device: str) -> str:
+    """Of a GPU, for files."""
+    return "-".join(device.lower().split())
+
+
+def _key(values: Sequence[int]) -> Key:
+    rows, columns, depth, gated = values
+    return rows, columns, depth, bool(gated)
+
+
 def default_tiling(rows: int, columns: int, depth: int, gated: bool) -> Tiling | None:
     """Enough programs for every multiprocessor, each with enough bytes on their way."""
-    return Tiling(32, 128, 2 if columns < 8192 else 1, 4, 5)
+    return Tiling(32, 128, 2 if columns < 8192 else 1, 4, 5) if rows <= FEW_ROWS else None
 
 
 class Products:
     """Computes products; holds what the kernels need between launches."""
 
     def __init__(self, device: torch.device, choices: Choices) -> None:
-        self._choices, self._tickets = choices, Tickets(device)
+        self.choices, self._tickets = choices, Tickets(device)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x (rows, K) @ weight (N, K).T + bias."""
-        tiling = self._choices.of(len(x), len(weight), weight.shape[1], False)
+        tiling = self.choices.of(len(x), len(weight), weight.shape[1], False)
         if tiling is None:
             return functional.linear(x, weight, bias)
         return rows_matmul(x, weight, bias, tiling, self._tickets)
 
     def gated(self, x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
         """act(gate) * up; weight (2 * N, K) holds gate, then up."""
-        tiling = self._choices.of(len(x), len(weight) // 2, weight.shape[1], True)
+        tiling = self.choices.of(len(x), len(weight) // 2, weight.shape[1], True)
         if tiling is None:
             return gate(functional.linear(x, weight, bias), activation)
         return rows_matmul(x, weight, bias, tiling, self._tickets, activation)
 
     def logits(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same as `linear`, but rounded to float32: among the largest logits, ties of a half type are common."""
-        tiling = self._choices.of(len(x), len(weight), weight.shape[1], False)
+        tiling = self.choices.of(len(x), len(weight), weight.shape[1], False)
         if tiling is not None:
             return rows_matmul(x, weight, bias, tiling, self._tickets, out_dtype=torch.float32)
         if x.device.type != "cuda" or x.dtype == torch.float32 or bias is not None:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from plait.ops.api import I32Array, StepInputs
-from plait.ops.cuda.work import SPLITS, Work, lengths_of, page_table, sequences_of, work_of
+from plait.ops.cuda.sharing import MOST_ITEMS, find_shared
+from plait.ops.cuda.work import SPLITS, I64Array, Sequences, Work, lengths_of, page_table, sequences_of, work_of
 
 Tensor: TypeAlias = torch.Tensor
 RING = 4
@@ -23,7 +24,8 @@ RING = 4
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What fits: token rows, rows that want logits, stores, items of single rows and of tiles, page tables' entries."""
+    """What fits: token rows, rows that want logits, stores, items of single rows and of tiles, page tables' entries,
+    items of what single rows share."""
 
     rows: int
     outputs: int
@@ -32,6 +34,7 @@ class Capacity:
     tiles: int
     groups: int
     entries: int
+    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,10 @@ class GroupTensors:
     counts: Tensor  # (2,): items and single rows
     tiles: Tensor  # (5, tiles)
     num_tiles: Tensor  # (1,)
+    shared: Tensor  # (5, shared)
+    members: Tensor  # (rows,)
+    of_row: Tensor  # (3, rows)
+    num_shared: Tensor  # (1,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +88,21 @@ def pack_step(step: StepInputs, page_size: int, tile_rows: int, masked: tuple[bo
     if len({page for _, _, page in tables}) > 1:  # one group is ragged: all go slot by slot
         tables = [page_table(inputs, page_size, ragged=True) for inputs in step.kv]
     work = tuple(
-        work_of(sequences, lengths_of(inputs), tile_rows, mask) for inputs, mask in zip(step.kv, masked, strict=True)
+        _work(sequences, lengths_of(inputs), table, page_size, tile_rows, mask)
+        for inputs, table, mask in zip(step.kv, tables, masked, strict=True)
     )
     return Packed(step, work, tuple((entries, starts) for entries, starts, _ in tables), tables[0][2] if tables else 1)
+
+
+def _work(
+    sequences: Sequences, lengths: I64Array, table: tuple[I32Array, I32Array, int], page_size: int, tile_rows: int,
+    masked: bool,
+) -> Work:  # fmt: skip
+    entries, starts, page = table
+    if masked or page != page_size:
+        return work_of(sequences, lengths, tile_rows, masked)
+    shared = find_shared(entries, starts, lengths, sequences.single, sequences.single_row, page)
+    return work_of(sequences, lengths, tile_rows, masked, shared)
 
 
 def exact_capacity(packed: Packed) -> Capacity:
@@ -97,17 +116,21 @@ def exact_capacity(packed: Packed) -> Capacity:
         tiles=max((work.tiles.shape[1] for work in packed.work), default=0),
         groups=len(step.kv),
         entries=packed.entries,
+        shared=max((work.shared.items.shape[1] for work in packed.work), default=0),
     )
 
 
-def decode_capacity(rows: int, groups: int, entries: int) -> Capacity:
+def decode_capacity(rows: int, groups: int, entries: int, sharing: bool = False) -> Capacity:
     """Steps of one token for each of up to `rows` sequences."""
-    return Capacity(rows, rows, rows, rows + SPLITS, 0, groups, entries)
+    return Capacity(rows, rows, rows, rows + SPLITS, 0, groups, entries, MOST_ITEMS if sharing else 0)
 
 
-def mixed_capacity(rows: int, outputs: int, tile_rows: int, groups: int, entries: int) -> Capacity:
+def mixed_capacity(
+    rows: int, outputs: int, tile_rows: int, groups: int, entries: int, sharing: bool = False
+) -> Capacity:
     """Steps of up to `rows` tokens, however they are shared out."""
-    return Capacity(rows, outputs, rows, rows + SPLITS, -(-rows // tile_rows) + rows // 2, groups, entries)
+    tiles = -(-rows // tile_rows) + rows // 2
+    return Capacity(rows, outputs, rows, rows + SPLITS, tiles, groups, entries, MOST_ITEMS if sharing else 0)
 
 
 def fits(packed: Packed, capacity: Capacity) -> bool:
@@ -136,6 +159,9 @@ class Layout:
             yield from ((f"{g}.store_row", (c.stores,)), (f"{g}.store_slot", (c.stores,)), (f"{g}.starts", (c.rows,)))
             yield from ((f"{g}.items", (4, c.items)), (f"{g}.single", (2, c.rows + 1)), (f"{g}.counts", (2,)))
             yield from ((f"{g}.tiles", (5, c.tiles)), (f"{g}.num_tiles", (1,)))
+            rows = c.rows if c.shared else 0
+            yield from ((f"{g}.shared", (5, c.shared)), (f"{g}.members", (rows,)), (f"{g}.of_row", (3, rows)))
+            yield f"{g}.num_shared", (1,)
 
     def fill(self, host: I32Array, packed: Packed) -> int:
         """Writes a step that fits; returns how much of the array is used. Unused rows read no key and write to the
@@ -155,6 +181,11 @@ class Layout:
             self._put(host, f"{g}.counts", np.array([work.items.shape[1], work.rows.shape[1] - 1], np.int32))
             self._put(host, f"{g}.tiles", work.tiles)
             self._put(host, f"{g}.num_tiles", np.array([work.tiles.shape[1]], np.int32))
+            if self.capacity.shared:
+                self._put(host, f"{g}.shared", work.shared.items)
+                self._put(host, f"{g}.members", work.shared.members)
+                self._put(host, f"{g}.of_row", work.shared.of_row)
+                self._put(host, f"{g}.num_shared", np.array([work.shared.items.shape[1]], np.int32))
             host[self.table + end : self.table + end + len(entries)] = entries
             end += len(entries)
         return self.table + end
@@ -174,7 +205,8 @@ class Layout:
             start, shape = self._parts[name]
             return device[start : start + int(np.prod(shape))].view(shape)
 
-        names = ("store_row", "store_slot", "starts", "items", "single", "counts", "tiles", "num_tiles")
+        names = ("store_row", "store_slot", "starts", "items", "single", "counts", "tiles", "num_tiles", "shared",
+                 "members", "of_row", "num_shared")  # fmt: skip
         groups = tuple(GroupTensors(*(part(f"{g}.{name}") for name in names)) for g in range(self.capacity.groups))
         return StepTensors(
             part("tokens"), part("positions"), part("out_rows"), device[self.table : self.size], page, groups

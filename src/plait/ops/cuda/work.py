@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plait.ops.api import I32Array, KVInputs, StepInputs
+from plait.ops.cuda.sharing import Shared, nothing_shared
 
 I64Array: TypeAlias = npt.NDArray[np.int64]
 KEYS_AT_LEAST = 128
@@ -21,12 +22,13 @@ SPLITS = 32
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Items of single rows (4, n) and their rows (2, m + 1), items of tiles of rows (5, k); as `kernels.decode` and
-    `kernels.prefill` read them."""
+    """Items of single rows (4, n) and their rows (2, m + 1), items of tiles of rows (5, k), and what single rows share;
+    as `kernels.decode` and `kernels.prefill` read them."""
 
     items: I32Array
     rows: I32Array
     tiles: I32Array
+    shared: Shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +79,26 @@ def split_length(lengths: I64Array) -> int:
     return -(-max(each, 1) // KEYS_AT_LEAST) * KEYS_AT_LEAST
 
 
-def work_of(sequences: Sequences, lengths: I64Array, tile_rows: int, masked: bool) -> Work:
+def work_of(
+    sequences: Sequences, lengths: I64Array, tile_rows: int, masked: bool, shared: Shared | None = None
+) -> Work:
     """The items of a step. With `masked` no key is taken to be seen without a look at its position."""
-    return Work(*_singles(sequences, lengths), _tiles(sequences, lengths, tile_rows, masked))
+    shared = shared or nothing_shared(len(sequences.single))
+    singles = _singles(sequences, lengths, shared.skip)
+    return Work(*singles, _tiles(sequences, lengths, tile_rows, masked), shared)
 
 
-def _singles(sequences: Sequences, lengths: I64Array) -> tuple[I32Array, I32Array]:
-    own = lengths[sequences.single]
+def _singles(sequences: Sequences, lengths: I64Array, skip: I64Array) -> tuple[I32Array, I32Array]:
+    """The keys of each single row after the first `skip`."""
+    own = lengths[sequences.single] - skip
     size = split_length(own)
     counts = np.maximum(-(-own // size), 1)
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
     which = np.repeat(np.arange(len(own)), counts)
     first = (np.arange(total) - np.repeat(ends - counts, counts)) * size
-    items = np.stack(
-        (sequences.single_row[which], sequences.single[which], first, np.minimum(first + size, own[which]))
-    )
+    last = np.minimum(first + size, own[which])
+    items = np.stack((sequences.single_row[which], sequences.single[which], first + skip[which], last + skip[which]))
     rows = np.zeros((2, len(own) + 1), np.int32)
     rows[0, :-1], rows[1, 1:] = sequences.single_row, ends
     return items.astype(np.int32), rows

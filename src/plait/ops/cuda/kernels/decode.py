@@ -13,7 +13,9 @@ import triton
 import triton.language as tl
 
 from plait.ops.cuda.kernels.runtime import begin, overlap, power, tile
+from plait.ops.cuda.kernels.shared import SharedItems, shared_partials
 from plait.ops.cuda.kernels.tiles import block_slots, scores, softmax_step
+from plait.ops.cuda.sharing import MEMBERS
 
 LOG2_E = 1.4426950408889634
 
@@ -37,6 +39,7 @@ class DecodeItems:
     items: torch.Tensor
     rows: torch.Tensor
     counts: torch.Tensor
+    shared: SharedItems | None = None
 
 
 @triton.jit(do_not_specialize=["capacity"])
@@ -80,10 +83,21 @@ def _partials(
         tl.store(part_out + part[:, None] * V_DIM + e[None, :], acc, mask=(g < GROUP)[:, None] & (e < V_DIM)[None, :])
 
 
-@triton.jit(do_not_specialize=["capacity"])
+@triton.jit
+def _add_part(part_out, part_top, part_sum, part, e, inside, top, total, acc, V_DIM: tl.constexpr):
+    item_top = tl.load(part_top + part)
+    new_top = tl.maximum(top, item_top)
+    base = tl.where(new_top == float("-inf"), 0.0, new_top)
+    old, new = tl.exp2(top - base), tl.exp2(item_top - base)
+    total = total * old + tl.load(part_sum + part) * new
+    acc = acc * old + tl.load(part_out + part * V_DIM + e, mask=inside, other=0.0) * new
+    return new_top, total, acc
+
+
+@triton.jit(do_not_specialize=["capacity", "base", "of_row_stride"])
 def _merge(
-    part_out, part_top, part_sum, rows, counts, capacity, sinks, out, HEADS: tl.constexpr, V_DIM: tl.constexpr,
-    SINKS: tl.constexpr, BLOCK_V: tl.constexpr, PDL: tl.constexpr,
+    part_out, part_top, part_sum, rows, counts, capacity, of_row, of_row_stride, base, sinks, out, HEADS: tl.constexpr,
+    V_DIM: tl.constexpr, SINKS: tl.constexpr, MEMBERS: tl.constexpr, BLOCK_V: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     begin(PDL)
     i, head = tl.program_id(0), tl.program_id(1)
@@ -96,15 +110,14 @@ def _merge(
             top = tl.load(sinks + head).to(tl.float32) * 1.4426950408889634
             total += 1.0
         acc = tl.zeros((BLOCK_V,), tl.float32)
+        if MEMBERS > 0:
+            first, place = tl.load(of_row + i), tl.load(of_row + 2 * of_row_stride + i)
+            for item in range(first, first + tl.load(of_row + of_row_stride + i)):
+                part = (base + item * MEMBERS + place) * HEADS + head
+                top, total, acc = _add_part(part_out, part_top, part_sum, part, e, inside, top, total, acc, V_DIM)
         for item in range(tl.load(rows + capacity + i), tl.load(rows + capacity + i + 1)):
             part = item * HEADS + head
-            item_top = tl.load(part_top + part)
-            new_top = tl.maximum(top, item_top)
-            base = tl.where(new_top == float("-inf"), 0.0, new_top)
-            old, new = tl.exp2(top - base), tl.exp2(item_top - base)
-            total = total * old + tl.load(part_sum + part) * new
-            acc = acc * old + tl.load(part_out + part * V_DIM + e, mask=inside, other=0.0) * new
-            top = new_top
+            top, total, acc = _add_part(part_out, part_top, part_sum, part, e, inside, top, total, acc, V_DIM)
         row = tl.load(rows + i).to(tl.int64)
         value = acc / tl.where(total == 0, 1.0, total)
         tl.store(out + (row * HEADS + head) * V_DIM + e, value.to(out.dtype.element_ty), mask=inside)
@@ -120,7 +133,9 @@ class Shape:
     sinks: torch.Tensor | None
 
 
-STAGES, WARPS = 2, 4
+STAGES = 2
+MANY_ROWS = 100
+"""From so many on, programs are many, and small ones serve better: several on a multiprocessor at once."""
 
 
 def block_keys(dim: int, itemsize: int) -> int:
@@ -138,17 +153,33 @@ def decode_attention(
     kv_heads, dim = k.shape[1:]
     v_dim, heads, capacity = v.shape[2], q.shape[1] // dim, work.items.shape[1]
     group = heads // kv_heads
-    part_out = torch.empty((capacity, heads, v_dim), dtype=torch.float32, device=q.device)
-    part_top, part_sum = (torch.empty((capacity, heads), dtype=torch.float32, device=q.device) for _ in range(2))
+    shared, lanes = work.shared, 0 if work.shared is None else MEMBERS * work.shared.items.shape[1]
+    part_out = torch.empty((capacity + lanes, heads, v_dim), dtype=torch.float32, device=q.device)
+    part_top, part_sum = (
+        torch.empty((capacity + lanes, heads), dtype=torch.float32, device=q.device) for _ in range(2)
+    )
+    many, keys = work.rows.shape[1] > MANY_ROWS, block_keys(max(tile(dim), tile(v_dim)), k.element_size())
+    scale, cap = shape.scale * LOG2_E, (shape.softcap or 1.0) * LOG2_E
+    common = {
+        "KV_HEADS": kv_heads, "GROUP": group, "DIM": dim, "V_DIM": v_dim, "CAPPED": shape.softcap is not None,
+        "PAGE": pages.page, "BLOCK_D": tile(dim), "BLOCK_V": tile(v_dim),
+    } | overlap(q.device)  # fmt: skip
     _partials[(capacity, kv_heads)](
         q, k, v, row_positions, pages.table, pages.starts, pages.positions, work.items, work.counts, capacity,
-        part_out, part_top, part_sum, shape.scale * LOG2_E, (shape.softcap or 1.0) * LOG2_E, shape.window or 0,
-        KV_HEADS=kv_heads, GROUP=group, DIM=dim, V_DIM=v_dim, CAPPED=shape.softcap is not None,
-        WINDOWED=shape.window is not None, PAGE=pages.page, BLOCK_G=tile(group), BLOCK_D=tile(dim),
-        BLOCK_V=tile(v_dim), BLOCK_N=block_keys(max(tile(dim), tile(v_dim)), k.element_size()), STAGES=STAGES,
-        num_warps=WARPS, **overlap(q.device),
+        part_out, part_top, part_sum, scale, cap, shape.window or 0, WINDOWED=shape.window is not None,
+        BLOCK_G=tile(group), BLOCK_N=max(16, keys // 2) if many else keys, STAGES=STAGES, num_warps=2 if many else 4,
+        **common,
     )  # fmt: skip
+    if shared is not None:
+        wide = dim > 128 or k.element_size() > 2
+        shared_partials[(shared.items.shape[1], kv_heads)](
+            q, k, v, pages.table, pages.starts, shared.items, shared.members, shared.count, shared.items.shape[1],
+            capacity, part_out, part_top, part_sum, scale, cap, MEMBERS=MEMBERS, BLOCK_G=power(group),
+            BLOCK_N=32 if wide else 64, STAGES=2 if wide else 3, num_warps=8, **common,
+        )  # fmt: skip
+    of_row = work.rows if shared is None else shared.of_row
     _merge[(work.rows.shape[1] - 1, heads)](
-        part_out, part_top, part_sum, work.rows, work.counts, work.rows.shape[1], shape.sinks, out,
-        HEADS=heads, V_DIM=v_dim, SINKS=shape.sinks is not None, BLOCK_V=power(v_dim), num_warps=1, **overlap(q.device),
+        part_out, part_top, part_sum, work.rows, work.counts, work.rows.shape[1], of_row, of_row.shape[1], capacity,
+        shape.sinks, out, HEADS=heads, V_DIM=v_dim, SINKS=shape.sinks is not None,
+        MEMBERS=0 if shared is None else MEMBERS, BLOCK_V=power(v_dim), num_warps=1, **overlap(q.device),
     )  # fmt: skip

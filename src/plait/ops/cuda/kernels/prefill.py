@@ -17,6 +17,8 @@ from plait.ops.cuda.kernels.tiles import block_slots, scores, softmax_step
 
 TILE_ROWS = 128
 """Rows of a tile, heads of a group counted."""
+KEYS, WIDE_KEYS, STAGES, WARPS = 64, 32, 3, 4
+"""Keys of a block (wide: of float32, or of more than 128 numbers a head), stages of the pipeline, warps."""
 
 
 @triton.jit(do_not_specialize=["capacity"])
@@ -104,5 +106,6 @@ def prefill_attention(
         DIM=dim, V_DIM=v_dim, CAPPED=shape.softcap is not None, WINDOWED=shape.window is not None,
         SINKS=shape.sinks is not None, PAGE=pages.page, BLOCK_G=power(group),
         BLOCK_M=rows_of_tile(group) * power(group), BLOCK_D=tile(dim), BLOCK_V=tile(v_dim),
-        BLOCK_N=32 if wide else 64, STAGES=2 if wide else 3, num_warps=8, **overlap(q.device),
+        BLOCK_N=WIDE_KEYS if wide else KEYS, STAGES=2 if wide else STAGES, num_warps=8 if wide else WARPS,
+        **overlap(q.device),
     )  # fmt: skip

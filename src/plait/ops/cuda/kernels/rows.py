@@ -1,8 +1,8 @@
-"""Products of few rows (1 to 16) with a matrix: bound by reading the weights, which go through once, in order.
+"""Products of few rows with a matrix: bound by reading the weights, which go through memory once, in order.
 
-A program owns some columns and one share of K. The shares' sums are added in the order of K by whichever program of a
-column tile ends last, so the result does not depend on which that is. With `gated` the matrix holds gate and up, and
-the product ends with act(gate) * up.
+A program owns a tile of rows and columns and one share of K. The shares' sums are added in the order of K by whichever
+program of a tile ends last, so the result does not depend on which that is. With `gated` the matrix holds gate and up,
+and the product ends with act(gate) * up.
 
 Such a product is not set up while the kernel before it runs (see `runtime.overlap`): programs that wait take room that
 those at work need, and a step becomes slower by a tenth.
@@ -18,8 +18,11 @@ import triton.language as tl
 
 from plait.ops.api import Activation
 from plait.ops.cuda.kernels.gate import CODES, activate
+from plait.ops.cuda.kernels.runtime import tile
 
-MOST_ROWS = 16
+MOST_ROWS = 512
+TILE_ROWS = 128
+"""Rows of a tile, at most: beyond, the weights are read once more for each tile, out of the L2 cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,12 @@ def _end(acc, up, bias, n, n_inside, width, GATED: tl.constexpr, BIAS: tl.conste
 def _rows(
     x, x_stride, w, bias, out, partial, tickets, rows, width, depth,
     GATED: tl.constexpr, BIAS: tl.constexpr, ACT: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, EVICT: tl.constexpr,
 ):  # fmt: skip
-    tile, share = tl.program_id(0), tl.program_id(1)
-    m, n, k = tl.arange(0, BLOCK_M), tile * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
+    # Tiles of the same columns are neighbours in time.
+    tile, share = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0), tl.program_id(2)
+    m, k = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_K)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     n_inside = n < width
     steps = tl.cdiv(tl.cdiv(depth, BLOCK_K), SPLIT)
     begin = share * steps * BLOCK_K
@@ -64,11 +69,11 @@ def _rows(
         inside = at < end
         a = tl.load(x + m[:, None] * x_stride + at[None, :], mask=(m < rows)[:, None] & inside[None, :], other=0.0)
         seen = inside[:, None] & n_inside[None, :]
-        b = tl.load(w + line + at[:, None], mask=seen, other=0.0, eviction_policy="evict_first")
+        b = tl.load(w + line + at[:, None], mask=seen, other=0.0, eviction_policy=EVICT)
         acc = tl.dot(a, b, acc, input_precision="ieee")
         if GATED:
             c = tl.load(w + line + width.to(tl.int64) * depth + at[:, None], mask=seen, other=0.0,
-                        eviction_policy="evict_first")  # fmt: skip
+                        eviction_policy=EVICT)  # fmt: skip
             up = tl.dot(a, c, up, input_precision="ieee")
     here = m[:, None].to(tl.int64) * width + n[None, :]
     kept = (m < rows)[:, None] & n_inside[None, :]
@@ -111,9 +116,12 @@ def rows_matmul(
     out = torch.empty((rows, width), dtype=out_dtype or x.dtype, device=x.device)
     shares = tiling.split * (2 if gated else 1) if tiling.split > 1 else 0
     partial = torch.empty(shares * rows * width, dtype=torch.float32, device=x.device) if shares else out
-    _rows[(triton.cdiv(width, tiling.columns), tiling.split)](
+    block = min(TILE_ROWS, tile(rows))
+    tiles = triton.cdiv(rows, block)
+    _rows[(tiles, triton.cdiv(width, tiling.columns), tiling.split)](
         x, x.stride(0), w, bias, out, partial, tickets.zeros, rows, width, depth, GATED=gated is not None,
-        BIAS=bias is not None, ACT=CODES[gated] if gated else 0, SPLIT=tiling.split, BLOCK_M=16,
-        BLOCK_N=tiling.columns, BLOCK_K=tiling.depth, STAGES=tiling.stages, num_warps=tiling.warps,
+        BIAS=bias is not None, ACT=CODES[gated] if gated else 0, SPLIT=tiling.split, BLOCK_M=block,
+        BLOCK_N=tiling.columns, BLOCK_K=tiling.depth, STAGES=tiling.stages,
+        EVICT="evict_first" if tiles == 1 else "", num_warps=tiling.warps,
     )  # fmt: skip
     return out
