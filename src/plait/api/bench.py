@@ -203,9 +203,12 @@ class Bench:
         cache, groups = self._cache, self._groups
         for (seq, tokens), wants in zip(parts, wanted, strict=True):
             first = cache.length(seq)
-            slots = cache.reserve(seq, len(tokens))
-            assert slots is not None, f"the KV memory has no room for sequence {seq} at {first}"
-            tables = tuple([cache.table(seq, group) for group in groups])
+            place = cache.extend_one(seq) if len(tokens) == 1 else None
+            if place is None:
+                reserved = cache.reserve(seq, len(tokens))
+                assert reserved is not None, f"the KV memory has no room for sequence {seq} at {first}"
+                place = (reserved, tuple([cache.table(seq, group) for group in groups]))
+            slots, tables = place
             planned.append(PlannedSequence(seq, tokens, first, tables, slots))
             rows += len(tokens)
             if wants:
