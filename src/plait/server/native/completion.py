@@ -80,7 +80,7 @@ async def _answer(
     generation = server.submit(request, prompt, params, body.plait, cache=body.cache_prompt is not False, logged=text)
     answer = _Answer(server, generation, body, text)
     if body.stream:
-        return await unless_gone(request, stream_of(answer.events(), generation.abort, server.options.send_timeout))
+        return await unless_gone(request, stream_of(answer.events(), generation.abort))
     return reply(answer.whole((await unless_gone(request, collected([generation])))[0][0]))
 
 
