@@ -36,6 +36,11 @@ SLACK_MIB = 16.0
 """Memory is flat if the last quarter's median is at most so many times the first's, and so much more."""
 JUDGED_S = 300.0
 """A shorter run says nothing of memory: KV memory becomes resident as its pages are first used."""
+SERVED = ("--max-connections", "0")
+"""A machine that pauses has more clients come than it saw leave; that is not what is looked at here."""
+PATIENCE = 5
+PAUSE_S = 5.0
+"""A longer gap between two looks is a pause of the machine, and does not count as time of the run."""
 BAD_LINES = ("Traceback", "Exception", "failed:", "never retrieved", "without completing", "engine process ended")
 
 
@@ -48,6 +53,7 @@ class Sample:
     engine_mib: float
     pages: dict[str, float]
     running: int
+    open_requests: int
     restarts: int
 
 
@@ -136,8 +142,12 @@ class Serving:
     began: float = field(default_factory=time.monotonic)
 
     async def sample(self) -> Sample:
-        status = await ask(self.port, "/status.json")
-        if "metrics" not in status:
+        for _ in range(PATIENCE):
+            status = await ask(self.port, "/status.json")
+            if "metrics" in status:
+                break
+            await asyncio.sleep(1)  # after a pause of the machine the answer has been waited for for too long already
+        else:
             raise RuntimeError(f"the engine does not answer: {status.get('error')}")
         (engine,) = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return Sample(
@@ -146,6 +156,7 @@ class Serving:
             _resident_mib(int(engine)),
             status["metrics"].get("plait_kv_pages", {}),
             len(status["running"]),
+            status["open_requests"],
             status["health"]["restarts"],
         )
 
@@ -161,7 +172,7 @@ class Serving:
 
 @asynccontextmanager
 async def served(model: str | None, environ: dict[str, str]) -> AsyncIterator[Serving]:
-    command = [sys.executable, "-m", "plait", "serve", "--port", "0", *(["-m", model] if model else [])]
+    command = [sys.executable, "-m", "plait", "serve", "--port", "0", *SERVED, *(["-m", model] if model else [])]
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE, env=environ)
     assert process.stderr is not None
     log: list[str] = []
@@ -176,7 +187,12 @@ async def served(model: str | None, environ: dict[str, str]) -> AsyncIterator[Se
     finally:
         with suppress(ProcessLookupError):
             process.terminate()
-        await asyncio.wait_for(process.wait(), 60)
+        for _ in range(PATIENCE):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), 60)
+                break
+        else:
+            process.kill()
         await reading
 
 
@@ -201,9 +217,15 @@ async def run(model: str | None, connections: int, seconds: float, environ: dict
         soak = Soak(serving.port, 1, time.monotonic() + seconds)
         clients = [asyncio.create_task(client(soak, number)) for number in range(connections)]
         samples = []
-        while time.monotonic() < soak.until:
-            samples.append(await serving.sample())
-            await asyncio.sleep(min(1.0, seconds / 20))
+        try:
+            while time.monotonic() < soak.until:
+                samples.append(await serving.sample())
+                await asyncio.sleep(min(1.0, seconds / 20))
+                gap = time.monotonic() - serving.began - samples[-1].at_s
+                soak.until += gap if gap > PAUSE_S else 0.0
+        except BaseException:
+            soak.until = 0.0
+            raise
         await asyncio.gather(*clients)
         last = await serving.idle()
     return _figures(soak, [first, *samples, last], serving, connections, seconds)

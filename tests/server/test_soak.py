@@ -10,11 +10,10 @@ from tests.support.scripts import BENCHMARKS, load_script
 
 
 @pytest.mark.parametrize(
-    ("connections", "seconds"), [(30, 8.0), pytest.param(500, 120.0, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+    ("connections", "seconds"),
+    [(30, 8.0), pytest.param(500, 120.0, marks=[pytest.mark.slow, pytest.mark.timeout(600)])],
 )
-def test_clients_that_leave_leave_nothing(
-    connections: int, seconds: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clients_that_leave_leave_nothing(connections: int, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     soak = load_script("soak")
     figures = asyncio.run(soak.run(None, connections, seconds, dict(os.environ)))

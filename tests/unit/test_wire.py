@@ -54,6 +54,8 @@ EVENTS = st.builds(
     st.integers(0, 9),
     LOGPROBS.map(tuple),
     st.lists(st.floats(-1, 1), max_size=3).map(tuple),
+    st.floats(0, 9),
+    st.floats(0, 9),
 )
 
 

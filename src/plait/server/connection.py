@@ -7,13 +7,17 @@ leaves lying is bounded: above the kernel's buffers, sending waits.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import termios
+from struct import Struct
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 CHECKS = 4
 """Looks within the time-out."""
+_INT = Struct("i")
 _log = logging.getLogger("plait.server")
 
 
@@ -34,7 +38,7 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._send_timeout and self._timer is None:
-            self._left, self._idle_looks = self.transport.get_write_buffer_size(), 0
+            self._left, self._idle_looks = self._waiting(), 0
             self._arm()
 
     def resume_writing(self) -> None:
@@ -45,6 +49,12 @@ class Connection(HttpToolsProtocol):
         self._disarm()
         super().connection_lost(exc)
 
+    def _waiting(self) -> int:
+        """Bytes that the reader has not taken, the kernel's among them: its buffer takes more only when a third of it
+        is free, which may be long after a slow reader's last byte."""
+        queued = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(_INT.size))
+        return self.transport.get_write_buffer_size() + int(_INT.unpack(queued)[0])
+
     def _arm(self) -> None:
         self._timer = self.loop.call_later(self._send_timeout / CHECKS, self._look)
 
@@ -54,7 +64,7 @@ class Connection(HttpToolsProtocol):
             self._timer = None
 
     def _look(self) -> None:
-        left = self.transport.get_write_buffer_size()
+        left = self._waiting()
         self._idle_looks = self._idle_looks + 1 if left >= self._left else 0
         self._left = left
         if self._idle_looks < CHECKS:

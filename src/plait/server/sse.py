@@ -1,4 +1,4 @@
-"""Server-sent events straight over ASGI: many pieces in one write. A reader that stops reading is `connection`'s to see.
+"""Server-sent events straight over ASGI: many pieces in one write. Readers that stop reading are seen by `connection`.
 
 The answer's status is decided by the first pieces: an error that comes instead of them is a plain error answer.
 """

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from plait.errors import EngineCrashError, PlaitError, RequestError
+from plait.errors import DeadlineError, EngineCrashError, PlaitError, QueueTimeoutError, RequestError
 from plait.supervisor.restarts import Restarts
 from plait.supervisor.suspects import Suspects
 from plait.types import EngineRequest, FinishReason, Priority, TokenEvent, TokenId
@@ -37,6 +37,15 @@ class Entry:
     def left(self) -> list[int]:
         """The samples that have not ended."""
         return [index for index in range(len(self.tokens)) if index not in self.ended]
+
+
+def _too_late(entry: Entry, now: float) -> PlaitError | None:
+    deadline, timeout = entry.request.deadline, entry.request.queue_timeout
+    if deadline is not None and now >= deadline:
+        return DeadlineError("the deadline passed while the engine was started anew; try again")
+    if timeout is not None and not any(entry.tokens) and now - entry.arrived_s >= timeout:
+        return QueueTimeoutError(f"the request waited for {timeout:g} s, and no engine began it; try again")
+    return None
 
 
 class Roster:
@@ -131,6 +140,14 @@ class Roster:
         for entry in list(self._entries.values()):
             events += self._wind_up(entry)
         return events, self.restarts.crashed(narrowed=narrowed)
+
+    def expired(self, now: float) -> list[TokenEvent]:
+        """Final events of requests that no engine has, and whose time is over: there is none that would see it."""
+        events = []
+        for entry in [entry for entry in self._entries.values() if not entry.sent]:
+            if (error := _too_late(entry, now)) is not None:
+                events += [self._final(entry, index, error=error) for index in entry.left]
+        return events
 
     def fail_all(self, error: PlaitError) -> list[TokenEvent]:
         """The end of everything: a final event for each sample that is left."""

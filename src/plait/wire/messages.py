@@ -106,6 +106,8 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
     cached_tokens: int = 0
     prompt_logprobs: tuple[tuple[Logprob, ...], ...] = ()
     embedding: tuple[float, ...] = ()
+    queue_s: float = 0.0
+    mean_batch_tokens: float = 0.0
 
 
 class Events(Message, tag=3, frozen=True):
@@ -200,4 +202,6 @@ def token_event(event: Event) -> TokenEvent:
         event.cached_tokens,
         event.prompt_logprobs,
         event.embedding,
+        event.queue_s,
+        event.mean_batch_tokens,
     )

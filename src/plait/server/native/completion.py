@@ -18,7 +18,7 @@ from plait.server.grammars import own_grammar
 from plait.server.leaving import unless_gone
 from plait.server.merge import Whole, collected
 from plait.server.native.bodies import CompletionBody, InfillBody, NativeBody
-from plait.server.openai.usage import timings_of
+from plait.server.openai.usage import service_of, timings_of
 from plait.server.replies import encode, reply, spelled
 from plait.server.sse import event, stream_of
 from plait.tokenizer.tokenizer import Tokenizer
@@ -148,6 +148,7 @@ class _Answer:
             "tokens_cached": usage.cached_tokens,
             "generation_settings": settings_of(sampling),
             "timings": timings_of(usage),
+            "plait": service_of([usage]),
         }
 
     def _probabilities(
