@@ -304,7 +304,7 @@ class Scheduler:
             error = row.error if reason is None else None
             return self._end(sample, reason, error=error, tokens=tokens, logprobs=logprobs)
         request_id, entries = sample.request.request_id, sample.request.take_entries(sample.index)
-        return TokenEvent(request_id, sample.index, tokens, logprobs, prompt_logprobs=entries)
+        return TokenEvent(request_id, sample.index, tokens, logprobs, prompt_logprobs=entries, mu=sample.mu)
 
     # --- ends -----------------------------------------------------------------------------------------------------
 

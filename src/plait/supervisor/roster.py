@@ -21,7 +21,8 @@ LEAST_TIMEOUT_S = 0.001
 @dataclass(slots=True)
 class Entry:
     """One request. `tokens[i]` are those of sample i so far; `ended` had their final event; `finishing` are to end
-    with `stop`, and all of an `aborted` one with `abort`. `sent`: the engine of now has it; `accepted`: some had."""
+    with `stop`, and all of an `aborted` one with `abort`.
+    `mus` are Mirostat's states after `tokens`. `sent`: the engine of now has it; `accepted`: some had."""
 
     number: int
     request: EngineRequest
@@ -29,6 +30,7 @@ class Entry:
     tokens: list[list[TokenId]]
     ended: set[int] = field(default_factory=set)
     finishing: set[int] = field(default_factory=set)
+    mus: dict[int, float] = field(default_factory=dict)
     aborted: bool = False
     sent: bool = False
     accepted: bool = False
@@ -120,6 +122,8 @@ class Roster:
         freed = False
         if event.tokens:
             entry.tokens[event.index] += event.tokens
+            if event.mu is not None:
+                entry.mus[event.index] = event.mu
             self.restarts.gained()
             freed = self.suspects.cleared(entry.number)
         if event.finish_reason is not None or event.error is not None:
@@ -201,6 +205,7 @@ class Roster:
             prompt_logprobs=None if told else request.prompt_logprobs,
             resume=tuple(tuple(tokens) for tokens in entry.tokens),
             ended=frozenset(entry.ended),
+            mus=tuple(map(entry.mus.get, range(len(entry.tokens)))) if entry.mus else (),
             queue_timeout=timeout,
             priority=priority,
         )

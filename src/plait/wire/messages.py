@@ -108,6 +108,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
     embedding: tuple[float, ...] = ()
     queue_s: float = 0.0
     mean_batch_tokens: float = 0.0
+    mu: float | None = None
 
 
 class Events(Message, tag=3, frozen=True):
@@ -182,7 +183,7 @@ def encode_events(events: list[TokenEvent]) -> bytes:
 
 
 def _short(event: TokenEvent) -> tuple[Any, ...]:
-    if not any(event[3:]):
+    if event.mu is None and not any(event[3:]):
         return event[:3]
     error = event.error
     return event if error is None else event._replace(error=fault_of(error))  # type: ignore[arg-type]
@@ -204,4 +205,5 @@ def token_event(event: Event) -> TokenEvent:
         event.embedding,
         event.queue_s,
         event.mean_batch_tokens,
+        event.mu,
     )
