@@ -38,7 +38,7 @@ JUDGED_S = 300.0
 """A shorter run says nothing of memory: KV memory becomes resident as its pages are first used."""
 SERVED = ("--max-connections", "0")
 """A machine that pauses has more clients come than it saw leave; that is not what is looked at here."""
-PATIENCE = 5
+PATIENCE, QUESTIONS = 5, 60
 PAUSE_S = 5.0
 """A longer gap between two looks is a pause of the machine, and does not count as time of the run."""
 BAD_LINES = ("Traceback", "Exception", "failed:", "never retrieved", "without completing", "engine process ended")
@@ -142,11 +142,11 @@ class Serving:
     began: float = field(default_factory=time.monotonic)
 
     async def sample(self) -> Sample:
-        for _ in range(PATIENCE):
+        for _ in range(QUESTIONS):
             status = await ask(self.port, "/status.json")
             if "metrics" in status:
                 break
-            await asyncio.sleep(1)  # after a pause of the machine the answer has been waited for for too long already
+            await asyncio.sleep(0.2)  # after a pause of the machine the answer has been waited for for too long already
         else:
             raise RuntimeError(f"the engine does not answer: {status.get('error')}")
         (engine,) = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()

@@ -1,4 +1,4 @@
-"""Mirostat's state goes out with the tokens, and a request that is taken up with it draws as if it had never stopped."""
+"""Mirostat's state goes out with the tokens, and a request taken up with it draws as if it had never stopped."""
 
 from __future__ import annotations
 
