@@ -15,8 +15,6 @@ from support.processes import Sample, outcomes, request, supervised
 from support.serving import engine_of
 from support.tiny_llama import VARIANTS
 
-SAMPLES = 2
-
 
 @pytest.fixture(scope="module")
 def model() -> LoadedModel:
@@ -27,7 +25,8 @@ def drawn(model: LoadedModel, asked: EngineRequest) -> tuple[list[list[int]], li
     """The tokens of each sample, and Mirostat's state after each token but the last."""
     engine = engine_of(model)
     engine.add(asked)
-    samples, mus = [Sample() for _ in range(SAMPLES)], [list[float | None]() for _ in range(SAMPLES)]
+    samples = [Sample() for _ in range(asked.sampling.n)]
+    mus = [list[float | None]() for _ in range(asked.sampling.n)]
     event: TokenEvent
     for event in engine.run():
         samples[event.index].tokens += event.tokens
@@ -38,13 +37,15 @@ def drawn(model: LoadedModel, asked: EngineRequest) -> tuple[list[list[int]], li
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("kept", [1, 4, 11])
-def test_it_goes_on_with_the_state_that_it_had(model: LoadedModel, version: int, kept: int) -> None:
+@pytest.mark.parametrize("n", [1, 2])
+def test_it_goes_on_with_the_state_that_it_had(model: LoadedModel, version: int, kept: int, n: int) -> None:
     params = SamplingParams(
-        mirostat=version, mirostat_tau=2.0, mirostat_eta=0.9, temperature=2.0, seed=5, n=SAMPLES, max_tokens=24
+        mirostat=version, mirostat_tau=2.0, mirostat_eta=0.9, temperature=2.0, seed=5, n=n, max_tokens=24
     )
     asked = EngineRequest(request_id="a", prompt=(11, 12, 13), sampling=params)
     whole, mus = drawn(model, asked)
     assert all(mu is not None for sample in mus for mu in sample)
+    assert all(len(set(sample)) > 20 for sample in mus), "the state moves with every token"
     resumed = replace(asked, resume=tuple(tuple(tokens[:kept]) for tokens in whole))
     taken_up, _ = drawn(model, replace(resumed, mus=tuple(sample[kept - 1] for sample in mus)))
     assert taken_up == [tokens[kept:] for tokens in whole]
@@ -53,7 +54,7 @@ def test_it_goes_on_with_the_state_that_it_had(model: LoadedModel, version: int,
 
 
 def test_without_it_no_event_carries_a_state(model: LoadedModel) -> None:
-    params = SamplingParams(temperature=1.0, seed=5, n=SAMPLES, max_tokens=6)
+    params = SamplingParams(temperature=1.0, seed=5, n=2, max_tokens=6)
     _, mus = drawn(model, EngineRequest(request_id="a", prompt=(11, 12), sampling=params))
     assert {mu for sample in mus for mu in sample} == {None}
 

@@ -248,7 +248,7 @@ class Scheduler:
     def _take_one(self, sample: Sample, sequence: int, first: int, row: RowResult) -> TokenEvent:
         """The token that a running sample with the request to itself has drawn from one row. Hot."""
         request, tokens = sample.request, sample.tokens
-        drawn, logprobs, error, _, _ = row
+        drawn, logprobs, error, mu, _ = row
         if error is None:
             self._commit_one(sequence, tokens[first])
         else:
@@ -256,7 +256,9 @@ class Scheduler:
         del sample.drawing[0]
         if error is None and len(drawn) == 1 and len(tokens) + 1 < request.limit and drawn[0] not in request.stop_ids:
             tokens += drawn
-            return _new(TokenEvent, (request.request_id, sample.index, drawn, logprobs, None, None, 0, 0, (), ()))
+            sample.mu = mu
+            told = (request.request_id, sample.index, drawn, logprobs, None, None, 0, 0, (), (), 0.0, 0.0, mu)
+            return _new(TokenEvent, told)
         return self._accept(sample, row)
 
     def _fail(self, sample: Sample, error: Exception) -> Iterator[TokenEvent]:
