@@ -15,14 +15,13 @@ import sys
 import time
 from pathlib import Path
 
-import uvicorn
-
 from plait.formats.hub import bundled_model
 from plait.server.app import make_app
 from plait.server.context import Server
 from plait.server.keys import Gate, KeyLimits, KeyRing
 from plait.server.options import ServerOptions
 from plait.server.prompts import Prompts
+from plait.server.serve import http_server
 from plait.supervisor.client import EngineInfo, EngineState, EngineStatus, Health
 from plait.supervisor.stream import Stream
 from plait.tokenizer.tokenizer import Tokenizer
@@ -98,9 +97,8 @@ async def serve() -> None:
     engine, options = FakeEngine(tokenizer), ServerOptions()
     gate = Gate(KeyLimits(0, 0, 0, 0), 0)
     parts = Server(engine, tokenizer, Prompts(tokenizer, lambda: CONTEXT), gate, options, int(time.time()))
-    config = uvicorn.Config(make_app(parts, KeyRing([])), log_config=None, access_log=False, lifespan="off")
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    http = uvicorn.Server(config)
+    http = http_server(make_app(parts, KeyRing([])), options)
     tasks = [asyncio.create_task(http.serve(sockets=[listener])), asyncio.create_task(engine.run())]
     print(listener.getsockname()[1], flush=True)
     while await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline):

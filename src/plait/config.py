@@ -361,6 +361,12 @@ class SupervisorOptions:
 
 
 CRASH_TOKEN = "PLAIT_TEST_CRASH_TOKEN"
+CHECKED = "PLAIT_TEST_CHECK"
+
+
+def checked(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether an engine process is to verify its bookkeeping whenever it is asked how it is: for tests of long runs."""
+    return bool((os.environ if environ is None else environ).get(CHECKED))
 
 
 def crash_token(environ: Mapping[str, str] | None = None) -> int | None:

@@ -316,15 +316,10 @@ class EngineRequest:
 
     `sampling.seed` is set. Sample `i` of `sampling.n` draws from the stream keyed by (seed, i, position).
     `stop_token_ids` already holds the model's end-of-generation ids unless they are ignored.
-
-    `tenant` is whose share the request is counted against (an API key). `deadline` is in seconds of the scheduler's
-    clock; `queue_timeout` in seconds from its arrival until it is begun. Prefixes are shared only under an equal
-    `salt`; the whole pages of the first `salt_from` tokens are shared with everybody all the same. `pin` is for how
-    many seconds after its end its tokens stay in memory; it means something only with the cache mode read-write.
-
+    `deadline` is in seconds of the scheduler's clock; the others from `priority` to `pin` are as in `Service`.
     `resume` is set for a request that an engine had taken before, and which is given to a new one: for each sample the
     tokens that were handed out already. It goes on after them as if it had never stopped, and only further tokens are
-    news; `max_tokens` counts all. Samples in `ended` had their final event, and take no part.
+    news; `max_tokens` counts all. Samples in `ended` had their final event, and take no part. `mus`: see `TokenEvent`.
     `prompt_logprobs` asks for so many alternatives to each prompt token; `pooling` for one vector and no tokens. Both,
     or a number out of range, raise `RequestError`.
     """
@@ -344,6 +339,7 @@ class EngineRequest:
     pin: float = 0.0
     resume: tuple[tuple[TokenId, ...], ...] = ()
     ended: frozenset[int] = frozenset()
+    mus: tuple[float | None, ...] = ()
     prompt_logprobs: int | None = None
     pooling: Pooling | None = None
 
@@ -373,7 +369,8 @@ class TokenEvent(NamedTuple):
     it has `finish_reason` or `error`, never both. Usage counters are set on the final event.
 
     `prompt_logprobs` come with the first event of sample 0: entry i is about prompt token i, that token first, then the
-    most likely ones; entry 0 is empty. `embedding`, of length 1, comes with the final event of a request that pools."""
+    most likely ones; entry 0 is empty. `embedding`, of length 1, comes with the final event of a request that pools.
+    So do `queue_s`, its wait, and `mean_batch_tokens`, of the steps while it ran, or 0. `mu` is Mirostat's state."""
 
     request_id: str
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks for here
@@ -385,6 +382,9 @@ class TokenEvent(NamedTuple):
     cached_tokens: int = 0
     prompt_logprobs: tuple[tuple[Logprob, ...], ...] = ()
     embedding: tuple[float, ...] = ()
+    queue_s: float = 0.0
+    mean_batch_tokens: float = 0.0
+    mu: float | None = None
 
     @property
     def final(self) -> bool:

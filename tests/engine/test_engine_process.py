@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from plait.config import EngineOptions, SupervisorOptions
 from plait.errors import (
+    DeadlineError,
     EngineDownError,
     KVFileError,
     ModelFileError,
@@ -22,6 +24,7 @@ from plait.errors import (
     OptionError,
     PromptTooLongError,
     QueueFullError,
+    QueueTimeoutError,
     RequestError,
 )
 from plait.supervisor.client import EngineState
@@ -334,3 +337,33 @@ def test_an_idle_engine_does_not_spin() -> None:
 def _cpu_ticks(pid: int | None) -> int:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return int(fields[11]) + int(fields[12])
+
+
+def test_while_no_engine_runs_deadlines_are_kept_and_health_tells_why() -> None:
+    async def main() -> None:
+        async with supervised() as supervisor:
+            assert not supervisor.health().degraded
+            first = supervisor.pid
+            assert first is not None
+            os.kill(first, signal.SIGKILL)
+            while supervisor.pid in (first, None):
+                await asyncio.sleep(0.001)
+            assert supervisor.pid is not None
+            os.kill(supervisor.pid, signal.SIGSTOP)  # the new one is not ready for as long as it takes
+            assert supervisor.health().state is EngineState.RESTARTING
+            began = time.monotonic()
+            late, queued = await asyncio.gather(
+                collect(supervisor, replace(request("late"), deadline=began + 0.5)),
+                collect(supervisor, replace(request("queued"), queue_timeout=0.5)),
+            )
+            assert time.monotonic() - began < 5
+            assert late[0].outcome == ((), None, DeadlineError)
+            assert queued[0].outcome == ((), None, QueueTimeoutError)
+            os.kill(supervisor.pid, signal.SIGCONT)
+            (sample,) = await collect(supervisor, request("patient"))
+            assert sample.tokens
+            health = supervisor.health()
+            assert (health.state, health.degraded) == (EngineState.READY, True)
+            assert "was started anew" in health.reason
+
+    asyncio.run(main())

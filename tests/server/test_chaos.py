@@ -21,6 +21,7 @@ KINDS: list[dict[str, Any]] = [
     {"temperature": 0.8, "seed": 12, "repeat_penalty": 1.2, "frequency_penalty": 0.3},
     {"temperature": 0.7, "seed": 13, "n_probs": 2},
     {"temperature": 0, "stop": ["friend"]},
+    {"temperature": 0.9, "seed": 15, "mirostat": 2, "mirostat_tau": 3.0, "mirostat_eta": 0.4},
     {"temperature": 0.6, "seed": 14, "grammar": 'root ::= " the " ("cat" | "dog" | "sun" | " and " | " ")*'},
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 from typing import Any
 
@@ -158,3 +159,38 @@ def test_errors_are_the_clients_own(client: OpenAI) -> None:
         client.completions.create(model=MODEL, prompt=STORY, temperature=-1)
     assert caught.value.param == "temperature"
     assert json.loads(caught.value.response.text)["error"]["type"] == "invalid_request_error"
+
+
+def test_usage_tells_how_it_was_served(client: OpenAI) -> None:
+    """Beside OpenAI's fields, in streams too."""
+    alone = client.completions.create(model=MODEL, prompt=STORY, max_tokens=24, extra_body={"ignore_eos": True}).usage
+    chunks = list(
+        client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": STORY}],
+            max_tokens=24,
+            n=4,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"ignore_eos": True},
+        )
+    )
+    together = chunks[-1].usage
+    assert alone is not None
+    assert together is not None
+    one, four = alone.model_extra["plait"], together.model_extra["plait"]
+    assert set(one) == set(four) == {"queue_ms", "mean_batch_tokens"}
+    assert 0 <= one["queue_ms"] < 10_000
+    # A step of the prompt, then 23 of one token; with four samples, of four.
+    assert 1 <= one["mean_batch_tokens"] < 3
+    assert four["mean_batch_tokens"] > 3.5
+
+
+def test_the_time_in_the_queue_is_told(server: RunningServer) -> None:
+    """Of sixty at once some wait for a step that takes them in."""
+    body = {"prompt": "Once", "n_predict": 100, "ignore_eos": True, "cache_prompt": False}
+    with concurrent.futures.ThreadPoolExecutor(60) as pool:
+        answers = [answer for _, _, answer in pool.map(lambda _: server.post("/completion", body), range(60))]
+    queued = sorted(answer["plait"]["queue_ms"] for answer in answers)
+    assert queued[-1] > 2 * queued[0] > 0, queued
+    assert max(answer["plait"]["mean_batch_tokens"] for answer in answers) > 4

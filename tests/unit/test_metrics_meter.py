@@ -50,11 +50,15 @@ def step(**fields: float) -> StepRecord:
 def test_a_sample_s_times() -> None:
     meter = Meter(Bounds(2.0, 0.5))
     meter.arrived(request("a"), 1.0, "tenant")
+    meter.step(step())
     meter.began("a", 0, 3, 1.5)
+    meter.step(step())
+    meter.step(step(decode_tokens=4))
     for now, event in [(2.0, token("a")), (2.25, token("a")), (2.75, token("a")), (3.0, end("a", cached=4))]:
         meter.events([event], now)
     sample = meter.finished[0]
     assert (sample.queue_s, sample.ttft_s, sample.end_to_end_s) == (0.5, 1.0, 2.0)
+    assert sample.mean_batch_tokens == 9  # steps of 8 and of 10; the first was before its time
     assert sample.mean_itl_s == pytest.approx(1 / 3)
     assert (sample.worst_itl_s, sample.output_tokens, sample.cached_tokens) == (0.5, 4, 4)
     assert (sample.late_gaps, sample.in_time, sample.tenant, sample.end) == (0, True, "tenant", "length")

@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.config import SupervisorOptions, crash_token
-from plait.errors import OptionError
+from plait.errors import DeadlineError, OptionError, QueueTimeoutError
 from plait.supervisor.restarts import LONGEST_DELAY_S, Restarts
+from plait.supervisor.roster import Roster
 from plait.supervisor.suspects import Suspects
+from plait.supervisor.troubles import Troubles
+from plait.types import EngineRequest, SamplingParams, TokenEvent
 
 
 def _search(suspects: Suspects, present: set[int], culprits: set[int]) -> tuple[list[int], int]:
@@ -112,3 +115,46 @@ def test_the_token_that_crashes_is_for_tests_alone() -> None:
     assert crash_token({"PLAIT_TEST_CRASH_TOKEN": "17"}) == 17
     with pytest.raises(OptionError, match="PLAIT_TEST_CRASH_TOKEN"):
         crash_token({"PLAIT_TEST_CRASH_TOKEN": "x"})
+
+
+def test_an_engine_is_degraded_for_a_reason_and_for_a_time() -> None:
+    troubles = Troubles(0.0)
+    assert troubles.why(1.0, None) == troubles.why(1.0, 4.9) == ""
+    assert "has taken 6 s" in troubles.why(1.0, 6.0)
+    troubles.refused(10.0)
+    assert "queue is full" in troubles.why(19.9, None)
+    assert troubles.why(20.0, None) == ""
+    troubles.crashed(30.0)
+    assert "ended 59 s ago" in troubles.why(89.0, None)
+    assert troubles.why(90.0, None) == ""
+
+
+def test_a_start_anew_may_not_take_for_ever() -> None:
+    troubles = Troubles(0.0)
+    assert not troubles.hangs(10_000.0), "the first start may"
+    troubles.ready(20.0)
+    troubles.started(1000.0)
+    assert not troubles.hangs(1100.0)
+    assert troubles.hangs(1100.1)
+
+
+def test_whoever_waits_for_an_engine_waits_no_longer_than_it_said() -> None:
+    roster = Roster(Restarts(5))
+    params = SamplingParams(seed=1)
+    for name, more in {
+        "late": {"deadline": 5.0},
+        "queued": {"queue_timeout": 3.0},
+        "begun": {"queue_timeout": 3.0},
+        "patient": {},
+        "told": {"deadline": 5.0},
+    }.items():
+        roster.add(EngineRequest(request_id=name, prompt=(5,), sampling=params, **more), 0.0)
+    roster.due(0.0)
+    roster.take(TokenEvent("begun", 0, (7,)))
+    assert roster.expired(9.0) == [], "the engine sees to those that it has"
+    roster.crashed([])
+    assert [(e.request_id, type(e.error)) for e in roster.expired(4.0)] == [("queued", QueueTimeoutError)]
+    roster.abort("told")
+    assert [(e.request_id, type(e.error)) for e in roster.expired(5.0)] == [("late", DeadlineError)]
+    roster.check()
+    assert sorted(roster.request_ids) == ["begun", "patient"]

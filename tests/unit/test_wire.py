@@ -54,6 +54,9 @@ EVENTS = st.builds(
     st.integers(0, 9),
     LOGPROBS.map(tuple),
     st.lists(st.floats(-1, 1), max_size=3).map(tuple),
+    st.floats(0, 9),
+    st.floats(0, 9),
+    st.none() | st.floats(-9, 9),
 )
 
 
@@ -112,6 +115,7 @@ def test_a_request_arrives_as_it_was() -> None:
         salt_from=16,
         pin=3.0,
         resume=((1,), ()),
+        mus=(0.5, None),
         ended=frozenset({1}),
     )
     message = decode_to_engine(encode(Submit(7, whole)))

@@ -19,7 +19,7 @@ from plait.engine.stats import EngineStats
 from plait.errors import OptionError, PlaitError, RequestError, StepError
 from plait.garbage import uncollected
 from plait.metrics.meter import Meter
-from plait.metrics.records import StepRecord
+from plait.metrics.records import SampleRecord, StepRecord
 from plait.metrics.snapshot import Snapshot
 from plait.scheduler.limits import Limits
 from plait.scheduler.plan import StepPlan, StepResult
@@ -293,16 +293,18 @@ class Engine:
             events, self._news = self._news, []
             if self._pools is not None:
                 events = self._pools.finish(events)
-            self._count(events)
-        return events
+            return self._counted(events)
 
-    def _count(self, events: list[TokenEvent]) -> None:
+    def _counted(self, events: list[TokenEvent]) -> list[TokenEvent]:
+        """The events, the final ones with what the meter knows of their samples."""
         if events:
-            self.meter.events(events, self._clock())
+            if ended := self.meter.events(events, self._clock()):
+                events = with_records(events, ended)
             if self._grammars is not None:
                 self._grammars.end(events)
             if self._disk is not None:
                 self._keep(self._disk, events)
+        return events
 
     def _keep(self, disk: KVDisk, events: list[TokenEvent]) -> None:
         """Prompts of requests that ended go to disk; at once where no other step will come to do it."""
@@ -311,6 +313,17 @@ class Engine:
             disk.end(request_id)
         if ended and not self._flying and not self._scheduler.has_work:
             disk.move(idle=True)
+
+
+def with_records(events: list[TokenEvent], ended: list[SampleRecord]) -> list[TokenEvent]:
+    """The events, what the records of the samples that `ended` with them say added to their final ones."""
+    records = {(record.request_id, record.index): record for record in ended}
+    found = []
+    for event in events:
+        if event.final and (record := records.get((event.request_id, event.index))) is not None:
+            event = event._replace(queue_s=record.queue_s or 0.0, mean_batch_tokens=record.mean_batch_tokens or 0.0)
+        found.append(event)
+    return found
 
 
 def _named(limits: Limits) -> dict[str, float]:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from plait.config import EngineOptions
+from plait.config import EngineOptions, checked
 from plait.engine.build import Opened
 from plait.engine.core import Engine
 from plait.metrics.advice import advise
@@ -45,9 +45,12 @@ class Statuses:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._earlier: deque[Snapshot] = deque([engine.snapshot()])
+        self._checked = checked()
 
     def status(self) -> EngineStatus:
-        """The figures of now."""
+        """The figures of now. Raises `AssertionError` where invariants are to be verified, and do not hold."""
+        if self._checked:
+            self._engine.check()
         engine, now = self._engine, self._engine.snapshot()
         while len(self._earlier) > 1 and self._earlier[1].at_s <= now.at_s - WINDOW_S:
             self._earlier.popleft()

@@ -9,7 +9,10 @@ from plait.types import TokenEvent
 class Life:
     """One sample. Times are the clock's, in seconds; None has not come yet."""
 
-    __slots__ = ("arrived", "began", "first", "last", "late", "prompt_tokens", "sequence", "tenant", "tokens", "worst")
+    __slots__ = (
+        "arrived", "began", "first", "last", "late", "prompt_tokens", "rows", "sequence", "steps", "tenant", "tokens",
+        "worst",
+    )  # fmt: skip
 
     def __init__(self, arrived: float, prompt_tokens: int, tenant: str) -> None:
         self.arrived = arrived
@@ -22,9 +25,11 @@ class Life:
         self.late = 0
         self.worst = 0.0
         self.sequence = -1
+        self.steps = self.rows = 0  # of the engine, when this began
 
-    def finish(self, event: TokenEvent, now: float, bounds: Bounds | None) -> SampleRecord:
-        """The sample's record; `event` is its final one."""
+    def finish(self, event: TokenEvent, now: float, bounds: Bounds | None, steps: int, rows: int) -> SampleRecord:
+        """The sample's record; `event` is its final one, and the engine has made so many `steps` of so many `rows`."""
+        ran = 0 if self.began is None else steps - self.steps
         asked_for_nothing = event.finish_reason is not None and self.tokens == 0
         return SampleRecord(
             request_id=event.request_id,
@@ -41,6 +46,7 @@ class Life:
             worst_itl_s=self.worst if self.tokens > 1 else None,
             late_gaps=self.late,
             in_time=None if bounds is None or asked_for_nothing else self._in_time(event, bounds),
+            mean_batch_tokens=(rows - self.rows) / ran if ran else None,
         )
 
     def _in_time(self, event: TokenEvent, bounds: Bounds) -> bool:

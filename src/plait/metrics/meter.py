@@ -63,12 +63,14 @@ class Meter:
             return -1
         before, life.sequence = life.sequence, sequence
         if life.began is None:
-            life.began = now
+            life.began, life.steps, life.rows = now, self.steps, self.prompt_rows + self.decode_rows
             self._queue.observe(now - life.arrived)
         return before
 
-    def events(self, events: Iterable[TokenEvent], now: float) -> None:
-        """News that goes out at `now`. Of several tokens in one event each counts with its share of the gap."""
+    def events(self, events: Iterable[TokenEvent], now: float) -> list[SampleRecord]:
+        """News that goes out at `now`. Of several tokens in one event each counts with its share of the gap. Returns
+        the records of the samples that end with it, in the order of their events."""
+        ended: list[SampleRecord] = []
         lives, same, times = self._lives, -1.0, 0  # most gaps of a step are equal: observe them at once
         itl_bound = self.bounds.itl_s if self.bounds else float("inf")
         for event in events:
@@ -96,12 +98,13 @@ class Meter:
                         same, times = gap / count, count
                 life.last = now
             if event.finish_reason is not None or event.error is not None:
-                self._finish(lives.pop((event.request_id, event.index)), event, now)
+                ended.append(self._finish(lives.pop((event.request_id, event.index)), event, now))
         if times:
             self._itl.observe(same, times)
+        return ended
 
-    def _finish(self, life: Life, event: TokenEvent, now: float) -> None:
-        record = life.finish(event, now, self.bounds)
+    def _finish(self, life: Life, event: TokenEvent, now: float) -> SampleRecord:
+        record = life.finish(event, now, self.bounds, self.steps, self.prompt_rows + self.decode_rows)
         self.finished.append(record)
         self._ends[record.end] += 1
         self._e2e.observe(record.end_to_end_s)
@@ -110,6 +113,7 @@ class Meter:
         self.prompt_tokens += record.prompt_tokens
         self.cached_tokens += record.cached_tokens
         self.in_time += record.in_time is True
+        return record
 
     # --- steps ----------------------------------------------------------------------------------------------------
 

@@ -54,7 +54,8 @@ class StepRecord:
 class SampleRecord:
     """One finished sample: its tokens, and its times in seconds. A time that never came (no first token, never left the
     queue) is None. `worst_itl_s` is its longest gap between tokens; `late_gaps` of its `output_tokens - 1` gaps were
-    over the bound. `in_time` says whether it met both bounds (None without bounds, or where nothing was asked for)."""
+    over the bound. `in_time` says whether it met both bounds (None without bounds, or where nothing was asked for).
+    `mean_batch_tokens` is the mean of the tokens of the steps that ended while it ran."""
 
     request_id: str
     index: int
@@ -70,6 +71,7 @@ class SampleRecord:
     worst_itl_s: float | None = None
     late_gaps: int = 0
     in_time: bool | None = None
+    mean_batch_tokens: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

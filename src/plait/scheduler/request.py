@@ -202,6 +202,7 @@ class Request:
         self.drawn = True
         for sample, tokens in zip(self.samples, request.resume, strict=True):
             sample.tokens = [*request.prompt, *tokens]
+            sample.mu = request.mus[sample.index] if request.mus else None
             if sample.index in request.ended:
                 sample.phase = Phase.ENDED
                 self.open -= 1

@@ -253,7 +253,7 @@ class Scheduler:
     def _take_one(self, sample: Sample, sequence: int, first: int, row: RowResult) -> TokenEvent:
         """The token that a running sample with the request to itself has drawn from one row. Hot."""
         request, tokens = sample.request, sample.tokens
-        drawn, logprobs, error, _, _ = row
+        drawn, logprobs, error, mu, _ = row
         if error is None:
             self._commit_one(sequence, tokens[first])
         else:
@@ -261,7 +261,9 @@ class Scheduler:
         del sample.drawing[0]
         if error is None and len(drawn) == 1 and len(tokens) + 1 < request.limit and drawn[0] not in request.stop_ids:
             tokens += drawn
-            return _new(TokenEvent, (request.request_id, sample.index, drawn, logprobs, None, None, 0, 0, (), ()))
+            sample.mu = mu
+            told = (request.request_id, sample.index, drawn, logprobs, None, None, 0, 0, (), (), 0.0, 0.0, mu)
+            return _new(TokenEvent, told)
         return self._accept(sample, row)
 
     def _fail(self, sample: Sample, error: Exception) -> Iterator[TokenEvent]:
@@ -309,7 +311,7 @@ class Scheduler:
             error = row.error if reason is None else None
             return self._end(sample, reason, error=error, tokens=tokens, logprobs=logprobs)
         request_id, entries = sample.request.request_id, sample.request.take_entries(sample.index)
-        return TokenEvent(request_id, sample.index, tokens, logprobs, prompt_logprobs=entries)
+        return TokenEvent(request_id, sample.index, tokens, logprobs, prompt_logprobs=entries, mu=sample.mu)
 
     # --- ends -----------------------------------------------------------------------------------------------------
 

@@ -28,28 +28,30 @@ Handler = Callable[[Server, Request], Awaitable[Response]]
 
 
 class Entry(NamedTuple):
-    """One route: where, how, what it does, and what its body is."""
+    """One route: where, how, what it does, what its body is, and the media types of its answer."""
 
     path: str
     method: str
     handler: Handler
     body: type[msgspec.Struct] | None = None
+    media: tuple[str, ...] = ("application/json",)
 
 
+STREAMED = ("application/json", "text/event-stream")
 ROUTES: tuple[Entry, ...] = (
-    Entry("/", "GET", health.page),
+    Entry("/", "GET", health.page, media=("text/html",)),
     Entry("/health", "GET", health.health),
     Entry("/v1/health", "GET", health.health),
-    Entry("/metrics", "GET", health.metrics),
+    Entry("/metrics", "GET", health.metrics, media=("text/plain",)),
     Entry("/status.json", "GET", health.status),
     Entry("/v1/models", "GET", embeddings.models),
     Entry("/v1/models/{model:path}", "GET", embeddings.model),
-    Entry("/v1/completions", "POST", completions.completions, openai.CompletionBody),
-    Entry("/v1/chat/completions", "POST", chat.chat, openai.ChatBody),
+    Entry("/v1/completions", "POST", completions.completions, openai.CompletionBody, STREAMED),
+    Entry("/v1/chat/completions", "POST", chat.chat, openai.ChatBody, STREAMED),
     Entry("/v1/embeddings", "POST", embeddings.embeddings, openai.EmbeddingBody),
-    Entry("/completion", "POST", native_completion.completion, native.CompletionBody),
-    Entry("/completions", "POST", native_completion.completion, native.CompletionBody),
-    Entry("/infill", "POST", native_completion.infill, native.InfillBody),
+    Entry("/completion", "POST", native_completion.completion, native.CompletionBody, STREAMED),
+    Entry("/completions", "POST", native_completion.completion, native.CompletionBody, STREAMED),
+    Entry("/infill", "POST", native_completion.infill, native.InfillBody, STREAMED),
     Entry("/tokenize", "POST", tools.tokenize, native.TokenizeBody),
     Entry("/detokenize", "POST", tools.detokenize, native.DetokenizeBody),
     Entry("/apply-template", "POST", tools.apply_template, openai.ChatBody),

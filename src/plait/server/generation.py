@@ -33,13 +33,16 @@ class Piece(NamedTuple):
 
 @dataclass(slots=True)
 class Usage:
-    """What a request came to. Times are in seconds: until the first token, and from there to the last."""
+    """What a request came to. Times are in seconds: until the first token, from there to the last, and in the
+    engine's queue (the longest of its samples). `batch_tokens` are the mean batches of the samples that have ended."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
     prompt_s: float = 0.0
     decode_s: float = 0.0
+    queue_s: float = 0.0
+    batch_tokens: tuple[float, ...] = ()
 
 
 class Generation:
@@ -100,5 +103,8 @@ class Generation:
             self.usage.prompt_s = now - self._began
         if self._first is not None:
             self.usage.decode_s = now - self._first
+        if event.final:
+            self.usage.queue_s = max(self.usage.queue_s, event.queue_s)
+            self.usage.batch_tokens += (event.mean_batch_tokens,) if event.mean_batch_tokens else ()
         if event.final and event.index == 0:
             self.usage.cached_tokens = event.cached_tokens

@@ -39,6 +39,8 @@ class _Entry(Protocol):
     def handler(self) -> Callable[..., Awaitable[Any]]: ...
     @property
     def body(self) -> type[msgspec.Struct] | None: ...
+    @property
+    def media(self) -> tuple[str, ...]: ...
 
 
 def describe(routes: Iterable[_Entry], version: str) -> bytes:
@@ -67,7 +69,8 @@ def describe(routes: Iterable[_Entry], version: str) -> bytes:
 def _operation(entry: _Entry, schemas: dict[type[msgspec.Struct], dict[str, Any]]) -> dict[str, Any]:
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     statuses = sorted({answer.status for answer in (*TABLE.values(), OURS)})
-    responses: dict[str, Any] = {"200": {"description": "What was asked for"}}
+    found_in: dict[str, Any] = {media: {} for media in entry.media}
+    responses: dict[str, Any] = {"200": {"description": "What was asked for", "content": found_in}}
     responses |= {str(status): {"description": "An error", "content": error} for status in statuses}
     summary = (inspect.getdoc(entry.handler) or "").partition("\n\n")[0]
     found: dict[str, Any] = {"summary": summary, "responses": responses}

@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -19,6 +20,7 @@ import uvicorn
 from plait.config import EngineOptions, SupervisorOptions
 from plait.errors import OptionError
 from plait.server.app import make_app
+from plait.server.connection import Connection
 from plait.server.context import Server
 from plait.server.keys import Gate, KeyLimits, KeyRing, read_keys
 from plait.server.options import ServerOptions
@@ -123,6 +125,7 @@ def http_server(app: object, options: ServerOptions) -> uvicorn.Server:
 def _uvicorn(app: object, options: ServerOptions) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
+        http=partial(Connection, send_timeout=options.send_timeout),  # type: ignore[arg-type]  # a factory will do
         log_config=None,
         access_log=False,
         server_header=False,

@@ -1,4 +1,4 @@
-"""Server-sent events straight over ASGI: many pieces in one write, a reader that stops reading is cut off.
+"""Server-sent events straight over ASGI: many pieces in one write. Readers that stop reading are seen by `connection`.
 
 The answer's status is decided by the first pieces: an error that comes instead of them is a plain error answer.
 """
@@ -28,12 +28,9 @@ class EventStream(Response):
     """Sends the events of `chunks`, each some whole events. `first` was taken from it already. `leave` is called when
     the client goes or the end is reached."""
 
-    def __init__(
-        self, first: bytes, chunks: AsyncIterator[bytes], leave: Callable[[], None], send_timeout: float
-    ) -> None:
+    def __init__(self, first: bytes, chunks: AsyncIterator[bytes], leave: Callable[[], None]) -> None:
         super().__init__(media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         self._first, self._chunks, self._leave = first, chunks, leave
-        self._send_timeout = send_timeout or None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send_all(send))
@@ -55,9 +52,6 @@ class EventStream(Response):
         try:
             async for chunk in self._chunks:
                 await self._write(send, chunk)
-        except TimeoutError:
-            _log.warning("a reader took nothing for %s s, and is cut off", self._send_timeout)
-            raise
         except OSError:
             raise
         except Exception as error:  # the status is out: it can only be told in the stream
@@ -67,11 +61,10 @@ class EventStream(Response):
 
     async def _write(self, send: Send, chunk: bytes) -> None:
         message: Message = {"type": "http.response.body", "body": chunk, "more_body": True}
-        async with asyncio.timeout(self._send_timeout):
-            await send(message)
+        await send(message)
 
 
-async def stream_of(chunks: AsyncIterator[bytes], leave: Callable[[], None], send_timeout: float) -> EventStream:
+async def stream_of(chunks: AsyncIterator[bytes], leave: Callable[[], None]) -> EventStream:
     """The stream, once its first events are there. Raises what came instead of them."""
     first = await anext(chunks, b"")
-    return EventStream(first, chunks, leave, send_timeout)
+    return EventStream(first, chunks, leave)

@@ -38,7 +38,8 @@ class EngineState(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """`step_age_s` is the time since the current step began, None between steps. `restarts` counts crashes since the
-    start. `reason` says in a sentence why the state is not READY, or READY is degraded."""
+    start. `reason` says in a sentence why the state is not READY, or READY is `degraded`: a crash in the last minute, a
+    step of more than 5 s, or requests that found the queue full in the last 10 s."""
 
     state: EngineState
     degraded: bool = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from plait.errors import EngineCrashError, PlaitError, RequestError
+from plait.errors import DeadlineError, EngineCrashError, PlaitError, QueueTimeoutError, RequestError
 from plait.supervisor.restarts import Restarts
 from plait.supervisor.suspects import Suspects
 from plait.types import EngineRequest, FinishReason, Priority, TokenEvent, TokenId
@@ -21,7 +21,8 @@ LEAST_TIMEOUT_S = 0.001
 @dataclass(slots=True)
 class Entry:
     """One request. `tokens[i]` are those of sample i so far; `ended` had their final event; `finishing` are to end
-    with `stop`, and all of an `aborted` one with `abort`. `sent`: the engine of now has it; `accepted`: some had."""
+    with `stop`, and all of an `aborted` one with `abort`.
+    `mus` are Mirostat's states after `tokens`. `sent`: the engine of now has it; `accepted`: some had."""
 
     number: int
     request: EngineRequest
@@ -29,6 +30,7 @@ class Entry:
     tokens: list[list[TokenId]]
     ended: set[int] = field(default_factory=set)
     finishing: set[int] = field(default_factory=set)
+    mus: dict[int, float] = field(default_factory=dict)
     aborted: bool = False
     sent: bool = False
     accepted: bool = False
@@ -37,6 +39,15 @@ class Entry:
     def left(self) -> list[int]:
         """The samples that have not ended."""
         return [index for index in range(len(self.tokens)) if index not in self.ended]
+
+
+def _too_late(entry: Entry, now: float) -> PlaitError | None:
+    deadline, timeout = entry.request.deadline, entry.request.queue_timeout
+    if deadline is not None and now >= deadline:
+        return DeadlineError("the deadline passed while the engine was started anew; try again")
+    if timeout is not None and not any(entry.tokens) and now - entry.arrived_s >= timeout:
+        return QueueTimeoutError(f"the request waited for {timeout:g} s, and no engine began it; try again")
+    return None
 
 
 class Roster:
@@ -111,6 +122,8 @@ class Roster:
         freed = False
         if event.tokens:
             entry.tokens[event.index] += event.tokens
+            if event.mu is not None:
+                entry.mus[event.index] = event.mu
             self.restarts.gained()
             freed = self.suspects.cleared(entry.number)
         if event.finish_reason is not None or event.error is not None:
@@ -131,6 +144,14 @@ class Roster:
         for entry in list(self._entries.values()):
             events += self._wind_up(entry)
         return events, self.restarts.crashed(narrowed=narrowed)
+
+    def expired(self, now: float) -> list[TokenEvent]:
+        """Final events of requests that no engine has, and whose time is over: there is none that would see it."""
+        events = []
+        for entry in [entry for entry in self._entries.values() if not entry.sent]:
+            if (error := _too_late(entry, now)) is not None:
+                events += [self._final(entry, index, error=error) for index in entry.left]
+        return events
 
     def fail_all(self, error: PlaitError) -> list[TokenEvent]:
         """The end of everything: a final event for each sample that is left."""
@@ -184,6 +205,7 @@ class Roster:
             prompt_logprobs=None if told else request.prompt_logprobs,
             resume=tuple(tuple(tokens) for tokens in entry.tokens),
             ended=frozenset(entry.ended),
+            mus=tuple(map(entry.mus.get, range(len(entry.tokens)))) if entry.mus else (),
             queue_timeout=timeout,
             priority=priority,
         )

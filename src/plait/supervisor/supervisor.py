@@ -17,12 +17,13 @@ from dataclasses import fields
 from typing import Any
 
 from plait.config import EngineOptions, NotGiven, NotNamed, SupervisorOptions
-from plait.errors import EngineDownError, PlaitError
+from plait.errors import EngineDownError, PlaitError, QueueFullError, QueueTimeoutError
 from plait.supervisor.child import Child
 from plait.supervisor.client import EngineInfo, EngineState, EngineStatus, Health
 from plait.supervisor.restarts import Restarts
 from plait.supervisor.roster import Roster
 from plait.supervisor.stream import Stream
+from plait.supervisor.troubles import Troubles
 from plait.types import EngineRequest, TokenEvent, TokenId
 from plait.wire.faults import error_of
 from plait.wire.messages import (
@@ -83,6 +84,7 @@ class Supervisor:
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._call_ids = itertools.count()
         self._began = clock()
+        self._troubles = Troubles(self._began)
         self._first: asyncio.Future[EngineInfo] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -147,6 +149,7 @@ class Supervisor:
             except OSError as error:
                 self._give_up(EngineDownError(f"no engine process can be started: {error}"))
                 return
+            self._troubles.started(self._clock())
             child.send(self._load)
             status = await asyncio.shield(child.gone)
             delay = self._bereaved(child, status)
@@ -164,6 +167,7 @@ class Supervisor:
         if self._info is None:
             self._give_up(self._refusal or EngineDownError(f"the engine process ended before it was ready: {why}"))
             return None
+        self._troubles.crashed(self._clock())
         events, delay = self._roster.crashed(numbers)
         self._hand_out(events)
         crashes = self._roster.restarts.crashes
@@ -183,15 +187,22 @@ class Supervisor:
             self._first.exception()  # nobody may be waiting
 
     async def _watch(self) -> None:
-        """Kill an engine whose step takes too long."""
+        """Kill an engine whose step takes too long, or its start; end who waits for too long where no engine does."""
         limit = self._options.step_timeout
-        while limit:
-            await asyncio.sleep(min(WATCH_EVERY_S, limit / 4))
-            age = self._step_age()
-            if age is not None and age > limit and self._child is not None:
-                _log.error("a step takes more than %.0f s: the engine is killed", limit)
-                self._child.kill()
-                await asyncio.wait([self._child.gone])
+        while True:
+            await asyncio.sleep(min(WATCH_EVERY_S, limit / 4 or WATCH_EVERY_S))
+            self._hand_out(self._roster.expired(self._clock()))
+            child, why = self._child, self._hangs(limit)
+            if child is not None and why:
+                _log.error("%s: the engine is killed", why)
+                child.kill()
+                await asyncio.wait([child.gone])
+
+    def _hangs(self, limit: float) -> str:
+        age = self._step_age()
+        if limit and age is not None and age > limit:
+            return f"a step takes more than {limit:.0f} s"
+        return "" if self._serving or not self._troubles.hangs(self._clock()) else "the start takes too long"
 
     def _step_age(self) -> float | None:
         if self._child is None or not self._serving:
@@ -212,12 +223,15 @@ class Supervisor:
 
     def health(self) -> Health:
         """Answered at once, without the engine."""
+        now, age = self._clock(), self._step_age()
+        why = self._troubles.why(now, age) if self._state is EngineState.READY else ""
         return Health(
             state=self._state,
-            step_age_s=self._step_age(),
+            degraded=bool(why),
+            step_age_s=age,
             restarts=self._roster.restarts.crashes,
-            uptime_s=self._clock() - self._began,
-            reason=self._reason,
+            uptime_s=now - self._began,
+            reason=self._reason or why,
         )
 
     def submit(self, request: EngineRequest) -> Stream:
@@ -274,6 +288,7 @@ class Supervisor:
 
     def _is_ready(self, info: EngineInfo) -> None:
         self._info, self._serving = info, True
+        self._troubles.ready(self._clock())
         if self._state is not EngineState.DRAINING:
             self._state, self._reason = EngineState.READY, ""
         if self._first is not None and not self._first.done():
@@ -283,6 +298,8 @@ class Supervisor:
     def _take_events(self, events: list[TokenEvent]) -> None:
         more = False
         for event in events:
+            if isinstance(event.error, (QueueFullError, QueueTimeoutError)):
+                self._troubles.refused(self._clock())
             wanted, freed = self._roster.take(event)
             more |= freed
             if wanted:

@@ -106,6 +106,9 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
     cached_tokens: int = 0
     prompt_logprobs: tuple[tuple[Logprob, ...], ...] = ()
     embedding: tuple[float, ...] = ()
+    queue_s: float = 0.0
+    mean_batch_tokens: float = 0.0
+    mu: float | None = None
 
 
 class Events(Message, tag=3, frozen=True):
@@ -180,7 +183,7 @@ def encode_events(events: list[TokenEvent]) -> bytes:
 
 
 def _short(event: TokenEvent) -> tuple[Any, ...]:
-    if not any(event[3:]):
+    if event.mu is None and not any(event[3:]):
         return event[:3]
     error = event.error
     return event if error is None else event._replace(error=fault_of(error))  # type: ignore[arg-type]
@@ -200,4 +203,7 @@ def token_event(event: Event) -> TokenEvent:
         event.cached_tokens,
         event.prompt_logprobs,
         event.embedding,
+        event.queue_s,
+        event.mean_batch_tokens,
+        event.mu,
     )

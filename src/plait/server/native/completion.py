@@ -18,7 +18,7 @@ from plait.server.grammars import own_grammar
 from plait.server.leaving import unless_gone
 from plait.server.merge import Whole, collected
 from plait.server.native.bodies import CompletionBody, InfillBody, NativeBody
-from plait.server.openai.usage import timings_of
+from plait.server.openai.usage import service_of, timings_of
 from plait.server.replies import encode, reply, spelled
 from plait.server.sse import event, stream_of
 from plait.tokenizer.tokenizer import Tokenizer
@@ -80,7 +80,7 @@ async def _answer(
     generation = server.submit(request, prompt, params, body.plait, cache=body.cache_prompt is not False, logged=text)
     answer = _Answer(server, generation, body, text)
     if body.stream:
-        return await unless_gone(request, stream_of(answer.events(), generation.abort, server.options.send_timeout))
+        return await unless_gone(request, stream_of(answer.events(), generation.abort))
     return reply(answer.whole((await unless_gone(request, collected([generation])))[0][0]))
 
 
@@ -148,6 +148,7 @@ class _Answer:
             "tokens_cached": usage.cached_tokens,
             "generation_settings": settings_of(sampling),
             "timings": timings_of(usage),
+            "plait": service_of([usage]),
         }
 
     def _probabilities(

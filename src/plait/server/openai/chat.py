@@ -61,8 +61,7 @@ async def chat(server: Server, request: Request) -> Response:
     answer = _Answer(server, generation, params, conversation, request.state.seat.request_id)
     if body.stream:
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        events = stream_of(answer.events(usage), generation.abort, server.options.send_timeout)
-        return await unless_gone(request, events)
+        return await unless_gone(request, stream_of(answer.events(usage), generation.abort))
     return reply(answer.whole((await unless_gone(request, collected([generation])))[0]))
 
 

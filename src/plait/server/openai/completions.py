@@ -45,7 +45,7 @@ async def completions(server: Server, request: Request) -> Response:
     if body.stream:
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         leave = request.state.seat.leave_generations
-        return await unless_gone(request, stream_of(answer.events(usage), leave, server.options.send_timeout))
+        return await unless_gone(request, stream_of(answer.events(usage), leave))
     wholes = await unless_gone(request, collected(generations))
     return reply(answer.whole(wholes))
 

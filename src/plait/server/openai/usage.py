@@ -17,6 +17,17 @@ def usage_of(generations: Sequence[Generation]) -> dict[str, Any]:
         "completion_tokens": made,
         "total_tokens": prompt + made,
         "prompt_tokens_details": {"cached_tokens": sum(u.cached_tokens for u in usages)},
+        "plait": service_of(usages),
+    }
+
+
+def service_of(usages: Sequence[Usage]) -> dict[str, Any]:
+    """How it was served: the longest wait in the engine's queue, and the mean of the tokens in the steps that ran
+    meanwhile, its own among them."""
+    batches = [batch for usage in usages for batch in usage.batch_tokens]
+    return {
+        "queue_ms": 1000 * max((usage.queue_s for usage in usages), default=0.0),
+        "mean_batch_tokens": sum(batches) / len(batches) if batches else 0.0,
     }
 
 
