@@ -90,17 +90,18 @@ def test_streams_survive_the_engine(streams: int, times: int) -> None:
         assert not [line for line in server.log if "Traceback" in line]
 
 
-def test_a_poisoned_request_fails_alone() -> None:
+@pytest.mark.parametrize("others", [12, pytest.param(49, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+def test_a_poisoned_request_fails_alone(others: int) -> None:
     """A token that kills the engine wherever it is computed; everybody else finishes."""
     with start_server() as plain:
         poison = plain.post("/tokenize", {"content": " zebra"})[2]["tokens"][-1]
-        asked = [{**body, "logit_bias": [[poison, False]]} for body in bodies(12)]
-        undisturbed = all_texts(plain, asked, 12)
+        asked = [{**body, "logit_bias": [[poison, False]]} for body in bodies(others)]
+        undisturbed = all_texts(plain, asked, others)
     with start_server("--max-restarts", "20", environ={**os.environ, "PLAIT_TEST_CRASH_TOKEN": str(poison)}) as server:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             bad = pool.submit(server.post, "/completion", {"prompt": [5, poison, 7], "n_predict": 5})
             time.sleep(0.02)
-            assert all_texts(server, asked, 12) == undisturbed
+            assert all_texts(server, asked, others) == undisturbed
             status, _, answer = bad.result(60)
         assert (status, answer["error"]["code"]) == (500, "engine_crash")
         assert server.get("/health")[0] == 200
