@@ -169,7 +169,7 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name in ("top_p", "min_p", "typical_p", "xtc_probability", "xtc_threshold", "mirostat_eta"):
             self._range(name, 0, 1)
-        for name in ("top_k", "dry_allowed_length", "dry_multiplier", "repeat_penalty"):
+        for name in ("top_k", "dry_allowed_length", "dry_multiplier"):
             self._range(name, 0)
         for name in ("repeat_last_n", "dry_penalty_last_n"):
             self._range(name, -1)
@@ -177,12 +177,11 @@ class SamplingParams:
             self._range(name, -100, 100)
         for name in ("temperature", "mirostat_tau"):
             self._range(name, 0, 100)
+        self._range("repeat_penalty", 0.01, 100)  # logits beyond it would not stay finite
         self._range("n", 1, MAX_SAMPLES)
         self._range("dry_base", 1)
         self._range("top_n_sigma", -math.inf)
         self._range("mirostat", 0, 2)
-        if self.repeat_penalty == 0:
-            raise RequestError(f"repeat_penalty is {self.repeat_penalty}; it must be greater than 0 (1 is off)")
         if self.max_tokens is not None:
             self._range("max_tokens", 0)
         if self.seed is not None:

@@ -36,6 +36,7 @@ from plait.types import (
         ("n", 0),
         ("max_tokens", -5),
         ("repeat_penalty", 0.0),
+        ("repeat_penalty", 3e-228),
         ("repeat_penalty", math.inf),
         ("repeat_last_n", -2),
         ("presence_penalty", 1000.0),
