@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from plait.formats.quant import blocks32, blocks256, plain, quantize256
+from plait.formats.quant import blocks32, blocks256, blocks_iq, plain, quantize256, ternary
 from plait.formats.quant.bits import F32Array, U8Array
 
 
@@ -52,27 +52,27 @@ _FORMATS = (
     BlockFormat("Q6_K", 14, 256, 210, blocks256.dequantize_q6_k, quantize256.quantize_q6_k),
     BlockFormat("IQ4_NL", 20, 32, 18, blocks256.dequantize_iq4_nl, quantize256.quantize_iq4_nl),
     BlockFormat("IQ4_XS", 23, 256, 136, blocks256.dequantize_iq4_xs),
+    BlockFormat("IQ2_XXS", 16, 256, 66, blocks_iq.dequantize_iq2_xxs),
+    BlockFormat("IQ2_XS", 17, 256, 74, blocks_iq.dequantize_iq2_xs),
+    BlockFormat("IQ2_S", 22, 256, 82, blocks_iq.dequantize_iq2_s),
+    BlockFormat("IQ3_XXS", 18, 256, 98, blocks_iq.dequantize_iq3_xxs),
+    BlockFormat("IQ3_S", 21, 256, 110, blocks_iq.dequantize_iq3_s),
+    BlockFormat("IQ1_S", 19, 256, 50, blocks_iq.dequantize_iq1_s),
+    BlockFormat("IQ1_M", 29, 256, 56, blocks_iq.dequantize_iq1_m),
+    BlockFormat("TQ1_0", 34, 256, 54, ternary.dequantize_tq1_0),
+    BlockFormat("TQ2_0", 35, 256, 66, ternary.dequantize_tq2_0),
+    BlockFormat("MXFP4", 39, 32, 17, ternary.dequantize_mxfp4),
 )
 
 # Types of ggml that Plait knows the size of, so that it can list and skip them, but cannot read.
 _UNREAD = (
     TensorType("Q8_1", 9, 32, 40),
     TensorType("Q8_K", 15, 256, 292),
-    TensorType("IQ2_XXS", 16, 256, 66),
-    TensorType("IQ2_XS", 17, 256, 74),
-    TensorType("IQ3_XXS", 18, 256, 98),
-    TensorType("IQ1_S", 19, 256, 50),
-    TensorType("IQ3_S", 21, 256, 110),
-    TensorType("IQ2_S", 22, 256, 82),
     TensorType("I8", 24, 1, 1),
     TensorType("I16", 25, 1, 2),
     TensorType("I32", 26, 1, 4),
     TensorType("I64", 27, 1, 8),
     TensorType("F64", 28, 1, 8),
-    TensorType("IQ1_M", 29, 256, 56),
-    TensorType("TQ1_0", 34, 256, 54),
-    TensorType("TQ2_0", 35, 256, 66),
-    TensorType("MXFP4", 39, 32, 17),
     TensorType("NVFP4", 40, 64, 36),
     TensorType("Q1_0", 41, 128, 18),
 )
