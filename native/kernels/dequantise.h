@@ -5,6 +5,7 @@
 #include "quant/bf16.h"
 #include "quant/f16.h"
 #include "quant/f32.h"
+#include "quant/iq.h"
 #include "quant/iq4_nl.h"
 #include "quant/iq4_xs.h"
 #include "quant/q2_k.h"
@@ -40,6 +41,16 @@ inline void dequantise(const Matrix& weight, std::int64_t row, float* out) {
         case Format::Q6_K: return dequantise_row<Q6_K>(in, out, n);
         case Format::IQ4_NL: return dequantise_row<IQ4_NL>(in, out, n);
         case Format::IQ4_XS: return dequantise_row<IQ4_XS>(in, out, n);
+        case Format::IQ1_S: return dequantise_row<Levelled<Iq1S>>(in, out, n);
+        case Format::IQ1_M: return dequantise_row<Levelled<Iq1M>>(in, out, n);
+        case Format::IQ2_XXS: return dequantise_row<Levelled<Iq2Xxs>>(in, out, n);
+        case Format::IQ2_XS: return dequantise_row<Levelled<Iq2Xs>>(in, out, n);
+        case Format::IQ2_S: return dequantise_row<Levelled<Iq2S>>(in, out, n);
+        case Format::IQ3_XXS: return dequantise_row<Levelled<Iq3Xxs>>(in, out, n);
+        case Format::IQ3_S: return dequantise_row<Levelled<Iq3S>>(in, out, n);
+        case Format::TQ1_0: return dequantise_row<TQ1_0>(in, out, n);
+        case Format::TQ2_0: return dequantise_row<TQ2_0>(in, out, n);
+        case Format::MXFP4: return dequantise_row<MXFP4>(in, out, n);
     }
 }
 

@@ -23,6 +23,11 @@
 // - Q2_K: weights as Q6_K's high two bits; two bytes for each column, of its first 16 inputs and of the other 16: the
 //   scale in the low half, the minimum in the high one. Before each 256 inputs the columns' scale of the scales, then of
 //   the minimums.
+// - IQ1_S, IQ2_XXS, IQ3_XXS, IQ3_S: as IQ4_XS, with levels of their own (quant/levels.h) and scales of 1 to 31.
+// - IQ1_M, IQ2_XS, IQ2_S: the same, but a byte for the scale of each column's first 16 inputs, then for the other 16,
+//   behind the weights, and before each 256 inputs the columns' scale of the scales alone.
+// - TQ1_0, TQ2_0: as Q2_K, all scales and minimums 1, and both their scales the block's.
+// - MXFP4: as IQ4_NL, with levels of its own, and scales as the upper half of a float32.
 //
 // Rows are quantised to 8 bits with a scale for each 32 values, or for each 256 where a weight's blocks have as many
 // (then all but one operation for 256 inputs are in integers), and lie in panels of up to six rows: block 0 of each
@@ -50,6 +55,16 @@ enum class Format : int {
     Q6_K,
     IQ4_NL,
     IQ4_XS,
+    IQ1_S,
+    IQ1_M,
+    IQ2_XXS,
+    IQ2_XS,
+    IQ2_S,
+    IQ3_XXS,
+    IQ3_S,
+    TQ1_0,
+    TQ2_0,
+    MXFP4,
 };
 
 constexpr int kPackedColumns = 32;
@@ -77,13 +92,23 @@ static constexpr PackedBytes packed_bytes(Format format) {
     switch (format) {
         case Format::Q8_0: return {32 * kPackedColumns, 2 * kPackedColumns, 0};
         case Format::Q4_0:
+        case Format::MXFP4:
         case Format::IQ4_NL: return {16 * kPackedColumns, 2 * kPackedColumns, 0};
         case Format::Q4_1: return {16 * kPackedColumns, 4 * kPackedColumns, 0};
         case Format::Q5_0: return {20 * kPackedColumns, 2 * kPackedColumns, 0};
         case Format::Q5_1: return {20 * kPackedColumns, 4 * kPackedColumns, 0};
         case Format::Q4_K: return {16 * kPackedColumns, 0, 20 * kPackedColumns};
         case Format::Q5_K: return {20 * kPackedColumns, 0, 20 * kPackedColumns};
-        case Format::IQ4_XS: return {16 * kPackedColumns, 0, 10 * kPackedColumns};
+        case Format::IQ4_XS:
+        case Format::IQ1_S:
+        case Format::IQ2_XXS:
+        case Format::IQ3_XXS:
+        case Format::IQ3_S: return {16 * kPackedColumns, 0, 10 * kPackedColumns};
+        case Format::IQ1_M:
+        case Format::IQ2_XS:
+        case Format::IQ2_S: return {16 * kPackedColumns, 2 * kPackedColumns, 2 * kPackedColumns};
+        case Format::TQ1_0:
+        case Format::TQ2_0:
         case Format::Q2_K: return {8 * kPackedColumns, 2 * kPackedColumns, 4 * kPackedColumns};
         case Format::Q3_K: return {12 * kPackedColumns, 2 * kPackedColumns, 2 * kPackedColumns};
         case Format::Q6_K: return {24 * kPackedColumns, 2 * kPackedColumns, 2 * kPackedColumns};

@@ -7,6 +7,7 @@
 
 #include "kernels/packed_256.h"
 #include "kernels/packed_32.h"
+#include "kernels/packed_levels.h"
 #include "kernels/quantise.h"
 
 namespace plait::PLAIT_PATH {
@@ -43,9 +44,19 @@ inline void tile_rows(Format format, int rows, const PanelBlock* x, const std::u
         case Format::IQ4_XS: return tile_rows<PackedIQ4_XS>(rows, x, tile, blocks, ahead, out);
         case Format::Q4_K: return tile_rows<PackedQ4_K>(rows, x, tile, blocks, ahead, out);
         case Format::Q5_K: return tile_rows<PackedQ5_K>(rows, x, tile, blocks, ahead, out);
+        case Format::TQ1_0:
+        case Format::TQ2_0:
         case Format::Q2_K: return tile_rows<PackedQ2_K>(rows, x, tile, blocks, ahead, out);
         case Format::Q3_K: return tile_rows<PackedQ3_K>(rows, x, tile, blocks, ahead, out);
         case Format::Q6_K: return tile_rows<PackedQ6_K>(rows, x, tile, blocks, ahead, out);
+        case Format::IQ1_S:
+        case Format::IQ2_XXS: return tile_rows<PackedIQ12>(rows, x, tile, blocks, ahead, out);
+        case Format::IQ1_M:
+        case Format::IQ2_XS:
+        case Format::IQ2_S: return tile_rows<PackedIQ12Halves>(rows, x, tile, blocks, ahead, out);
+        case Format::IQ3_XXS: return tile_rows<PackedIQ3_XXS>(rows, x, tile, blocks, ahead, out);
+        case Format::IQ3_S: return tile_rows<PackedIQ3_S>(rows, x, tile, blocks, ahead, out);
+        case Format::MXFP4: return tile_rows<PackedMXFP4>(rows, x, tile, blocks, ahead, out);
         default: return;  // nothing else is repacked
     }
 }

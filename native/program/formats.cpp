@@ -17,6 +17,11 @@ constexpr FormatInfo kFormats[] = {
     {"Q5_0", Format::Q5_0, 32, 22},   {"Q5_1", Format::Q5_1, 32, 24},     {"Q2_K", Format::Q2_K, 256, 84},
     {"Q3_K", Format::Q3_K, 256, 110}, {"Q4_K", Format::Q4_K, 256, 144},   {"Q5_K", Format::Q5_K, 256, 176},
     {"Q6_K", Format::Q6_K, 256, 210}, {"IQ4_NL", Format::IQ4_NL, 32, 18}, {"IQ4_XS", Format::IQ4_XS, 256, 136},
+    {"IQ1_S", Format::IQ1_S, 256, 50},     {"IQ1_M", Format::IQ1_M, 256, 56},
+    {"IQ2_XXS", Format::IQ2_XXS, 256, 66}, {"IQ2_XS", Format::IQ2_XS, 256, 74},
+    {"IQ2_S", Format::IQ2_S, 256, 82},     {"IQ3_XXS", Format::IQ3_XXS, 256, 98},
+    {"IQ3_S", Format::IQ3_S, 256, 110},    {"TQ1_0", Format::TQ1_0, 256, 54},
+    {"TQ2_0", Format::TQ2_0, 256, 66},     {"MXFP4", Format::MXFP4, 32, 17},
 };
 
 const FormatInfo& info_of(const std::string& name) {

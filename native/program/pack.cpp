@@ -14,8 +14,10 @@ namespace {
 constexpr std::size_t kStretch = std::size_t{16} << 20;  // bytes repacked before their source is forgotten
 
 PackBlock packer_of(Format format) {
-    const PackBlock pack = packer_of_32(format);
-    return pack != nullptr ? pack : packer_of_256(format);
+    for (const auto packer : {packer_of_32, packer_of_256, packer_of_iq}) {
+        if (const PackBlock pack = packer(format)) return pack;
+    }
+    return nullptr;
 }
 
 // Tiles first..last-1 to `out`, where tile 0 begins.

@@ -13,6 +13,7 @@ using PackBlock = void (*)(const std::uint8_t* row, int block, int column, std::
 // Of the format; null where that has no repacked form.
 PackBlock packer_of_32(Format format);   // blocks of 32 weights
 PackBlock packer_of_256(Format format);  // blocks of 256
+PackBlock packer_of_iq(Format format);   // levels of tables, and ternary
 
 inline std::uint32_t four_at(const std::uint8_t* p) {
     std::uint32_t four;

@@ -7,7 +7,7 @@ format.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -20,7 +20,7 @@ from plait.models.registry import load_model
 from plait.ops.api import Executable, KVConfig
 from support.backends import BACKENDS, make_backend, other_paths
 from support.steps import Chunk, Driver
-from support.tensors import MemorySource, in_k_formats, quantised
+from support.tensors import FEW_BITS, MemorySource, in_blocks, in_k_formats, quantised
 from support.tiny_llama import TinyLlama
 
 Prompt: TypeAlias = tuple[int, ...]
@@ -40,6 +40,7 @@ MODELS: dict[str, MemorySource] = {
     "Q8_0": quantised(TINY.source("gguf"), "Q8_0"),
     "Q4_0": quantised(TINY.source("gguf"), "Q4_0"),
     "Q4_K_M": in_k_formats(K_SIZED.source("gguf"), np.random.default_rng(5)),
+    "IQ, TQ, MXFP4": in_blocks(replace(K_SIZED, n_layers=2).source("gguf"), *FEW_BITS),
 }
 
 

@@ -14,7 +14,7 @@ from plait.models.registry import load_model
 from plait.ops.api import KVConfig
 from support.backends import make_backend
 from support.steps import Chunk, Driver
-from support.tensors import MemorySource, in_k_formats, quantised
+from support.tensors import FEW_BITS, MemorySource, in_blocks, in_k_formats, quantised
 from support.tiny_llama import PROMPTS, TinyLlama
 
 TINY = TinyLlama(d_model=64, ff=96, head_dim=16)
@@ -24,8 +24,9 @@ KV = KVConfig(16, (16,), "f16")
 SOURCES = {
     **{name: quantised(TINY.source("gguf"), name) for name in ("F16", "BF16", "Q8_0", "Q4_0")},
     "Q4_K_M": in_k_formats(K_SIZED.source("gguf"), np.random.default_rng(5)),
+    **{name: in_blocks(K_SIZED.source("gguf"), name) for name in FEW_BITS},
 }
-TOLERANCE = {"F16": 2e-3, "BF16": 2e-3, "Q8_0": 0.04, "Q4_0": 0.04, "Q4_K_M": 0.04}
+TOLERANCE = {"F16": 2e-3, "BF16": 2e-3, "Q8_0": 0.04, "Q4_0": 0.04, "Q4_K_M": 0.04, **dict.fromkeys(FEW_BITS, 0.04)}
 """Of the norm of the logits."""
 
 

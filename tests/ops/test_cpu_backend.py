@@ -34,9 +34,9 @@ def linear(rows: int = 3, columns: int = 32) -> tuple[Program, Weight]:
 
 
 def test_an_unknown_format_is_refused_by_name() -> None:
-    odd = Weight(ArrayTensor("blk.0.ffn_up.weight", np.ones((4, 32), np.float32), "IQ2_XS"))
+    odd = Weight(ArrayTensor("blk.0.ffn_up.weight", np.ones((4, 32), np.float32), "NVFP4"))
     program = rows_program(lambda ops, x: ops.linear(x, odd), random_weight(np.random.default_rng(0), "t", 8, 32))
-    with pytest.raises(BackendError, match=r"'blk.0.ffn_up.weight' is IQ2_XS.*F32, F16, BF16, Q8_0"):
+    with pytest.raises(BackendError, match=r"'blk.0.ffn_up.weight' is NVFP4.*F32, F16, BF16, Q8_0"):
         CpuBackend(1).compile(program, ONE_GROUP)
 
 

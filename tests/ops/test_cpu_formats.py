@@ -14,7 +14,7 @@ from plait.ops.cpu import CpuBackend, _native
 from support.integer_products import PARTS
 from support.programs import rows_program
 from support.steps import Chunk, Driver
-from support.tensors import HALVES, random_weight, weight
+from support.tensors import FEW_BITS, HALVES, random_weight, tame, weight
 
 PATHS = CpuBackend.paths()
 
@@ -44,6 +44,7 @@ def random_blocks(name: str, rows: int, columns: int) -> Blocks:
     blocks = rng.integers(0, 256, (rows * columns // fmt.block_values, fmt.block_bytes), dtype=np.uint8)
     for at in HALVES.get(name, ()):
         blocks[:, at : at + 2] = rng.normal(0, 0.1, (len(blocks), 1)).astype("<f2").view(np.uint8)
+    tame(blocks, name, rng.normal(0, 0.1, (len(blocks), 1)).astype("<f2"))
     if fmt.block_values == 1:
         blocks[...] = fmt.quantize(rng.standard_normal((rows * columns, 1)).astype(np.float32))
     return Blocks("blocks", (rows, columns), name, blocks.reshape(rows, -1))
@@ -96,7 +97,7 @@ def test_products_have_the_bits_of_the_dequantised_matrix(path: str, name: str) 
         np.testing.assert_array_equal(*results)
 
 
-@pytest.mark.parametrize("name", ["F32", "Q8_0", "Q4_K"])
+@pytest.mark.parametrize("name", ["F32", "Q8_0", "Q4_K", *FEW_BITS])
 def test_embedding_rows_of_any_format(name: str) -> None:
     config = KVConfig(4, (20,), "f32")
     table = Weight(random_blocks(name, 11, 256))

@@ -21,7 +21,7 @@ from plait.ops.reference import ReferenceBackend
 from support.integer_products import PARTS, defined_product
 from support.programs import rows_program
 from support.steps import Chunk, Driver
-from support.tensors import HALVES, random_weight, weight
+from support.tensors import HALVES, random_weight, tame, weight
 
 PATHS = CpuBackend.paths()
 FORMATS = tuple(PARTS)
@@ -35,6 +35,7 @@ def packed_weight(seed: int, block_format: str, *shape: int) -> Weight:
     blocks = rng.integers(0, 256, (int(np.prod(shape)) // fmt.block_values, fmt.block_bytes), dtype=np.uint8)
     for at in HALVES[block_format]:
         blocks[:, at : at + 2] = rng.normal(0, 0.1, (len(blocks), 1)).astype("<f2").view(np.uint8)
+    tame(blocks, block_format, rng.normal(0, 0.1, (len(blocks), 1)).astype("<f2"))
     return Weight(StoredBlocks(shape, block_format, blocks.reshape(int(np.prod(shape[:-1])), -1)))
 
 
@@ -169,6 +170,8 @@ NETWORKS = {
     "packed to floats": gated("Q8_0", "Q8_0", "F32"),
     "K formats": gated("Q4_K", "Q5_K", "Q6_K", 512, 256),
     "two and three bits": gated("Q2_K", "Q2_K", "Q3_K", 256, 256),
+    "levels of 3 and 2 bits": gated("IQ3_S", "IQ2_XS", "IQ1_M", 256, 256),
+    "ternary": gated("TQ1_0", "TQ2_0", "MXFP4", 256, 256),
     "minimums and levels": gated("Q4_1", "Q5_1", "IQ4_XS", 256, 64),
     "experts": experts(96, "Q8_0"),
     "4-bit experts": experts(64, "Q4_0"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from plait.formats.quant import BLOCK_FORMATS
+from plait.formats.quant import BLOCK_FORMATS, blocks_iq, ternary
 from plait.formats.quant.bits import planes
 from plait.formats.quant.blocks256 import IQ4_LEVELS
 from plait.formats.tensor import F32Array, U8Array
@@ -109,6 +109,35 @@ def q2_k(blocks: U8Array) -> Parts:
     return Parts(whole, halves(blocks, 80), halves(blocks, 82), None, blocks[:, :16] >> 4)
 
 
+def levelled(levels_of: Callable[[U8Array], blocks_iq.Levels], factor: float) -> Callable[[U8Array], Parts]:
+    """IQ1 to IQ3: the levels as the reference reads them, which is compared with `gguf`."""
+
+    def parts(blocks: U8Array) -> Parts:
+        found = levels_of(blocks)
+        runs = found.levels.astype(np.int64).reshape(len(blocks), found.scales.shape[1], -1)
+        return Parts(runs, found.d * np.float32(factor), whole_scales=found.scales.astype(np.int64))
+
+    return parts
+
+
+def ternary_parts(values: U8Array, d: F32Array) -> Parts:
+    """d times 0 to 3, less d."""
+    return Parts(numbers(values), d, d, None, np.ones((len(values), 16), np.int64))
+
+
+def tq1_0(blocks: U8Array) -> Parts:
+    return ternary_parts(ternary.trits_tq1_0(blocks), halves(blocks, 52))
+
+
+def tq2_0(blocks: U8Array) -> Parts:
+    return ternary_parts(planes(blocks[:, :64], 2, 32), halves(blocks, 64))
+
+
+def mxfp4(blocks: U8Array) -> Parts:
+    levels = ternary.MXFP4_LEVELS.astype(np.int64)[planes(blocks[:, 1:], 4, 16)]
+    return Parts(numbers(levels), ternary.e8m0_halves(blocks[:, :1]))
+
+
 PARTS: dict[str, Callable[[U8Array], Parts]] = {
     "Q8_0": q8_0,
     "Q4_0": q4_0,
@@ -122,6 +151,16 @@ PARTS: dict[str, Callable[[U8Array], Parts]] = {
     "IQ4_XS": iq4_xs,
     "Q2_K": q2_k,
     "Q3_K": q3_k,
+    "IQ1_S": levelled(blocks_iq.levels_iq1_s, 0.125),
+    "IQ1_M": levelled(blocks_iq.levels_iq1_m, 0.125),
+    "IQ2_XXS": levelled(blocks_iq.levels_iq2_xxs, 0.125),
+    "IQ2_XS": levelled(blocks_iq.levels_iq2_xs, 0.125),
+    "IQ2_S": levelled(blocks_iq.levels_iq2_s, 0.125),
+    "IQ3_XXS": levelled(blocks_iq.levels_iq3_xxs, 0.25),
+    "IQ3_S": levelled(blocks_iq.levels_iq3_s, 1),
+    "TQ1_0": tq1_0,
+    "TQ2_0": tq2_0,
+    "MXFP4": mxfp4,
 }
 """The formats whose products are in integers."""
 
