@@ -66,6 +66,7 @@ class Soak:
     until: float
     ends: Counter[str] = field(default_factory=Counter)
     number: int = 0
+    paused_s: float = 0.0
 
     def body(self, draw: random.Random) -> dict[str, Any]:
         self.number += 1
@@ -219,10 +220,13 @@ async def run(model: str | None, connections: int, seconds: float, environ: dict
         samples = []
         try:
             while time.monotonic() < soak.until:
+                turn = time.monotonic()
                 samples.append(await serving.sample())
                 await asyncio.sleep(min(1.0, seconds / 20))
-                gap = time.monotonic() - serving.began - samples[-1].at_s
-                soak.until += gap if gap > PAUSE_S else 0.0
+                turn = time.monotonic() - turn
+                if turn > PAUSE_S:
+                    soak.until += turn
+                    soak.paused_s += turn
         except BaseException:
             soak.until = 0.0
             raise
@@ -237,6 +241,7 @@ def _figures(soak: Soak, samples: list[Sample], serving: Serving, connections: i
     return {
         "connections": connections,
         "seconds": seconds,
+        "paused_seconds": soak.paused_s,
         "requests": sum(soak.ends.values()),
         "ends": dict(soak.ends),
         "start": asdict(first),

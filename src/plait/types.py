@@ -106,6 +106,7 @@ class Pooling(StrEnum):
 
 
 MAX_SEED = 2**64 - 1
+MAX_BIAS = 1e9
 MAX_SAMPLES = 1024
 _STAGES = frozenset(SamplerStage)
 _WHOLE = frozenset(
@@ -115,8 +116,8 @@ _WHOLE = frozenset(
 
 def _is_bias(entry: object) -> bool:
     match entry:
-        case (Integral(), Real()):
-            return True
+        case (Integral(), Real() as amount):
+            return bool(amount <= MAX_BIAS)  # minus infinity bans; not-a-number is no bias
     return False
 
 
@@ -193,7 +194,7 @@ class SamplingParams:
         self._entries("dry_sequence_breakers", "strings", lambda entry: isinstance(entry, str))
         self._entries("stop_token_ids", "token ids", lambda entry: isinstance(entry, Integral))
         self._entries("samplers", f"stages ({', '.join(SamplerStage)})", lambda entry: entry in _STAGES)
-        self._entries("logit_bias", "pairs of a token id and a number", _is_bias)
+        self._entries("logit_bias", f"pairs of a token id and a number, at most {MAX_BIAS:g}", _is_bias)
         if "" in self.stop:
             raise RequestError("a stop string is empty; give at least one character, or leave it out")
         if len(set(self.samplers)) != len(self.samplers):

@@ -31,6 +31,8 @@ TABLE: list[tuple[str, Any, int, str | None, str]] = [
     (COMPLETIONS, {"prompt": "a", "best_of": 4}, 400, "best_of", "invalid_request"),
     (COMPLETIONS, {"prompt": "a", "temperature": -1}, 400, "temperature", "invalid_request"),
     (COMPLETIONS, {"prompt": "a", "temperature": "hot"}, 400, "temperature", "invalid_request"),
+    (COMPLETIONS, {"prompt": "a", "repeat_penalty": 1e-228}, 400, "repeat_penalty", "invalid_request"),
+    (COMPLETIONS, {"prompt": "a", "logit_bias": {"5": 1e39}}, 400, "logit_bias", "invalid_request"),
     (COMPLETIONS, {"prompt": "a", "top_p": 2}, 400, "top_p", "invalid_request"),
     (COMPLETIONS, {"prompt": "a", "n": 0}, 400, "n", "invalid_request"),
     (COMPLETIONS, {"prompt": "a", "n": 100000}, 400, "n", "invalid_request"),
@@ -94,6 +96,7 @@ def test_a_bad_request_gets_its_answer(
 
 
 def test_none_of_them_leaves_a_trace(server: RunningServer) -> None:
+    server.post(COMPLETIONS, {"prompt": "a", "max_tokens": 1})  # pages are counted from the first step on
     server.wait_idle()
     before = server.pages()
     for route, body, status, _, _ in TABLE:
