@@ -171,7 +171,6 @@ def test_bad_logits_are_the_error_of_their_row_alone(temperature: float, values:
         (SamplingParams(seed=1, logit_bias=((1, INF),)), StepError),
         (SamplingParams(seed=1, logit_bias=((3, 1.0),)), RequestError),
         (SamplingParams(seed=1, logit_bias=((-1, 1.0),)), RequestError),
-        (SamplingParams(seed=1, repeat_penalty=1e39), StepError),
     ],
 )
 def test_parameters_that_leave_nothing_are_an_error_of_the_row(
