@@ -33,7 +33,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # paused is: the kernel takes no more
+        transport.set_write_buffer_limits(high=1)  # paused is: the kernel takes no more; TLS takes 0 for always
 
     def pause_writing(self) -> None:
         super().pause_writing()
