@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from plait.cli.lines import read_message
-from plait.cli.partners import Answer, AnswerError, Figures, Message, RemotePartner
+from plait.cli.partners import Answer, AnswerError, Figures, Message, RemotePartner, Thought, _pieces
 from plait.cli.talk import Talk, printable
 from plait.errors import OptionError
+from plait.tokenizer.toolcalls import OutputParser, answer_format
 
 
 def lines_of(*lines: str) -> Callable[[str], str]:
@@ -184,6 +185,36 @@ def test_an_answer_from_a_server() -> None:
     assert had[0]["path"] == "/v1/chat/completions"
     assert had[0]["key"] == "Bearer secret"
     assert (had[0]["model"], had[0]["temperature"], had[0]["messages"]) == ("only", 0.5, ASK)
+
+
+def test_reasoning_is_told_apart_and_stays_out_of_the_conversation(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = sse(delta(reasoning_content="Hm"), delta(reasoning_content="m."), delta(content="Yes"), {"choices": [], "usage": USAGE}, b"[DONE]")  # fmt: skip  # noqa: E501
+    with serving(stream) as (url, _):
+        partner = RemotePartner(url, None, "m", {})
+        *found, _ = partner.answer(ASK)
+        assert found == [Thought("Hm"), Thought("m."), "Yes"]
+        made = Talk(partner, lines_of("hi"), "", "> ")
+        made.run()
+    assert made.messages[-1] == {"role": "assistant", "content": "Yes"}
+    assert capsys.readouterr() == ("Yes\n", "Hmm.\n")
+
+
+def test_reasoning_is_dim_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    partner = Parrot()
+    monkeypatch.setattr(partner, "answer", lambda messages: iter([Thought("Hm\x1b[2J"), "Yes"]))
+    made = Talk(partner, lines_of("hi"), "", "> ")
+    made.run()
+    assert capsys.readouterr() == ("Yes\n", "\x1b[2mHm\ufffd[2J\x1b[22m\n")
+
+
+def test_reasoning_of_a_model_in_this_process() -> None:
+    parser = OutputParser(answer_format("{{ messages }} <think></think>").without_tools())
+    texts = ["<thi", "nk>Hm", "m.</think>\n\nYe", "s"]
+    found = [piece for i, text in enumerate(texts) for piece in _pieces(parser, text, i == 3)]
+    assert "".join(piece.text for piece in found if isinstance(piece, Thought)) == "Hmm."
+    assert "".join(piece for piece in found if isinstance(piece, str)).strip() == "Yes"
+    assert list(_pieces(None, "<think>", True)) == ["<think>"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Who answers in `plait chat`: a model in this process, or a server.
 
-A partner takes a conversation and yields the answer's text as it comes, then its figures. Leaving the answer early ends
-it. Knows `plait.api` and OpenAI's stream of events; nothing of terminals.
+A partner takes a conversation and yields the answer's text as it comes, what is thought before it apart, then its
+figures. Leaving the answer early ends it. Knows `plait.api` and OpenAI's stream of events; nothing of terminals.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from plait.errors import OptionError, PlaitError
-from plait.types import SamplingParams
+from plait.types import ChatMessage, SamplingParams
 
 if TYPE_CHECKING:  # a chat with a server needs no engine
     from plait.api import LLM
+    from plait.tokenizer.toolcalls import OutputParser
 
 Message: TypeAlias = Mapping[str, str]
 CONNECT_S = 600.0
@@ -41,7 +42,14 @@ class Figures:
         return (self.generated_tokens - 1) / self.seconds if self.seconds > 0 and self.generated_tokens > 1 else 0.0
 
 
-Answer: TypeAlias = Iterator[str | Figures]
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """Text of the reasoning before an answer: shown, and no part of the conversation."""
+
+    text: str
+
+
+Answer: TypeAlias = Iterator[str | Thought | Figures]
 
 
 class AnswerError(PlaitError):
@@ -79,15 +87,26 @@ class LocalPartner:
     def answer(self, messages: Sequence[Message]) -> Answer:
         clock = _Clock()
         prompt = self._llm.chat_prompt(messages) if self._has_template else _plain(messages)
+        parser = self._parser(messages) if self._has_template else None
         with closing(self._llm.stream([prompt], self._params)) as deltas:  # type: ignore[type-var]
             for delta in deltas:
                 clock.see(len(delta.token_ids))
-                if delta.text:
-                    yield delta.text
+                yield from _pieces(parser, delta.text, delta.final)
                 if delta.error is not None:
                     raise AnswerError(str(delta.error))
                 if delta.final:
                     yield clock.figures(delta.prompt_tokens, delta.cached_tokens)
+
+    def _parser(self, messages: Sequence[Message]) -> OutputParser | None:
+        """Tells reasoning from the answer; None for a model without."""
+        from plait.tokenizer.toolcalls import OutputParser, answer_format
+
+        tokenizer = self._llm.tokenizer
+        form = answer_format(tokenizer.template_for()).without_tools()
+        if not form.reasoning:
+            return None
+        text = tokenizer.render_chat([ChatMessage(role=one["role"], content=one["content"]) for one in messages])
+        return OutputParser(form, begun=form.reasoning_begun(text))
 
 
 class RemotePartner:
@@ -111,9 +130,9 @@ class RemotePartner:
         body["stream_options"] = {"include_usage": True}
         with self._open("/chat/completions", body) as reply:
             for event in _events(reply):
-                if text := _text(event):
+                if texts := _texts(event):
                     clock.see(1)
-                    yield text
+                    yield from texts
                 if usage := event.get("usage"):
                     clock.tokens = usage["completion_tokens"]
                     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
@@ -179,10 +198,29 @@ def _events(reply: IO[bytes]) -> Iterator[dict[str, Any]]:
     raise AnswerError("the stream ended early; is the server still there?")
 
 
-def _text(event: Mapping[str, Any]) -> str:
-    """Reasoning is shown like the rest."""
-    deltas = [choice.get("delta") or {} for choice in event.get("choices") or ()]
-    return "".join((delta.get("reasoning_content") or "") + (delta.get("content") or "") for delta in deltas)
+def _pieces(parser: OutputParser | None, text: str, final: bool) -> Iterator[str | Thought]:
+    """A piece of an answer, by what it is."""
+    if parser is None:
+        yield from [text] if text else ()
+        return
+    from plait.tokenizer.toolcalls import Reasoning, Text
+
+    for part in [*parser.push(text), *(parser.finish() if final else ())]:
+        match part:
+            case Text(said):
+                yield said
+            case Reasoning(thought):
+                yield Thought(thought)
+
+
+def _texts(event: Mapping[str, Any]) -> list[str | Thought]:
+    found: list[str | Thought] = []
+    for delta in [choice.get("delta") or {} for choice in event.get("choices") or ()]:
+        if thought := delta.get("reasoning_content"):
+            found.append(Thought(thought))
+        if text := delta.get("content"):
+            found.append(text)
+    return found
 
 
 def _said(body: bytes, status: int) -> str:

@@ -1,6 +1,7 @@
 """The loop of `plait chat`: reads messages and commands, shows answers, keeps the conversation.
 
-Answers go to standard output, everything else to standard error. Knows partners and lines; no model and no server.
+Answers go to standard output, everything else to standard error, reasoning too (dim, where that is a terminal).
+Knows partners and lines; no model and no server.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from plait.cli.lines import read_message
-from plait.cli.partners import Figures, Partner
+from plait.cli.partners import Figures, Partner, Thought
 from plait.errors import PlaitError
 
 HELP = """\
@@ -90,12 +91,22 @@ class Talk:
             self._turns.pop()
 
     def _show(self, pieces: list[str]) -> None:
+        thinking = False
         for piece in self._partner.answer(self.messages):
             if isinstance(piece, Figures):
                 self._figures.append(piece)
+                continue
+            thought = isinstance(piece, Thought)
+            if thinking and not thought:
+                print(file=sys.stderr, flush=True)
+            thinking = thought
+            if isinstance(piece, Thought):
+                _think(piece.text)
             else:
                 pieces.append(piece)
                 print(printable(piece), end="", flush=True)
+        if thinking:
+            print(file=sys.stderr, flush=True)
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
@@ -155,6 +166,12 @@ def _line(figures: Sequence[Figures]) -> str:
     gaps = sum(max(0, f.generated_tokens - 1) for f in figures if f.seconds > 0)
     speed = f", {gaps / seconds:.1f} tokens/s" if seconds > 0 and gaps else ""
     return f"{prompt} prompt tokens, {cached} of them cached; {made} generated{speed}"
+
+
+def _think(text: str) -> None:
+    """Each piece is dim by itself, so that whatever ends it leaves the terminal as it was."""
+    text = printable(text)
+    print(f"\x1b[2m{text}\x1b[22m" if sys.stderr.isatty() else text, end="", file=sys.stderr, flush=True)
 
 
 def _note(text: str) -> None:
