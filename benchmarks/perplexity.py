@@ -22,12 +22,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from cpu_step import PAGE, step
-from requantise import dequantised, requantised
+from requantise import FORMATS, dequantised, requantised
 
 from plait import LLM, Model, SamplingParams
 from plait.formats.hub import resolve_model
 from plait.formats.open import open_model
-from plait.formats.quant import BLOCK_FORMATS
 from plait.formats.tensor import ModelSource
 from plait.models.registry import load_model
 from plait.ops.api import KVConfig
@@ -122,7 +121,7 @@ def main() -> None:
         sequences = own_text(model, args.tokens)
     else:
         sequences = text_tokens(model, args.text.read_text(encoding="utf-8"), args.tokens)
-    formats = list(BLOCK_FORMATS) if args.formats == ["all"] else args.formats or [None]
+    formats = list(FORMATS) if args.formats == ["all"] else args.formats or [None]
     results = []
     for name in formats:
         results.append(measure(source, name, sequences, args.threads))

@@ -202,3 +202,6 @@ QUANTISERS: Mapping[str, Callable[[F32Array], U8Array]] = {
     "Q4_1": _q4_1, "Q5_0": _q5_0, "Q5_1": _q5_1, "Q2_K": _q2_k, "Q3_K": _q3_k, "Q4_K": _q4_k, "Q5_K": _q5_k,
     "Q6_K": _q6_k, "IQ4_NL": _iq4_nl, "IQ4_XS": _iq4_xs,
 }  # fmt: skip
+
+FORMATS = tuple(name for name, fmt in BLOCK_FORMATS.items() if name in QUANTISERS or fmt.quantize is not None)
+"""What values can be rounded to here; formats of grids and of fewer bits are only read."""

@@ -1,9 +1,8 @@
 """Compares tiny random Llama models in the types of few bits with llama.cpp, and prints a table.
 
-llama.cpp rounds rows to 8 bits before its products, as Plait's CPU kernels do, but not in the same way: equal is what
-differs by what rounding costs. Needs llama-cpp-python and gguf:
+Both round rows to 8 bits before products with quantised weights. Needs llama-cpp-python and gguf:
 
-    PYTHONPATH=src:tests python tests/golden/compare_llama_cpp_types.py
+    PYTHONPATH=src:tests python tests/golden/compare_llama_cpp_types.py > benchmarks/results/DATE-llama-cpp-types.md
 """
 
 from __future__ import annotations
@@ -29,6 +28,12 @@ from support.tiny_llama import TinyLlama
 
 TINY = TinyLlama(d_model=256, ff=512, head_dim=32, n_heads=8, n_layers=1)
 PROMPT = (1, 5, 9, 2, 7, 3, 11, 4)
+HEAD = """# Types of few bits beside llama.cpp
+
+Logits of a tiny random Llama model in each type, over a prompt of {n} tokens: norms of differences as shares of
+the norm. float32 is Plait's reference backend, which rounds no rows; the other two round them to 8 bits. Made by
+`tests/golden/compare_llama_cpp_types.py` with llama-cpp-python {version}.
+"""
 
 
 def save(source: MemorySource, path: Path) -> None:
@@ -39,7 +44,6 @@ def save(source: MemorySource, path: Path) -> None:
             writer.add_uint32(key, int(value))
         elif isinstance(value, float):
             writer.add_float32(key, value)
-    writer.add_uint32("llama.vocab_size", TINY.vocab)
     writer.add_string("tokenizer.ggml.model", "no_vocab")
     for name, tensor in source.tensors.items():
         if tensor.format == "F32":
@@ -72,6 +76,7 @@ def share(a: F32Array, b: F32Array) -> str:
 
 
 def main() -> None:
+    print(HEAD.format(n=len(PROMPT), version=llama_cpp.__version__))
     print("| type | CPU to float32 | llama.cpp to float32 | CPU to llama.cpp |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as directory:
         for name in sys.argv[1:] or FEW_BITS:

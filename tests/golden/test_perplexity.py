@@ -7,7 +7,6 @@ import pytest
 from plait import Model
 from plait.formats.hub import resolve_model
 from plait.formats.open import open_model
-from plait.formats.quant import BLOCK_FORMATS
 from support.scripts import load_script
 
 perplexity = load_script("perplexity")
@@ -34,7 +33,7 @@ def text() -> list[list[int]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BLOCK_FORMATS)
+@pytest.mark.parametrize("name", perplexity.FORMATS)
 def test_three_thousand_tokens(name: str, text: list[list[int]]) -> None:
     assert difference(name, text) < BOUND
 

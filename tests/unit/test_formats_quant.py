@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from plait.errors import UnsupportedModelError
 from plait.formats.quant import BLOCK_FORMATS, KNOWN_TYPES, block_format, dequantize, quantize
+from plait.formats.stored import StoredTensor
 
 FORMATS = sorted(BLOCK_FORMATS)
 # Where the half-precision scales lie in a block; everything else may be any byte.
@@ -144,3 +148,12 @@ def test_bf16_keeps_nan_and_rounds_to_even() -> None:
     assert got[1] == 0x3F82
     assert np.isnan(dequantize(quantize(bits.view(np.float32)[None], "BF16"), "BF16")[0, 2])
     assert got[3] == 0x7F80
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("NVFP4", "MXFP4"), ("Q8_1", "Q8_0"), ("F64", "F32")])
+def test_what_is_not_read_names_its_nearest(name: str, nearest: str) -> None:
+    tensor = StoredTensor("odd", (1, 64), name, np.zeros(64, np.uint8), Path("m.gguf"))
+    with pytest.raises(
+        UnsupportedModelError, match=f"'odd': is of type {name}, which .* nearest that it reads: {nearest}"
+    ):
+        tensor.raw()

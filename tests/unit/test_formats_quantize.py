@@ -13,7 +13,7 @@ from gguf.quants import quantize as oracle_quantize
 
 from plait.cli.main import main
 from plait.errors import ModelFileError
-from plait.formats import gguf_writer
+from plait.formats import gguf_writer, requantize
 from plait.formats.gguf_reader import read_gguf
 from plait.formats.gguf_writer import TensorPlan, encode_u32, write_gguf
 from plait.formats.mixes import MIXES, ModelFacts, chosen_format
@@ -149,6 +149,19 @@ def test_round_trip(tmp_path: Path, kind: str) -> None:
     assert theirs.fields["test.double"].contents() == 0.1
     assert theirs.fields["tokenizer.ggml.tokens"].contents() == ["a", "é"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.gguf", "out.gguf"]
+
+
+def test_a_type_that_is_not_read_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requantize, "_PIECE_VALUES", 1000)  # several pieces, the last one ragged
+    ids = np.arange(37 * 64, dtype=np.int32).reshape(37, 64)
+    writer = gguf.GGUFWriter(tmp_path / "in.gguf", "llama")
+    writer.add_tensor("ids", ids)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    assert main(["quantize", str(tmp_path / "in.gguf"), str(tmp_path / "out.gguf"), "--type", "Q8_0"]) == 0
+    (copied,) = gguf.GGUFReader(tmp_path / "out.gguf").tensors
+    assert np.array_equal(copied.data, ids)
 
 
 def test_threads_do_not_change_the_file(tmp_path: Path) -> None:

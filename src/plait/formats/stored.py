@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,9 @@ class StoredTensor:
     def raw(self) -> U8Array:
         fmt = BLOCK_FORMATS.get(self.format)
         if fmt is None:
-            known = ", ".join(BLOCK_FORMATS)
-            raise UnsupportedModelError(self.file, f"is of type {self.format}; Plait reads {known}", self.name)
+            nearest = ", ".join(_nearest(self.format))
+            reason = f"is of type {self.format}, which Plait does not read; the nearest that it reads: {nearest}"
+            raise UnsupportedModelError(self.file, reason, self.name)
         row_values = self.shape[-1] if self.shape else 1
         return self.data.reshape(math.prod(self.shape[:-1]), fmt.row_bytes(row_values))
 
@@ -45,3 +47,10 @@ class StoredTensor:
             # A container may place numbers at odd addresses, which numpy allows and kernels do not.
             return np.require(self.data.view("<f4"), requirements="A").reshape(self.shape)
         return dequantize(rows, self.format).reshape(self.shape)
+
+
+def _nearest(name: str) -> list[str]:
+    """The formats whose names are most alike; of plain numbers the floats."""
+    if name[1:].isdigit():
+        return ["F32", "F16", "BF16"]
+    return get_close_matches(name, BLOCK_FORMATS, n=3, cutoff=0)
