@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING
 from plait.errors import TokenizerError, UnsupportedModelError
 from plait.tokenizer.gguf_vocabulary import EOG_TEXTS
 from plait.tokenizer.parts import SPECIAL, TokenizerParts
-from plait.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, USER_DEFINED, Spelling, Vocabulary, byte_value, digest
+from plait.tokenizer.vocabulary import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    USER_DEFINED,
+    Spelling,
+    Texts,
+    Vocabulary,
+    byte_value,
+    digest,
+)
 from plait.types import TokenId
 
 if TYPE_CHECKING:
@@ -124,9 +134,8 @@ def _vocabulary(file: Path, library: Library, decoder: Decoder) -> Vocabulary:
     eog = {ids[text] for text in EOG_TEXTS if text in ids} | set(config.eos_ids(len(texts)))
     if eos is not None:
         eog.add(eos)
-    return Vocabulary(
-        texts, bytes(attributes), decoder.spelling, config.token(ids, "bos"), eos, frozenset(eog), decoder.strips_space
-    )
+    bos, spelling = config.token(ids, "bos"), decoder.spelling
+    return Vocabulary(Texts(texts), bytes(attributes), spelling, bos, eos, frozenset(eog), decoder.strips_space)
 
 
 @dataclass(frozen=True, slots=True)
