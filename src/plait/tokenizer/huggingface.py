@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.errors import TokenizerError, UnsupportedModelError
+from plait.tokenizer.data import SPECIAL, TokenizerData
 from plait.tokenizer.gguf_vocabulary import EOG_TEXTS
-from plait.tokenizer.parts import SPECIAL, TokenizerParts
 from plait.tokenizer.vocabulary import (
     BYTE,
     CONTROL,
@@ -62,14 +62,14 @@ class Decoder:
     strips_space: bool
 
 
-def from_file(path: Path) -> TokenizerParts:
+def from_file(path: Path) -> TokenizerData:
     """From a tokenizer.json, or a directory that holds one. Raises `TokenizerError`, `UnsupportedModelError`."""
     file = path / TOKENIZER_FILE if path.is_dir() else path
     library, text = _open(file)
     decoder = _decoder(file, library)
     vocabulary = _vocabulary(file, library, decoder)
     special = _Config.beside(file).special_texts()
-    return TokenizerParts(TOKENIZER_FILE, vocabulary, HuggingFaceEncoder(library), digest(text), special)
+    return TokenizerData(TOKENIZER_FILE, vocabulary, HuggingFaceEncoder(library), digest(text), special)
 
 
 def _open(file: Path) -> tuple[Library, str]:
