@@ -56,6 +56,7 @@ EOG_TEXTS = (
     "<|tool_response>",
     "<｜end▁of▁sentence｜>",
     "[e~[",
+    "<|observation|>",  # GLM-4 writes it after a call; its GGUF files name <|user|> alone
 )
 
 # Fill-in-the-middle tokens that a file need not name: key (and an older key) to texts. Those of the last three kinds
