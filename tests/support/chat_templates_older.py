@@ -59,7 +59,7 @@ OLDER: dict[str, str] = {
         "{% if add_generation_prompt %}{{ '\n<|im_start|>assistant\n' }}{% endif %}"
     ),
     "stablelm": (
-        "{% for message in messages %}{{ '<|' ~ message['role'] ~ '|>' + '\n' + message['content'] + eos_token ~ '\n' }}"
+        "{% for message in messages %}{{ '<|' ~ message['role'] ~ '|>\n' + message['content'] + eos_token ~ '\n' }}"
         "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>' + '\n' }}{% endif %}{% endfor %}"
     ),
     "olmo": """{{ eos_token }}{% for message in messages %}
