@@ -26,7 +26,7 @@ file; on CUDA all are made floats of `--gpu-type` at load. *Written* marks those
 """
 CHECKPOINTS = """
 AWQ (gemm, 4 bits), GPTQ (2, 4 and 8 bits) and compressed-tensors (pack-quantized and int-quantized, 4 and 8 bits)
-directories are read as one of these types: levels exactly, their scales as halves. A matrix whose integers none can hold
+directories are read as one of these types: levels exactly, scales as halves. A matrix whose integers none can hold
 becomes F16, which takes 2 bytes a weight, and a warning says why: inputs whose groups are out of order (GPTQ's
 `desc_act`), groups that end within 32 inputs, or levels less their zeros
 of more than 8 bits. `plait inspect` shows the type that each matrix gets. Those of the tests:
