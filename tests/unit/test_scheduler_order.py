@@ -14,7 +14,7 @@ from plait.cache.kv import KVCache
 from plait.errors import DeadlineError, OptionError, QueueFullError, QueueTimeoutError
 from plait.scheduler import policy
 from plait.scheduler.fairness import FairShare
-from plait.scheduler.lengths import OutputLengths
+from plait.scheduler.lengths import OutputLengths, left
 from plait.scheduler.limits import Limits, QueueBounds
 from plait.scheduler.plan import StepPlan
 from plait.scheduler.scheduler import NO_BOUNDS, Scheduler
@@ -246,14 +246,15 @@ def test_a_deadline_ends_a_running_request_and_a_queue_timeout_only_a_waiting_on
 
 def test_answers_are_expected_to_be_as_long_as_those_seen() -> None:
     lengths = OutputLengths()
-    assert lengths.remaining("a", 1, 0, 1000, False) == 256
+    assert lengths.expected("a", 1) == 256
     for _ in range(50):
         lengths.see("a", 1, 20)
-    assert 15 <= lengths.remaining("a", 1, 0, 1000, False) <= 30
-    assert lengths.remaining("a", 1, 0, 8, False) == 8
-    assert lengths.remaining("a", 1, 100, 1000, False) == 50, "one that outgrew it goes on for half as long again"
-    assert lengths.remaining("a", 1, 0, 1000, True) == 1000
-    assert lengths.remaining("b", 1, 0, 1000, False) == lengths.remaining("a", 1, 0, 1000, False)
+    assert 15 <= lengths.expected("a", 1) <= 30
+    assert lengths.expected("b", 1) == lengths.expected("a", 1)
+    assert left(20.5, 0, 1000) == 20
+    assert left(20.5, 0, 8) == 8
+    assert left(20.5, 100, 1000) == 50, "one that outgrew it goes on for half as long again"
+    assert left(1.0, 1, 1000) == 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)), max_size=6))

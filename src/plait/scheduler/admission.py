@@ -13,6 +13,7 @@ from operator import attrgetter
 
 from plait.scheduler import policy
 from plait.scheduler.counters import Counters
+from plait.scheduler.growth import Growth
 from plait.scheduler.lengths import OutputLengths
 from plait.scheduler.limits import Limits
 from plait.scheduler.request import Phase, Sample
@@ -76,6 +77,7 @@ class Admission:
                 behind.append(sample)
             else:
                 budget -= policy.first_share(sample.wanted, budget, True)
+        growth = Growth(self.lengths, self.running)
         passed, self.held_back = 0, False
         for sample in self.waiting.ordered(now, promise):
             if behind and promise is not None and sample.is_late(promise, now):
@@ -97,7 +99,7 @@ class Admission:
                 self.held_back = True
                 passed += 1
                 continue
-            if not self._open(sample, prompts, step):
+            if not self._open(sample, prompts, growth, step):
                 return
             sample.urgency = max(0, policy.level(sample.urgency, now - sample.request.arrived))
             prompts.append(sample)
@@ -106,7 +108,7 @@ class Admission:
     def _is_ready(self, sample: Sample) -> bool:
         return self._ready is None or self._ready(sample.request.engine_request)
 
-    def _open(self, sample: Sample, prompts: list[Sample], step: int) -> bool:
+    def _open(self, sample: Sample, prompts: list[Sample], growth: Growth, step: int) -> bool:
         """Give a waiting sample a sequence, if there is room for it."""
         alone = not self.sequences.by_id
         if self._refused is not None and not alone:
@@ -115,13 +117,14 @@ class Admission:
                 return False
         self._refused = None
         self.sequences.open(sample)
-        if not alone and not self._find_room(sample, prompts):
+        if not alone and not self._find_room(sample, prompts, growth):
             self.sequences.close(sample)
             self._refused = (sample, step, self.sequences.departures)
             return False
         self.waiting.remove(sample)
         sample.phase = Phase.RUNNING
         insort(self.running, sample, key=ORDER)
+        growth.add(sample)
         self.sequences.leave_base(sample)
         if sample.cached_tokens is None:
             sample.cached_tokens = min(sample.planned, sample.request.prompt_length)
@@ -142,14 +145,14 @@ class Admission:
             if len(self._seen) > MOST_SEEN:
                 self._seen.popitem(last=False)
 
-    def _find_room(self, sample: Sample, prompts: list[Sample]) -> bool:
+    def _find_room(self, sample: Sample, prompts: list[Sample], growth: Growth) -> bool:
         """Whether there is room for the sample, once pins have gone for it; a background request leaves them alone."""
-        while not self._has_room(sample, prompts):
+        while not self._has_room(sample, prompts, growth):
             if sample.request.priority >= Priority.BACKGROUND or not self.sequences.pins.drop_one():
                 return False
         return True
 
-    def _has_room(self, sample: Sample, prompts: list[Sample]) -> bool:
+    def _has_room(self, sample: Sample, prompts: list[Sample], growth: Growth) -> bool:
         """Whether all of the sample's tokens fit beside what the running ones still have to put in, with head-room for
         what they are expected to generate. One that gave way often must fit at its longest."""
         if sample.protected:
@@ -158,15 +161,8 @@ class Admission:
                 return False
         filling = [one for one in prompts if one.phase is Phase.RUNNING]  # else it has given way just now
         needed = [self.sequences.pages_needed(one) for one in (*filling, sample)]
-        futures = sorted([self._future(one) for one in (*self.running, sample)])
-        return self.sequences.fit(needed, policy.peak_tokens(futures), len(self.running))
-
-    def _future(self, sample: Sample) -> tuple[int, int]:
-        """Tokens that the sample is expected to generate from now on, and those it has generated."""
-        request = sample.request
-        made = len(sample.tokens) - request.prompt_length
-        most = request.limit - len(sample.tokens)
-        return self.lengths.remaining(request.account.tenant, request.priority, made, most, not request.stop_ids), made
+        fit, running = self.sequences.fit, len(self.running)
+        return fit(needed, growth.most(sample), running) or fit(needed, growth.peak(sample), running)
 
     # --- giving way -----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,66 @@
+"""How much the running samples are expected to grow: the head-room that an admission leaves them.
+
+Knows samples' tokens and answers' lengths; knows no pages.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from plait.scheduler import policy
+from plait.scheduler.lengths import OutputLengths, left
+from plait.scheduler.request import Sample
+
+Future: TypeAlias = tuple[int, int]
+"""Tokens that a sample is expected to generate from now on, and those it has generated."""
+
+
+class Growth:
+    """The futures of the `running` samples, sorted once for all who ask to be let in while one step is planned: nothing
+    but admissions changes them meanwhile. They are looked at when somebody asks for the first time."""
+
+    __slots__ = ("_expected", "_futures", "_lengths", "_running", "_sum")
+
+    def __init__(self, lengths: OutputLengths, running: Sequence[Sample]) -> None:
+        self._lengths, self._running = lengths, running
+        self._expected: dict[tuple[str, int], float] = {}
+        self._futures: list[Future] | None = None
+        self._sum = 0
+
+    def most(self, sample: Sample) -> int:
+        """What `peak` is at most: as if nobody ended before all have grown. Found without a look at each of them."""
+        self._sorted()
+        return self._sum + self._future(sample)[0]
+
+    def peak(self, sample: Sample) -> int:
+        """The most tokens that the running samples and this one will take beyond what they have now."""
+        futures, own = self._sorted(), self._future(sample)
+        at = bisect_left(futures, own)
+        return policy.peak_tokens([*futures[:at], own, *futures[at:]])
+
+    def add(self, sample: Sample) -> None:
+        """The sample has joined those that run."""
+        if self._futures is not None:
+            future = self._future(sample)
+            insort(self._futures, future)
+            self._sum += future[0]
+
+    def _sorted(self) -> list[Future]:
+        if self._futures is None:
+            self._futures = sorted([self._future(sample) for sample in self._running])
+            self._sum = sum([remaining for remaining, _ in self._futures])
+        return self._futures
+
+    def _future(self, sample: Sample) -> Future:
+        request = sample.request
+        known = len(sample.tokens)
+        made, most = known - request.prompt_length, request.limit - known
+        if not request.stop_ids:
+            return most, made  # nothing but its limit ends it
+        key = (request.account.tenant, request.priority)
+        expected = self._expected.get(key)
+        if expected is None:
+            expected = self._expected[key] = self._lengths.expected(*key)
+        return left(expected, made, most), made
