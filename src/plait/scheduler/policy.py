@@ -99,7 +99,7 @@ def peak_tokens(futures: Sequence[tuple[int, int]]) -> int:
     own tokens are free for the others."""
     peak = given_back = 0
     growing = len(futures)
-    for remaining, own in futures:  # when it ends, those behind it have grown as much; what those before it took is back
+    for remaining, own in futures:  # at its end those behind it have grown as much, and the growth before it is back
         now = remaining * growing - given_back
         if now > peak:
             peak = now
