@@ -5,7 +5,6 @@ Knows samples' tokens and answers' lengths; knows no pages.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -18,7 +17,7 @@ Future: TypeAlias = tuple[int, int]
 
 
 class Growth:
-    """The futures of the `running` samples, sorted once for all who ask to be let in while one step is planned: nothing
+    """The futures of the `running` samples, found once for all who ask to be let in while one step is planned: nothing
     but admissions changes them meanwhile. They are looked at when somebody asks for the first time."""
 
     __slots__ = ("_expected", "_futures", "_lengths", "_running", "_sum")
@@ -30,26 +29,26 @@ class Growth:
         self._sum = 0
 
     def most(self, sample: Sample) -> int:
-        """What `peak` is at most: as if nobody ended before all have grown. Found without a look at each of them."""
-        self._sorted()
+        """What `peak` is at most: as if nobody ended before all have grown."""
+        self._found()
         return self._sum + self._future(sample)[0]
 
     def peak(self, sample: Sample) -> int:
         """The most tokens that the running samples and this one will take beyond what they have now."""
-        futures, own = self._sorted(), self._future(sample)
-        at = bisect_left(futures, own)
-        return policy.peak_tokens([*futures[:at], own, *futures[at:]])
+        futures = self._found()
+        futures.sort()  # they are, but for who was let in since the last time
+        return policy.peak_tokens(sorted([*futures, self._future(sample)]))
 
     def add(self, sample: Sample) -> None:
         """The sample has joined those that run."""
         if self._futures is not None:
             future = self._future(sample)
-            insort(self._futures, future)
+            self._futures.append(future)
             self._sum += future[0]
 
-    def _sorted(self) -> list[Future]:
+    def _found(self) -> list[Future]:
         if self._futures is None:
-            self._futures = sorted([self._future(sample) for sample in self._running])
+            self._futures = [self._future(sample) for sample in self._running]
             self._sum = sum([remaining for remaining, _ in self._futures])
         return self._futures
 
