@@ -322,6 +322,35 @@ def test_who_waits_for_a_prompt_lends_it_its_urgency() -> None:
     assert loop.begun.index("second") < loop.begun.index("other")
 
 
+def test_what_was_lent_is_given_back_once_the_prompt_is_computed() -> None:
+    loop = Loop(n_parallel=2, n_batch=8)
+    loop.add("first", own(0, 60), priority=Priority.BACKGROUND, max_tokens=100)
+    loop.step()
+    loop.add("second", own(0, 60), priority=Priority.HIGH, max_tokens=100)
+    while "second" not in loop.begun:
+        loop.step()
+    assert loop.scheduler.counters.preemptions == 0
+    loop.add("third", own(1), priority=Priority.HIGH, max_tokens=2)
+    loop.step()
+    assert loop.scheduler.counters.preemptions == 1, "it kept the class of who had waited for its prompt"
+    while "third" not in loop.ended:
+        loop.step()
+    assert "second" not in loop.ended
+    loop.drain()
+    assert loop.scheduler.counters.preemptions == 1
+
+
+def test_who_waits_lends_the_class_to_which_it_has_risen() -> None:
+    loop = Loop(n_parallel=3, n_batch=8)
+    loop.add("other", own(1, 60), priority=Priority.NORMAL)
+    loop.add("first", own(0, 60), priority=Priority.LOW)
+    loop.step()
+    loop.add("second", own(0, 60), priority=Priority.NORMAL)
+    loop.now += policy.AGEING_S
+    loop.drain()
+    assert loop.begun.index("first") < loop.begun.index("other")
+
+
 def test_cache_modes() -> None:
     loop = Loop()
     for number, mode in enumerate((CacheMode.READ, CacheMode.OFF, CacheMode.READ_WRITE, CacheMode.OFF, CacheMode.READ)):

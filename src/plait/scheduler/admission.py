@@ -52,7 +52,7 @@ class Admission:
     def enqueue(self, sample: Sample, *, returning: bool = False) -> None:
         sample.phase = Phase.WAITING
         sample.awaited = None
-        sample.urgency = sample.request.priority
+        sample.level = sample.lent = sample.request.priority
         self.waiting.add(sample, returning=returning, cached=self.sequences.cached(sample))
 
     @property
@@ -67,8 +67,8 @@ class Admission:
         """Let waiting samples in, in order, while there are places, pages and budget, and append them to `prompts`,
         those that are running and have prompts to compute.
 
-        One whose prefix a running sequence is just computing is passed over, and lends that one its urgency: it will
-        find those pages in the cache. The first one without room ends it, so that it is not starved by smaller ones.
+        One whose prefix a running sequence is just computing is passed over, and lends that one its class until it
+        finds those pages in the cache. The first one without room ends it, so that it is not starved by smaller ones.
         """
         promise = limits.promise
         behind: list[Sample] = []
@@ -90,7 +90,7 @@ class Admission:
                 return
             other = self.sequences.coming_from(sample)
             if other is not None:
-                other.urgency = min(other.urgency, sample.urgency)
+                other.lent = min(other.lent, _risen(sample, now))
                 passed += 1
                 continue
             if len(self.running) >= limits.places:
@@ -101,7 +101,7 @@ class Admission:
                 continue
             if not self._open(sample, prompts, growth, step):
                 return
-            sample.urgency = max(0, policy.level(sample.urgency, now - sample.request.arrived))
+            sample.level = _risen(sample, now)
             prompts.append(sample)
             budget -= policy.first_share(sample.wanted, budget, True)
 
@@ -171,8 +171,8 @@ class Admission:
         place to it. To be called before a step is planned, as a plan has no more sequences than places."""
         if len(self.running) != places:
             return
-        below = [s for s in self.running if s.urgency and not s.protected]
-        if not below:
+        lowest = max([s.level for s in self.running])
+        if not lowest:
             return
         first = next(
             (
@@ -182,10 +182,11 @@ class Admission:
             ),
             None,
         )
-        if first is not None:
-            below = [s for s in below if s.urgency > first.request.priority]
-            if below:
-                self.preempt(self._cheapest(below))
+        if first is None or first.request.priority >= lowest:
+            return
+        below = [s for s in self.running if s.urgency > first.request.priority and not s.protected]
+        if below:
+            self.preempt(self._cheapest(below))
 
     def make_room(self, sample: Sample) -> bool:
         """Let go of pages so that `sample` can go on. False if it must wait, because it gave way itself or because
@@ -231,3 +232,8 @@ class Admission:
         assert self.running == sorted((s for s in samples if s.phase is Phase.RUNNING), key=ORDER)
         assert all(s.preempted <= policy.MAX_PREEMPTIONS for s in samples), "a protected sample gave way"
         assert self.sequences.longest_fit([s for s in self.running if s.protected]) or len(self.running) == 1
+
+
+def _risen(sample: Sample, now: float) -> int:
+    """A waiting sample's class after ageing, the highest for one that is overdue."""
+    return max(0, policy.level(sample.request.priority, now - sample.request.arrived))
