@@ -56,9 +56,10 @@ class Checked:
         futures = [future(admission.lengths, one) for one in (*running, sample)]
         needed = [sequences.pages_needed(one) for one in (*prompts, sample) if one.phase is not Phase.LEAVING]
         fit = sequences.fit(needed, peak(futures), len(running))
-        assert growth.peak(sample) == peak(futures) <= growth.most(sample)
+        longest = sum(one.longest for one in (*running, sample))
+        assert growth.peak(sample) == peak(futures) <= longest
         assert found == (fit and (not sample.protected or sequences.longest_fit([*guarded, sample])))
-        self.close += fit and not sequences.fit(needed, growth.most(sample), len(running))
+        self.close += fit and not sequences.fit(needed, longest, len(running))
         self.asked[found] += 1
         return found
 

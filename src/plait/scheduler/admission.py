@@ -45,6 +45,7 @@ class Admission:
         self.counters = counters
         self.waiting = WaitingQueue()
         self.running: list[Sample] = []
+        self._longest = 0  # tokens of their answers if none ends before its limit: no peak is higher
         self.lengths = OutputLengths()
         self._seen: OrderedDict[int, None] = OrderedDict()
         self._refused: tuple[Sample, int, int] | None = None  # who found no room, at which step, after how many left
@@ -124,6 +125,7 @@ class Admission:
         self.waiting.remove(sample)
         sample.phase = Phase.RUNNING
         insort(self.running, sample, key=ORDER)
+        self._longest += sample.longest
         growth.add(sample)
         self.sequences.leave_base(sample)
         if sample.cached_tokens is None:
@@ -162,7 +164,7 @@ class Admission:
         filling = [one for one in prompts if one.phase is Phase.RUNNING]  # else it has given way just now
         needed = [self.sequences.pages_needed(one) for one in (*filling, sample)]
         fit, running = self.sequences.fit, len(self.running)
-        return fit(needed, growth.most(sample), running) or fit(needed, growth.peak(sample), running)
+        return fit(needed, self._longest + sample.longest, running) or fit(needed, growth.peak(sample), running)
 
     # --- giving way -----------------------------------------------------------------------------------------------
 
@@ -212,9 +214,14 @@ class Admission:
         self.counters.preemptions += 1
         sample.preempted += 1
         sample.computed = max(sample.computed, sample.planned)
-        self.running.remove(sample)
+        self.leave(sample)
         sample.phase = Phase.LEAVING
         return self.settle(sample)
+
+    def leave(self, sample: Sample) -> None:
+        """A running sample runs no more."""
+        self.running.remove(sample)
+        self._longest -= sample.longest
 
     def settle(self, sample: Sample) -> bool:
         """Release the sequence of a sample that leaves or has ended, unless a step in flight uses it."""
@@ -230,6 +237,7 @@ class Admission:
         self.waiting.check()
         assert set(self.waiting) == {s for s in samples if s.phase is Phase.WAITING}
         assert self.running == sorted((s for s in samples if s.phase is Phase.RUNNING), key=ORDER)
+        assert self._longest == sum(s.longest for s in self.running)
         assert all(s.preempted <= policy.MAX_PREEMPTIONS for s in samples), "a protected sample gave way"
         assert self.sequences.longest_fit([s for s in self.running if s.protected]) or len(self.running) == 1
 

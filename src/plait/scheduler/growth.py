@@ -20,37 +20,24 @@ class Growth:
     """The futures of the `running` samples, found once for all who ask to be let in while one step is planned: nothing
     but admissions changes them meanwhile. They are looked at when somebody asks for the first time."""
 
-    __slots__ = ("_expected", "_futures", "_lengths", "_running", "_sum")
+    __slots__ = ("_expected", "_futures", "_lengths", "_running")
 
     def __init__(self, lengths: OutputLengths, running: Sequence[Sample]) -> None:
         self._lengths, self._running = lengths, running
         self._expected: dict[tuple[str, int], float] = {}
         self._futures: list[Future] | None = None
-        self._sum = 0
-
-    def most(self, sample: Sample) -> int:
-        """What `peak` is at most: as if nobody ended before all have grown."""
-        self._found()
-        return self._sum + self._future(sample)[0]
 
     def peak(self, sample: Sample) -> int:
         """The most tokens that the running samples and this one will take beyond what they have now."""
-        futures = self._found()
-        futures.sort()  # they are, but for who was let in since the last time
-        return policy.peak_tokens(sorted([*futures, self._future(sample)]))
+        if self._futures is None:
+            self._futures = [self._future(sample) for sample in self._running]
+        self._futures.sort()  # they are, but for who was let in since the last time
+        return policy.peak_tokens(sorted([*self._futures, self._future(sample)]))
 
     def add(self, sample: Sample) -> None:
         """The sample has joined those that run."""
         if self._futures is not None:
-            future = self._future(sample)
-            self._futures.append(future)
-            self._sum += future[0]
-
-    def _found(self) -> list[Future]:
-        if self._futures is None:
-            self._futures = [self._future(sample) for sample in self._running]
-            self._sum = sum([remaining for remaining, _ in self._futures])
-        return self._futures
+            self._futures.append(self._future(sample))
 
     def _future(self, sample: Sample) -> Future:
         request = sample.request

@@ -112,6 +112,11 @@ class Sample:
         return self.level if self.planned >= self.request.prompt_length else min(self.level, self.lent)
 
     @property
+    def longest(self) -> int:
+        """Tokens of its answer if nothing but its limit ends it."""
+        return self.request.limit - self.request.prompt_length
+
+    @property
     def protected(self) -> bool:
         """It has given way often enough."""
         return self.preempted >= MAX_PREEMPTIONS
