@@ -52,7 +52,7 @@ class Admission:
 
     def enqueue(self, sample: Sample, *, returning: bool = False) -> None:
         sample.phase = Phase.WAITING
-        sample.awaited = None
+        sample.awaited, sample.awaited_by = None, False
         sample.level = sample.lent = sample.request.priority
         self.waiting.add(sample, returning=returning, cached=self.sequences.cached(sample))
 
