@@ -241,6 +241,18 @@ def test_a_deadline_ends_a_running_request_and_a_queue_timeout_only_a_waiting_on
     assert loop.scheduler.counters.refusals == {"queue_timeout": 1, "deadline_exceeded": 1}
 
 
+def test_the_times_of_requests_that_have_ended_are_not_kept_until_they_are_over() -> None:
+    loop = Loop()
+    loop.add("stays", own(0), max_tokens=None, deadline=1e6)
+    for number in range(150):
+        loop.add(f"r{number}", own(1), max_tokens=1, deadline=1e6, queue_timeout=1e5)
+        while f"r{number}" not in loop.ended:
+            loop.step()
+    kept = loop.scheduler._timeouts._heap
+    assert len(kept) < 100
+    assert "stays" in {entry[2] for entry in kept}
+
+
 # --- room -------------------------------------------------------------------------------------------------------------
 
 
