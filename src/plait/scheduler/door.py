@@ -81,7 +81,8 @@ class Timeouts:
     def due(self, now: float, requests: Mapping[str, Request]) -> Iterator[tuple[Request, PlaitError]]:
         """The requests to end now, each with its error. `requests` are those that have not ended."""
         if len(self._heap) > LEAST_SWEPT + 4 * len(requests):  # mostly of requests that ended in time
-            self._heap = [entry for entry in self._heap if entry[2] in requests]
+            arrivals = {request.arrival for request in requests.values()}
+            self._heap = [entry for entry in self._heap if entry[1] in arrivals]
             heapify(self._heap)
         while self._heap and self._heap[0][0] <= now:
             _, arrival, request_id, by_deadline = heappop(self._heap)
