@@ -125,8 +125,8 @@ def adaptive_options() -> EngineOptions:
 @dataclass(frozen=True)
 class Outcome:
     """`goodput` is requests in time a second of the trace, `met` their number and `in_time` their share; medians and
-    99% in milliseconds, of those that had a first token (0 where there are none). `open` requests were out of time, or still in time at the
-    very end, when the run was ended."""
+    99% in milliseconds, of those that had a first token (0 where there are none). `open` requests were out of time, or
+    still in time at the very end, when the run was ended."""
 
     goodput: float
     met: int
