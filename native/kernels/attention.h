@@ -67,6 +67,7 @@ struct BlockKeys {
     int count;
     const std::uint8_t* values[kKeyBlock];
     bool keys_converted, values_converted;
+    KeysAhead ahead;
 };
 
 inline void hide(float* scores, std::uint64_t seen) {
@@ -141,9 +142,9 @@ inline void merge_sums(Queries& t) {
 template <class Keys, class Values>
 inline void attend(const AttentionArgs& a, const BlockKeys& block, Queries& t) {
     if (block.keys_converted) {
-        score<PlainKeys<Singles>>(t.q, t.n, block.keys, a.head_dim, t.scores);
+        score<PlainKeys<Singles>>(t.q, t.n, block.keys, a.head_dim, t.scores, NoKeysAhead());
     } else {
-        score<Keys>(t.q, t.n, block.keys, a.head_dim, t.scores);
+        score<Keys>(t.q, t.n, block.keys, a.head_dim, t.scores, block.ahead);
     }
     for (int i = 0; i < t.n; ++i) {
         weigh(a, block, t.bias[i], t.scores + i * kKeyBlock, t.weighted[i].seen, t.block_top + i, t.block_total + i);
@@ -158,11 +159,19 @@ inline void attend(const AttentionArgs& a, const BlockKeys& block, Queries& t) {
     }
     const bool merges = a.partials == nullptr;
     if (block.values_converted) {
-        weigh_values<PlainValues<Singles>>(t.weighted, t.n, block.values, a.state.v_head_dim, merges);
+        weigh_values<PlainValues<Singles>>(t.weighted, t.n, block.values, a.state.v_head_dim, merges, NoKeysAhead());
     } else {
-        weigh_values<Values>(t.weighted, t.n, block.values, a.state.v_head_dim, merges);
+        weigh_values<Values>(t.weighted, t.n, block.values, a.state.v_head_dim, merges, block.ahead);
+        block.ahead.fetch_values_from(block.count);
     }
     t.n = 0;
+}
+
+// The next block of the piece, else that of the next piece; else this block, which is in the cache.
+inline NextKeys next_keys(const AttentionArgs& a, const Block& b) {
+    const int next = b.first + kKeyBlock;
+    if (next < a.last_key) return {a.key_rows + next, a.last_key - next, a.kv_head};
+    return a.next.count > 0 ? a.next : NextKeys{a.key_rows + b.first, b.count, a.kv_head};
 }
 
 // Where many queries use them, keys and values are converted once. `queries` are those of the piece.
@@ -173,6 +182,7 @@ inline void find_block(const AttentionArgs& a, const Block& b, int queries, Bloc
     float* const v = k + kKeyBlock * a.head_dim;
     block.positions = a.key_positions + b.first;
     block.count = b.count;
+    block.ahead = ahead_of(a, next_keys(a, b));
     block.keys = key_groups(a, b.first, b.count, reinterpret_cast<std::uint8_t*>(raw));
     const bool many = a.kv_type != KvType::F32 && queries > 2 * kTileQueries;
     block.keys_converted = many;

@@ -2,7 +2,7 @@
 // over the dimensions in ascending order, in its own lane: the same bits from every tile and every vector width.
 #pragma once
 
-#include "kernels/attention_args.h"
+#include "kernels/attention_ahead.h"
 #include "kernels/kv_rows.h"
 
 namespace plait::PLAIT_PATH {
@@ -69,8 +69,9 @@ inline Keys keys_at(const KeyGroups& groups, int lane) {
 }
 
 // scores[r * kKeyBlock + c] of QUERIES queries with the VECTORS vectors of keys from lane `lane` of the block on.
-template <class Keys, int QUERIES, int VECTORS>
-inline void score_tile(const float* const* q, const KeyGroups& groups, int lane, int dim, float* scores) {
+template <class Keys, int QUERIES, int VECTORS, class Fetch>
+inline void score_tile(const float* const* q, const KeyGroups& groups, int lane, int dim, float* scores,
+                       const Fetch& ahead) {
     Keys keys[VECTORS];
     for (int c = 0; c < VECTORS; ++c) keys[c] = keys_at<Keys>(groups, lane + c * kWidth);
     V sum[QUERIES][VECTORS] = {};
@@ -79,6 +80,7 @@ inline void score_tile(const float* const* q, const KeyGroups& groups, int lane,
         for (const int end = d + Keys::span(dim); d < end; ++d) {
             V key[VECTORS];
             for (int c = 0; c < VECTORS; ++c) key[c] = keys[c].next();
+            ahead.template fetch_keys<Keys::bytes>(d);
             for (int r = 0; r < QUERIES; ++r) {
                 const V x = broadcast(q[r][d]);
                 for (int c = 0; c < VECTORS; ++c) sum[r][c] += x * key[c];
@@ -90,30 +92,39 @@ inline void score_tile(const float* const* q, const KeyGroups& groups, int lane,
     }
 }
 
-template <class Keys, int QUERIES>
-inline void score_tiles(const float* const* q, const KeyGroups& groups, int dim, float* scores) {
+// The first tile fetches ahead.
+template <class Keys, int QUERIES, class Fetch>
+inline void score_tiles(const float* const* q, const KeyGroups& groups, int dim, float* scores, const Fetch& ahead) {
     const int lanes = groups.count * kKeyGroup;
+    const NoKeysAhead nothing;
     int lane = 0;
-    for (; lane + kTileKeys <= lanes; lane += kTileKeys) {
-        score_tile<Keys, QUERIES, kKeyVectors>(q, groups, lane, dim, scores);
+    if (lanes >= kTileKeys) {
+        score_tile<Keys, QUERIES, kKeyVectors>(q, groups, 0, dim, scores, ahead);
+        lane = kTileKeys;
+    } else {
+        score_tile<Keys, QUERIES, 1>(q, groups, 0, dim, scores, ahead);
+        lane = kWidth;
     }
-    for (; lane < lanes; lane += kWidth) score_tile<Keys, QUERIES, 1>(q, groups, lane, dim, scores);
+    for (; lane + kTileKeys <= lanes; lane += kTileKeys) {
+        score_tile<Keys, QUERIES, kKeyVectors>(q, groups, lane, dim, scores, nothing);
+    }
+    for (; lane < lanes; lane += kWidth) score_tile<Keys, QUERIES, 1>(q, groups, lane, dim, scores, nothing);
 }
 
 // Scores of n queries, (n, kKeyBlock).
-template <class Keys>
-inline void score(const float* const* q, int n, const KeyGroups& groups, int dim, float* scores) {
+template <class Keys, class Fetch>
+inline void score(const float* const* q, int n, const KeyGroups& groups, int dim, float* scores, const Fetch& ahead) {
     for (int i = 0; i < n; i += kTileQueries) {
         switch (n - i) {
-            case 1: score_tiles<Keys, 1>(q + i, groups, dim, scores + i * kKeyBlock); break;
-            case 2: score_tiles<Keys, 2>(q + i, groups, dim, scores + i * kKeyBlock); break;
+            case 1: score_tiles<Keys, 1>(q + i, groups, dim, scores + i * kKeyBlock, ahead); break;
+            case 2: score_tiles<Keys, 2>(q + i, groups, dim, scores + i * kKeyBlock, ahead); break;
             case 3:
                 if constexpr (kTileQueries > 3) {
-                    score_tiles<Keys, 3>(q + i, groups, dim, scores + i * kKeyBlock);
+                    score_tiles<Keys, 3>(q + i, groups, dim, scores + i * kKeyBlock, ahead);
                     break;
                 }
                 [[fallthrough]];
-            default: score_tiles<Keys, kTileQueries>(q + i, groups, dim, scores + i * kKeyBlock);
+            default: score_tiles<Keys, kTileQueries>(q + i, groups, dim, scores + i * kKeyBlock, ahead);
         }
     }
 }
