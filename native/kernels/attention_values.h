@@ -7,16 +7,6 @@
 namespace plait::PLAIT_PATH {
 namespace {
 
-constexpr std::uint64_t kAllKeys = ~std::uint64_t{0};
-
-// What becomes of a query's partial output: out = out * old + partial * fresh, or out = partial.
-struct Weighted {
-    const float* weights;  // (kKeyBlock,)
-    std::uint64_t seen;    // bit j: key j
-    float* out;
-    float old, fresh;
-};
-
 // Calls run(first, end) for keys that all queries see and one(j) for those that some do, in ascending order.
 template <int QUERIES, class Run, class One>
 inline void each_key(const Weighted* w, Run run, One one) {
@@ -112,6 +102,17 @@ inline const std::uint8_t* value_row(const AttentionArgs& a, int key) {
     const std::size_t row = static_cast<std::size_t>(a.key_rows[key]) +
                             static_cast<std::size_t>(a.kv_head) * static_cast<std::size_t>(a.page_size);
     return a.v + row * kv_row_bytes(a.kv_type, a.state.v_head_dim);
+}
+
+// Where the V of keys first..first+n-1 lies, which are a group; they may lie side by side.
+inline void value_rows(const AttentionArgs& a, int first, int n, bool together, const std::uint8_t** rows) {
+    if (!together) {
+        for (int i = 0; i < n; ++i) rows[i] = value_row(a, first + i);
+        return;
+    }
+    const std::size_t bytes = kv_row_bytes(a.kv_type, a.state.v_head_dim);
+    const std::uint8_t* row = value_row(a, first);
+    for (int i = 0; i < n; ++i, row += bytes) rows[i] = row;
 }
 
 }  // namespace
