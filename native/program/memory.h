@@ -41,6 +41,9 @@ class Growing {
     std::size_t size_ = 0;
 };
 
+// Gives back to the system what the heap holds and nobody uses: what loading took, some MiB for a large vocabulary.
+void trim_heap();
+
 // Memory handed out in pieces of whole cache lines that live as long as the arena; in huge pages where the system has
 // them, taken from the system as they are touched.
 class HugePages {
