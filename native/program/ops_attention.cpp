@@ -63,7 +63,8 @@ class Attention final : public Op {
         const int heads = shape_.n_kv_heads;
         worker.each(static_cast<int>(plan.pieces.size()) * heads, [&](int task) {
             const int number = plan.order[static_cast<std::size_t>(task / heads)];
-            attend(worker, c, plan.pieces[static_cast<std::size_t>(number)], task % heads);
+            // The other workers are in the midst of theirs: so many pieces on is what this one probably takes next.
+            attend(worker, c, plan.pieces[static_cast<std::size_t>(number)], task % heads, keys_of(c, task + worker.threads()));
         });
         worker.each(static_cast<int>(plan.rests.size()) * heads, [&](int task) {
             finish(worker, c, plan.rests[static_cast<std::size_t>(task / heads)], task % heads);
@@ -105,7 +106,18 @@ class Attention final : public Op {
         return a;
     }
 
-    void attend(const Worker& worker, const Context& c, const AttentionPiece& piece, int kv_head) const {
+    // Those of a task of the first phase.
+    NextKeys keys_of(const Context& c, int task) const {
+        const AttentionPlan& plan = c.step.plans[s_.layer->group];
+        const std::size_t at = static_cast<std::size_t>(task / shape_.n_kv_heads);
+        if (at >= plan.order.size()) return {nullptr, 0, 0};
+        const AttentionPiece& piece = plan.pieces[static_cast<std::size_t>(plan.order[at])];
+        const GroupKeys& keys = c.step.keys[s_.layer->group];
+        const std::int64_t first = keys.start[static_cast<std::size_t>(piece.sequence)] + piece.first_key;
+        return {keys.rows.data() + first, piece.last_key - piece.first_key, task % shape_.n_kv_heads};
+    }
+
+    void attend(const Worker& worker, const Context& c, const AttentionPiece& piece, int kv_head, NextKeys next) const {
         AttentionArgs a = args(worker, c, piece.sequence, kv_head);
         a.rows = c.step.plans[s_.layer->group].rows.data() + piece.first_row;
         a.n_rows = piece.n_rows;
@@ -114,6 +126,7 @@ class Attention final : public Op {
         a.partials = piece.partials < 0 ? nullptr : partials(c, piece, kv_head);
         a.starts = a.partials == nullptr;
         a.finishes = piece.finishes;
+        a.next = next;
         c.kernels.attention(a);
     }
 
