@@ -38,60 +38,59 @@ inline std::int16_t sum_of(const PanelBlock& block) {
     return static_cast<std::int16_t>(block.half_sums[0] + block.half_sums[1]);
 }
 
-// Runs whose scales are found together, so that divisions are not made one by one.
-constexpr int kRuns = 16;
-
-struct RunScales {
-    alignas(64) float scale[kRuns], inverse[kRuns];
+// Values that share a scale, and their blocks in the panel, `stride` apart: one, or an even number.
+struct Run {
+    const float* x;
+    PanelBlock* out;
+    int stride;
 };
 
-// Of max |x| / 127 for each run of n values.
-inline RunScales run_scales(const float* x, int runs, int n) {
-    RunScales found;
-    alignas(64) float largest[kRuns] = {};
-    for (int i = 0; i < runs; ++i) largest[i] = largest_magnitude(x + i * n, n);
-    for (int i = 0; i < runs; i += kWidth) {
-        const V most = load(largest + i), levels = broadcast(127.0f), none{};
-        const auto zero = most < broadcast(1e-30f);  // 127 / most would be infinite for smaller ones
-        store(found.scale + i, zero ? none : most / levels);
-        store(found.inverse + i, zero ? none : levels / most);
+inline void quantise_run(const Run& run, int blocks, float scale, float inverse) {
+    for (int b = 0; b < blocks; ++b) {
+        quantise_block(run.x + b * kPackedInputs, scale, inverse, run.out + b * run.stride);
     }
-    return found;
-}
-
-// Blocks that share a scale, `stride` apart in the panel: one, or an even number.
-inline void quantise_run(const float* x, int blocks, float scale, float inverse, PanelBlock* out, int stride) {
-    for (int b = 0; b < blocks; ++b) quantise_block(x + b * kPackedInputs, scale, inverse, out + b * stride);
     for (int b = 0; b + 1 < blocks; b += 2) {
-        PanelBlock &even = out[b * stride], &odd = out[(b + 1) * stride];
+        PanelBlock &even = run.out[b * run.stride], &odd = run.out[(b + 1) * run.stride];
         even.pair_sums[0] = odd.pair_sums[0] = sum_of(even);
         even.pair_sums[1] = odd.pair_sums[1] = sum_of(odd);
     }
 }
 
-// `runs` runs of one row, to its blocks in the panel.
-inline void quantise_runs(const float* x, int runs, int blocks, PanelBlock* out, int stride) {
-    for (int first = 0; first < runs; first += kRuns) {
-        const int count = runs - first < kRuns ? runs - first : kRuns, n = blocks * kPackedInputs;
-        const RunScales scales = run_scales(x + first * n, count, n);
-        for (int i = 0; i < count; ++i) {
-            const int run = first + i;
-            quantise_run(x + run * n, blocks, scales.scale[i], scales.inverse[i], out + run * blocks * stride, stride);
-        }
+// So many scales are found together: divisions one by one would take as long as all else.
+constexpr int kRuns = 16;
+
+// Each with a scale of max |x| / 127.
+inline void quantise_runs(const Run* runs, int count, int blocks) {
+    alignas(64) float largest[kRuns] = {}, scale[kRuns], inverse[kRuns];
+    for (int i = 0; i < count; ++i) largest[i] = largest_magnitude(runs[i].x, blocks * kPackedInputs);
+    for (int i = 0; i < count; i += kWidth) {
+        const V most = load(largest + i), levels = broadcast(127.0f), none{};
+        const auto zero = most < broadcast(1e-30f);  // 127 / most would be infinite for smaller ones
+        store(scale + i, zero ? none : most / levels);
+        store(inverse + i, zero ? none : levels / most);
     }
+    for (int i = 0; i < count; ++i) quantise_run(runs[i], blocks, scale[i], inverse[i]);
 }
 
 inline void quantise(const QuantiseArgs& a) {
     const int blocks = a.columns / kPackedInputs, first_row = group_start(a.rows, a.first_group);
-    const int run = a.scale_inputs / kPackedInputs, runs = (a.last - a.first) / a.scale_inputs;
+    const int run = a.scale_inputs / kPackedInputs;
+    Run runs[kRuns];
+    int count = 0;
     for (int g = a.first_group; g < a.last_group; ++g) {
         const int start = group_start(a.rows, g), rows = group_start(a.rows, g + 1) - start;
         PanelBlock* panel = a.out + static_cast<std::size_t>(start) * static_cast<std::size_t>(blocks);
         for (int r = 0; r < rows; ++r) {
             const float* in = input_row(a.x, start - first_row + r);
-            quantise_runs(in, runs, run, panel + a.first / kPackedInputs * rows + r, rows);
+            for (int b = a.first / kPackedInputs; b < a.last / kPackedInputs; b += run, in += a.scale_inputs) {
+                runs[count++] = {in, panel + b * rows + r, rows};
+                if (count < kRuns) continue;
+                quantise_runs(runs, count, run);
+                count = 0;
+            }
         }
     }
+    quantise_runs(runs, count, run);
 }
 
 }  // namespace
