@@ -9,7 +9,7 @@ namespace plait {
 namespace {
 
 constexpr std::size_t kFewWeights = std::size_t{8} << 20;  // bytes, of a stretch
-constexpr int kFewestRows = 8;                             // for each worker; with fewer, weights are what takes time
+constexpr int kFewestRows = 24;                            // for each worker; with fewer, nothing was gained for sure
 constexpr int kMostInPortion = 6 * kPanelRows, kLeastInPortion = 2 * kPanelRows;
 
 // A portion for each worker, or more that become smaller towards the end, so that workers end together.

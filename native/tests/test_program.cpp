@@ -14,7 +14,7 @@ using namespace plait;
 
 namespace {
 
-constexpr int kWidth = 32, kVocabulary = 11, kPage = 4, kPages = 12;
+constexpr int kWidth = 32, kVocabulary = 11, kPage = 4, kPages = 36;
 
 // One layer of attention, a gated MLP and experts, over random weights that it owns; those of the products before the
 // experts are of `format`.
@@ -119,24 +119,24 @@ TEST(any_threads_and_any_path_give_the_same_bits) {
     }
 }
 
-// Two sequences of 23 and 17 tokens.
+// Two sequences of 73 and 57 tokens.
 Inputs many_rows() {
     Inputs inputs;
     for (auto* ints : {&inputs.tokens, &inputs.positions, &inputs.row_seq, &inputs.out_rows, &inputs.store_row,
                        &inputs.store_slot}) {
         ints->clear();
     }
-    inputs.entry_start = {0, 6, 11};
+    inputs.entry_start = {0, 19, 34};
     inputs.entries.clear();
-    for (int i = 0; i < 11; ++i) inputs.entries.push_back({11 - i, 0, i == 5 ? 3 : i == 10 ? 1 : 4});
-    for (int i = 0; i < 40; ++i) {
-        const int seq = i < 23 ? 0 : 1, position = i - 23 * seq;
+    for (int i = 0; i < 34; ++i) inputs.entries.push_back({34 - i, 0, i == 18 || i == 33 ? 1 : kPage});
+    for (int i = 0; i < 130; ++i) {
+        const int seq = i < 73 ? 0 : 1, position = i - 73 * seq;
         inputs.tokens.push_back(i * 5 % kVocabulary);
         inputs.positions.push_back(position);
         inputs.row_seq.push_back(seq);
         inputs.out_rows.push_back(i);
         inputs.store_row.push_back(i);
-        inputs.store_slot.push_back((11 - 6 * seq - position / kPage) * kPage + position % kPage);
+        inputs.store_slot.push_back((34 - 19 * seq - position / kPage) * kPage + position % kPage);
     }
     return inputs;
 }
