@@ -13,6 +13,7 @@ from plait.server.errors import FieldError
 MAX_DEPTH = 64
 _UNKNOWN = re.compile(r"Object contains unknown field `(.+?)`")
 _PLACE = re.compile(r" - at `\$\.?(.*?)`$")
+_INDEX = re.compile(r"\[(\d+)\]")
 _MISSING = re.compile(r"Object missing required field `(.+?)`")
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 T = TypeVar("T")
@@ -58,7 +59,8 @@ def refuse(value: Any, name: str, why: str) -> None:
 
 def _named(text: str, place: str = "") -> FieldError:
     where = _PLACE.search(text)
-    path = ".".join(part for part in (place, where[1] if where else "") if part)
+    inner = _INDEX.sub(r".\1", where[1]) if where else ""
+    path = ".".join(part for part in (place, inner) if part)
     text = text[: where.start()] if where else text
     if unknown := _UNKNOWN.match(text):
         name = f"{path}.{unknown[1]}" if path else unknown[1]

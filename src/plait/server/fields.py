@@ -14,6 +14,8 @@ from plait.types import OPENAI_CHAIN, Grammar, SamplingParams, Service
 
 OPENAI_DEFAULTS = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, samplers=OPENAI_CHAIN)
 MAX_STOPS = 64
+RANDOM_SEED = -1
+"""As llama.cpp has it: like a request without a seed."""
 HEADERS = {
     "x-plait-priority": "priority",
     "x-plait-tenant": "tenant",
@@ -39,8 +41,17 @@ class Extension(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     pin: float | None = None
 
 
-class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The fields of `SamplingParams` that every body may have, by the same names."""
+class GrammarFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What an answer must look like, in one of four ways: `grammar` is GBNF, as llama.cpp has it."""
+
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
+    regex: str | None = None
+    lark: str | None = None
+
+
+class SamplingFields(GrammarFields, kw_only=True, forbid_unknown_fields=True):
+    """The fields of `SamplingParams` that every body may have, by the same names, and those of `GrammarFields`."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -72,9 +83,8 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     plait: Extension | None = None
 
 
-_PLAIN = tuple(
-    name for name in SamplingFields.__struct_fields__ if name not in {"seed", "stop", "logit_bias", "stream", "plait"}
-)
+_OTHERS = {"seed", "stop", "logit_bias", "stream", "plait", *GrammarFields.__struct_fields__}
+_PLAIN = tuple(name for name in SamplingFields.__struct_fields__ if name not in _OTHERS)
 _LISTS = {"dry_sequence_breakers", "samplers"}
 
 
@@ -87,7 +97,7 @@ def sampling_params(
         value = getattr(body, name)
         if value is not None:
             given[name] = tuple(value) if name in _LISTS else value
-    if body.seed is not None and body.seed >= 0:
+    if body.seed not in (None, RANDOM_SEED):
         given["seed"] = body.seed
     if body.stop:
         given["stop"] = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)

@@ -6,21 +6,18 @@ from typing import Any
 
 import msgspec
 
-from plait.server.fields import SamplingFields
+from plait.server.foreign import LlamaCppForeign
 
 
-class NativeBody(SamplingFields, kw_only=True, forbid_unknown_fields=True):
+class NativeBody(LlamaCppForeign, kw_only=True, forbid_unknown_fields=True):
     """What /completion and /infill share."""
 
     n_predict: int | None = None
     max_tokens: int | None = None
     n_probs: int | None = None
-    grammar: str | None = None
-    json_schema: dict[str, Any] | None = None
     cache_prompt: bool | None = None
     id_slot: int | None = None
     return_tokens: bool | None = None
-    post_sampling_probs: bool | None = None
     timings_per_token: bool | None = None
     model: str | None = None
 

@@ -13,6 +13,7 @@ from plait.server.bodies import refuse
 from plait.server.context import Server
 from plait.server.errors import FieldError, NotSupportedError
 from plait.server.fields import sampling_params
+from plait.server.foreign import LLAMA_CPP, refuse_foreign, refuse_unequal
 from plait.server.generation import Generation, Piece
 from plait.server.grammars import own_grammar
 from plait.server.leaving import unless_gone
@@ -75,7 +76,8 @@ async def _answer(
 ) -> Response:
     if body.n not in (None, 1):
         refuse(body.n, "n", "use /v1/completions for several samples")
-    refuse(body.post_sampling_probs or None, "post_sampling_probs", "n_probs are those of the model itself")
+    refuse_foreign(body, LLAMA_CPP)
+    refuse_unequal(body, "n_predict", "max_tokens")
     params = await _params(server, body)
     generation = server.submit(request, prompt, params, body.plait, cache=body.cache_prompt is not False, logged=text)
     answer = _Answer(server, generation, body, text)
@@ -85,7 +87,7 @@ async def _answer(
 
 
 async def _params(server: Server, body: NativeBody) -> SamplingParams:
-    grammar = await own_grammar(body.grammar, body.json_schema)
+    grammar = await own_grammar(body)
     most = body.n_predict if body.n_predict is not None else body.max_tokens
     return sampling_params(
         body,

@@ -51,7 +51,7 @@ async def completions(server: Server, request: Request) -> Response:
 
 
 async def _params(server: Server, body: CompletionBody) -> SamplingParams:
-    grammar = await own_grammar(body.grammar, body.json_schema)
+    grammar = await own_grammar(body)
     most = None if body.max_tokens == -1 else body.max_tokens
     return sampling_params(
         body, OPENAI_DEFAULTS, server.tokenizer.vocab_size, grammar, max_tokens=most, logprobs=body.logprobs
