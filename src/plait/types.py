@@ -196,7 +196,7 @@ class SamplingParams:
         self._entries("samplers", f"stages ({', '.join(SamplerStage)})", lambda entry: entry in _STAGES)
         self._entries("logit_bias", f"pairs of a token id and a number, at most {MAX_BIAS:g}", _is_bias)
         if "" in self.stop:
-            raise RequestError("a stop string is empty; give at least one character, or leave it out")
+            raise RequestError("stop has an empty string; give at least one character, or leave it out")
         if len(set(self.samplers)) != len(self.samplers):
             raise RequestError("samplers names a stage twice; name each at most once")
         if self.grammar is not None and not isinstance(self.grammar, Grammar):

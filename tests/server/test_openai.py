@@ -179,7 +179,7 @@ def test_usage_tells_how_it_was_served(client: OpenAI) -> None:
     assert alone is not None
     assert together is not None
     one, four = alone.model_extra["plait"], together.model_extra["plait"]
-    assert set(one) == set(four) == {"queue_ms", "mean_batch_tokens"}
+    assert set(one) == set(four) == {"queue_ms", "mean_batch_tokens", "timings"}
     assert 0 <= one["queue_ms"] < 10_000
     # A step of the prompt, then 23 of one token; with four samples, of four.
     assert 1 <= one["mean_batch_tokens"] < 3

@@ -37,6 +37,12 @@ class RunningServer:
         status, found, raw = self.send("POST", path, data, headers)
         return status, found, json.loads(raw)
 
+    def events(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """The events of a stream, but for its [DONE]."""
+        raw = self.send("POST", path, json.dumps({**body, "stream": True}).encode())[2].decode()
+        lines = [line.removeprefix("data: ") for line in raw.split("\n\n") if line]
+        return [json.loads(line) for line in lines if line != "[DONE]"]
+
     def send(
         self, method: str, path: str, data: bytes | None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:

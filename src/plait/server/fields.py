@@ -14,6 +14,7 @@ from plait.types import OPENAI_CHAIN, Grammar, SamplingParams, Service
 
 OPENAI_DEFAULTS = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, samplers=OPENAI_CHAIN)
 MAX_STOPS = 64
+NO_NAMES: Mapping[str, str] = {}
 RANDOM_SEED = -1
 """As llama.cpp has it: like a request without a seed."""
 HEADERS = {
@@ -89,9 +90,15 @@ _LISTS = {"dry_sequence_breakers", "samplers"}
 
 
 def sampling_params(
-    body: SamplingFields, defaults: SamplingParams, vocab_size: int, grammar: Grammar | None = None, **fixed: Any
+    body: SamplingFields,
+    defaults: SamplingParams,
+    vocab_size: int,
+    grammar: Grammar | None = None,
+    names: Mapping[str, str] = NO_NAMES,
+    **fixed: Any,
 ) -> SamplingParams:
-    """The parameters that a body asks for. Raises `FieldError`, naming the field."""
+    """The parameters that a body asks for. `names` are the body's for parameters that it calls otherwise. Raises
+    `FieldError`, naming the field."""
     given: dict[str, Any] = {}
     for name in _PLAIN:
         value = getattr(body, name)
@@ -108,8 +115,10 @@ def sampling_params(
     try:
         return replace(defaults, **given, grammar=grammar, **fixed)
     except RequestError as error:
-        name = str(error).partition(" ")[0]
-        raise FieldError(str(error), name if name in type(body).__struct_fields__ else None) from None
+        parameter, _, said = str(error).partition(" ")
+        name = names.get(parameter, parameter)
+        known = name in type(body).__struct_fields__
+        raise FieldError(f"{name} {said}" if known else str(error), name if known else None) from None
 
 
 def _biases(given: Any, vocab_size: int) -> tuple[tuple[int, float], ...]:

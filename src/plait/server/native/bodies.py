@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from plait.server.fields import Extension
 from plait.server.foreign import LlamaCppForeign
 
 
@@ -51,6 +52,7 @@ class EmbeddingBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     content: str | list[Any] | None = None
     input: str | list[Any] | None = None
     pooling: str | None = None
+    plait: Extension | None = None
 
 
 class SlotBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -19,9 +19,9 @@ from plait.server.grammars import own_grammar
 from plait.server.leaving import unless_gone
 from plait.server.merge import Whole, collected
 from plait.server.native.bodies import CompletionBody, InfillBody, NativeBody
-from plait.server.openai.usage import service_of, timings_of
 from plait.server.replies import encode, reply, spelled
 from plait.server.sse import event, stream_of
+from plait.server.usage import served, timings_of
 from plait.tokenizer.tokenizer import Tokenizer
 from plait.types import Logprob, SamplingParams, TokenId
 
@@ -88,7 +88,8 @@ async def _answer(
 
 async def _params(server: Server, body: NativeBody) -> SamplingParams:
     grammar = await own_grammar(body)
-    most = body.n_predict if body.n_predict is not None else body.max_tokens
+    bound = "max_tokens" if body.n_predict is None else "n_predict"
+    most = getattr(body, bound)
     return sampling_params(
         body,
         DEFAULTS,
@@ -96,6 +97,7 @@ async def _params(server: Server, body: NativeBody) -> SamplingParams:
         grammar,
         max_tokens=None if most in (None, -1, -2) else most,
         logprobs=body.n_probs or None,
+        names={"logprobs": "n_probs", "max_tokens": bound},
     )
 
 
@@ -105,8 +107,10 @@ class _Answer:
     generation: Generation
     body: NativeBody
     prompt: str
+    has_new_line: bool = False
 
     def whole(self, sample: Whole) -> dict[str, Any]:
+        self.has_new_line = "\n" in sample.text
         found = self._end(sample.finish_reason, sample.stop_string)
         found |= {"content": sample.text, "tokens": sample.tokens if self.body.return_tokens else []}
         if self.body.n_probs:
@@ -120,6 +124,7 @@ class _Answer:
     def _event(self, piece: Piece) -> bytes:
         if piece.error is not None:
             raise piece.error
+        self.has_new_line |= "\n" in piece.text
         found: dict[str, Any] = {"index": 0, "content": piece.text, "tokens": piece.tokens, "stop": piece.final}
         found["id_slot"] = self.body.id_slot or 0
         found["tokens_predicted"] = self.generation.usage.generated_tokens
@@ -144,13 +149,13 @@ class _Answer:
             "stop_type": kind,
             "stopping_word": stop or "",
             "truncated": False,
-            "has_new_line": False,
+            "has_new_line": self.has_new_line,
             "tokens_predicted": usage.generated_tokens,
             "tokens_evaluated": usage.prompt_tokens,
             "tokens_cached": usage.cached_tokens,
             "generation_settings": settings_of(sampling),
             "timings": timings_of(usage),
-            "plait": service_of([usage]),
+            "plait": served(usage),
         }
 
     def _probabilities(

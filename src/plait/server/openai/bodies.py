@@ -12,6 +12,7 @@ import msgspec
 
 from plait.server.bodies import refuse
 from plait.server.errors import FieldError
+from plait.server.fields import Extension
 from plait.server.foreign import LLAMA_CPP, OPENAI, LlamaCppForeign, OpenAIForeign, refuse_foreign, refuse_unequal
 
 MAX_MESSAGES = 4096
@@ -27,7 +28,7 @@ class CompletionBody(LlamaCppForeign, kw_only=True, forbid_unknown_fields=True):
 
     prompt: str | list[Any]
     model: str | None = None
-    max_tokens: int | None = 16
+    max_tokens: int | None = None
     echo: bool | None = None
     logprobs: int | None = None
     best_of: int | None = None
@@ -133,6 +134,7 @@ class EmbeddingBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     dimensions: int | None = None
     user: str | None = None
     pooling: str | None = None
+    plait: Extension | None = None
 
 
 def refuse_completion(body: CompletionBody) -> None:

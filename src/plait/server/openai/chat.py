@@ -19,9 +19,9 @@ from plait.server.leaving import unless_gone
 from plait.server.merge import Whole, collected
 from plait.server.openai.bodies import ChatBody
 from plait.server.openai.conversation import Conversation, read_conversation
-from plait.server.openai.usage import timings_of, usage_of
 from plait.server.replies import encode, reply, spelled
 from plait.server.sse import DONE, event, stream_of
+from plait.server.usage import timings_of, usage_of
 from plait.tokenizer.tokenizer import Tokenizer
 from plait.tokenizer.toolcalls import (
     OutputParser,
@@ -40,7 +40,8 @@ async def chat(server: Server, request: Request) -> Response:
     if body.top_logprobs is not None and not body.logprobs:
         raise FieldError("top_logprobs needs logprobs to be true", "top_logprobs")
     conversation = await read_conversation(server, body)
-    most = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    bound = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    most = getattr(body, bound)
     params = sampling_params(
         body,
         OPENAI_DEFAULTS,
@@ -48,6 +49,7 @@ async def chat(server: Server, request: Request) -> Response:
         conversation.grammar,
         max_tokens=None if most == -1 else most,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        names={"logprobs": "top_logprobs", "max_tokens": bound},
     )
     generation = server.submit(
         request,
@@ -96,9 +98,12 @@ class _Answer:
         return {
             **self._head("chat.completion"),
             "choices": choices,
-            "usage": usage_of([self.generation]),
-            "timings": timings_of(self.generation.usage),
+            **self._counts(),
         }
+
+    def _counts(self) -> dict[str, Any]:
+        usage = self.generation.usage
+        return {"usage": usage_of(usage), "timings": timings_of(usage)}
 
     def _choice(self, index: int, sample: Whole) -> dict[str, Any]:
         parser = self._parser()
@@ -125,8 +130,7 @@ class _Answer:
                 chunks += [b'%s,"choices":[%s]%s' % (head, choice, tail) for choice in choices]
             yield b"".join(chunks)
         if usage:
-            last = {"choices": [], "usage": usage_of([self.generation]), "timings": timings_of(self.generation.usage)}
-            yield event(encode({**self._head("chat.completion.chunk"), **last}))
+            yield event(encode({**self._head("chat.completion.chunk"), "choices": [], **self._counts()}))
         yield DONE
 
     def _choices(self, piece: Piece, sample: _Streamed) -> list[bytes]:
