@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.errors import TokenizerError, UnsupportedModelError
+from plait.tokenizer.fim import spelled_in
 from plait.tokenizer.gguf_vocabulary import EOG_TEXTS
 from plait.tokenizer.parts import SPECIAL, TokenizerParts
 from plait.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, USER_DEFINED, Spelling, Vocabulary, byte_value, digest
@@ -125,7 +126,14 @@ def _vocabulary(file: Path, library: Library, decoder: Decoder) -> Vocabulary:
     if eos is not None:
         eog.add(eos)
     return Vocabulary(
-        texts, bytes(attributes), decoder.spelling, config.token(ids, "bos"), eos, frozenset(eog), decoder.strips_space
+        texts,
+        bytes(attributes),
+        decoder.spelling,
+        config.token(ids, "bos"),
+        eos,
+        frozenset(eog),
+        decoder.strips_space,
+        fim=spelled_in(ids),
     )
 
 

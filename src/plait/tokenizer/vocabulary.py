@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from plait.errors import TokenizerError
+from plait.tokenizer.fim import FimToken
 from plait.types import TokenId
 
 # Attributes of a token: one byte, several bits may be set.
@@ -60,6 +61,7 @@ class Vocabulary:
     strips_space: bool = False
     verbatim: int = CONTROL | UNKNOWN | USER_DEFINED
     hidden: int = CONTROL | UNKNOWN
+    fim: Mapping[FimToken, TokenId] = field(default_factory=dict)
     _pieces: dict[TokenId, bytes] = field(default_factory=dict)
 
     def check_id(self, token: TokenId) -> None:

@@ -29,12 +29,20 @@ class CompletionBody(NativeBody, kw_only=True, forbid_unknown_fields=True):
     prompt: str | list[Any]
 
 
+class ExtraFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Another file of the same repository."""
+
+    text: str
+    filename: str = "tmp"
+
+
 class InfillBody(NativeBody, kw_only=True, forbid_unknown_fields=True):
     """POST /infill."""
 
     input_prefix: str
     input_suffix: str
     prompt: str | None = None
+    input_extra: list[ExtraFile] | None = None
 
 
 class TokenizeBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

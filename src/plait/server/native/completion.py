@@ -11,49 +11,27 @@ from starlette.responses import Response
 
 from plait.server.bodies import refuse
 from plait.server.context import Server
-from plait.server.errors import FieldError, NotSupportedError
+from plait.server.errors import FieldError
 from plait.server.fields import sampling_params
 from plait.server.foreign import LLAMA_CPP, refuse_foreign, refuse_unequal
 from plait.server.generation import Generation, Piece
 from plait.server.grammars import own_grammar
 from plait.server.leaving import unless_gone
 from plait.server.merge import Whole, collected
-from plait.server.native.bodies import CompletionBody, InfillBody, NativeBody
+from plait.server.native.bodies import CompletionBody, NativeBody
 from plait.server.replies import encode, reply, spelled
 from plait.server.sse import event, stream_of
 from plait.server.usage import served, timings_of
-from plait.tokenizer.tokenizer import Tokenizer
 from plait.types import Logprob, SamplingParams, TokenId
 
 DEFAULTS = SamplingParams()
-_INFILL = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), ("<PRE>", "<SUF>", "<MID>"), (
-    "<fim_prefix>", "<fim_suffix>", "<fim_middle>",
-)  # fmt: skip
-"""Spellings of the three tokens of models that fill in."""
 
 
 async def completion(server: Server, request: Request) -> Response:
     """POST /completion."""
     body = await server.body(request, CompletionBody)
     prompt = await _prompt(server, body.prompt)
-    return await _answer(server, request, body, prompt, body.prompt if isinstance(body.prompt, str) else "")
-
-
-async def infill(server: Server, request: Request) -> Response:
-    """POST /infill. Raises `NotSupportedError` for a model without the tokens."""
-    body = await server.body(request, InfillBody)
-    prefix, suffix, middle = _infill_tokens(server.tokenizer)
-    before = body.input_prefix + (body.prompt or "")
-    parts = [await server.prompts.encode(text, special=False) for text in (before, body.input_suffix)]
-    return await _answer(server, request, body, (prefix, *parts[0], suffix, *parts[1], middle), before)
-
-
-def _infill_tokens(tokenizer: Tokenizer) -> tuple[TokenId, TokenId, TokenId]:
-    for words in _INFILL:
-        ids = [tokenizer.encode(text, add_special=False) for text in words]
-        if all(len(one) == 1 and tokenizer.is_special(one[0]) for one in ids):
-            return ids[0][0], ids[1][0], ids[2][0]
-    raise NotSupportedError("this model has no tokens for filling in; use /completion")
+    return await answer(server, request, body, prompt, body.prompt if isinstance(body.prompt, str) else "")
 
 
 async def _prompt(server: Server, given: Any) -> tuple[TokenId, ...]:
@@ -71,7 +49,7 @@ async def _prompt(server: Server, given: Any) -> tuple[TokenId, ...]:
     return tuple(ids)
 
 
-async def _answer(
+async def answer(
     server: Server, request: Request, body: NativeBody, prompt: tuple[TokenId, ...], text: str
 ) -> Response:
     if body.n not in (None, 1):
