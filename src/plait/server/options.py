@@ -41,7 +41,7 @@ class ServerOptions:
         "--chat-template-file",
         help="A file with the chat template (Jinja) to use, not the model's own; or a plain one by its name, chatml.",
     )
-    timeout: float = option(0.0, "-to", "--timeout", help="Seconds a request may take from its arrival; 0 is no bound.")
+    timeout: float = option(0.0, "-to", "--timeout", help="Seconds the engine may take for a request; 0 is no bound.")
     send_timeout: float = option(
         60.0, "--send-timeout", help="Cut off a reader that takes nothing for so many seconds."
     )

@@ -87,10 +87,6 @@ class _Answer:
             "system_fingerprint": f"plait-{self.server.info.numerics[:16]}",
         }
 
-    def _parser(self) -> OutputParser | None:
-        """None where the text is the content, as it is: what nearly all answers are."""
-        return self.conversation.parser()
-
     # --- whole ------------------------------------------------------------------------------------------------------
 
     def whole(self, samples: list[Whole]) -> dict[str, Any]:
@@ -106,7 +102,7 @@ class _Answer:
         return {"usage": usage_of(usage), "timings": timings_of(usage)}
 
     def _choice(self, index: int, sample: Whole) -> dict[str, Any]:
-        parser = self._parser()
+        parser = self.conversation.parser()
         parts: Iterable[Part] = [Text(sample.text)] if parser is None else [*parser.push(sample.text), *parser.finish()]
         message, calls = _message(parts)
         logprobs = None
@@ -118,7 +114,7 @@ class _Answer:
     # --- events -----------------------------------------------------------------------------------------------------
 
     async def events(self, usage: bool) -> AsyncIterator[bytes]:
-        samples = [_Streamed(self._parser()) for _ in range(self.params.n)]
+        samples = [_Streamed(self.conversation.parser()) for _ in range(self.params.n)]
         head = b"data: " + encode(self._head("chat.completion.chunk"))[:-1]
         tail = b',"usage":null}\n\n' if usage else b"}\n\n"
         while pieces := await self.generation.pieces():
