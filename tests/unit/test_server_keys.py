@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from plait.errors import OptionError
-from plait.server.bodies import check_depth, parse
+from plait.server.bodies import check_shape, parse
 from plait.server.errors import TABLE, AuthenticationError, FieldError, OverloadedError, RateLimitError, error_body
 from plait.server.keys import Gate, KeyLimits, KeyRing
 from plait.server.openai.bodies import ChatBody
@@ -64,9 +66,29 @@ def test_more_than_a_minutes_worth_of_tokens_fits_an_empty_minute() -> None:
 
 
 def test_brackets_in_strings_are_no_depth() -> None:
-    check_depth(b'{"a": "' + b"[" * 500 + b'"}')
+    for inside in (b"[" * 500, b'\\"' + b"[" * 500, b"\\\\", b'\\\\\\"' + b"{" * 500):
+        check_shape(b'{"a": "' + inside + b'", "b": "' + b"[" * 500 + b'"}')
+    with pytest.raises(FieldError, match="nested"):
+        check_shape(b"[" * 500)
+    with pytest.raises(FieldError, match="nested"):
+        check_shape(b'{"a": "x\\\\", "b": ' + b"[" * 500)
+
+
+def test_the_check_takes_linear_time() -> None:
+    """A string that never ends, after enough brackets: one that tries each quotation mark anew takes minutes."""
+    began = time.perf_counter()
     with pytest.raises(FieldError):
-        check_depth(b"[" * 500)
+        check_shape(b"[" * 65 + b'"' + b'\\"' * 500_000)
+    check_shape(b"[" * 60 + b'"' + b'\\"[' * 500_000)
+    assert time.perf_counter() - began < 2.0
+
+
+@pytest.mark.parametrize("part", [b"[],", b'{"":1},', b'"",', b"5,"])
+def test_a_body_may_not_have_too_many_values(part: bytes) -> None:
+    body = b'{"prompt":[' + part * (1 << 20) + part[:-1] + b"]}"
+    with pytest.raises(FieldError, match="more than"):
+        check_shape(body + b",")
+    check_shape(b'{"prompt":"' + body.replace(b'"', b"'") + b'"}')
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"messages":' + b"[" * 70 + b"]" * 70 + b"}", b"nan", b'"x"'])

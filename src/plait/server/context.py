@@ -11,7 +11,7 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from plait.errors import EngineDownError
-from plait.server.bodies import parse
+from plait.server.bodies import LARGE, parse
 from plait.server.errors import TooLargeError
 from plait.server.fields import Extension, service_of
 from plait.server.generation import Generation
@@ -62,7 +62,8 @@ class Server:
             if size > most:
                 raise TooLargeError(f"the body has more than the {most} bytes that this server takes")
             parts.append(part)
-        return parse(b"".join(parts), kind)
+        body = b"".join(parts)
+        return await self.prompts.aside(len(body), LARGE, lambda: parse(body, kind))
 
     def submit(
         self,

@@ -45,7 +45,7 @@ class ServerOptions:
     send_timeout: float = option(
         60.0, "--send-timeout", help="Cut off a reader that takes nothing for so many seconds."
     )
-    max_body_mib: int = option(32, "--max-body", help="Refuse bodies of more MiB.")
+    max_body_mib: int = option(8, "--max-body", help="Refuse bodies of more MiB.")
     max_connections: int = option(
         2048, "--max-connections", help="Answer 503 beyond so many requests at once; 0 is no bound."
     )

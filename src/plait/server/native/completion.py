@@ -25,6 +25,7 @@ from plait.tokenizer.tokenizer import Tokenizer
 from plait.types import Logprob, SamplingParams, TokenId
 
 DEFAULTS = SamplingParams()
+MAX_PARTS = 4096
 _INFILL = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), ("<PRE>", "<SUF>", "<MID>"), (
     "<fim_prefix>", "<fim_suffix>", "<fim_middle>",
 )  # fmt: skip
@@ -60,11 +61,15 @@ async def _prompt(server: Server, given: Any) -> tuple[TokenId, ...]:
     if isinstance(given, str):
         return await server.prompts.encode(given)
     ids: list[TokenId] = []
+    if all(isinstance(part, int) for part in given):
+        return await server.prompts.checked(given)
+    if len(given) > MAX_PARTS:
+        raise FieldError(f"a prompt has {len(given)} texts and ids mixed; give at most {MAX_PARTS}", "prompt")
     for part in given:
         if isinstance(part, str):
             ids += await server.prompts.encode(part, special=not ids)
         elif isinstance(part, int) and not isinstance(part, bool):
-            ids += server.prompts.checked([part])
+            ids += await server.prompts.checked([part])
         else:
             raise FieldError("a prompt is text, or a list of texts and token ids; send one prompt at a time", "prompt")
     return tuple(ids)
@@ -77,6 +82,7 @@ async def _answer(
         refuse(body.n, "n", "use /v1/completions for several samples")
     refuse(body.post_sampling_probs or None, "post_sampling_probs", "n_probs are those of the model itself")
     params = await _params(server, body)
+    await server.prompts.breakers(params)
     generation = server.submit(request, prompt, params, body.plait, cache=body.cache_prompt is not False, logged=text)
     answer = _Answer(server, generation, body, text)
     if body.stream:

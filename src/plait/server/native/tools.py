@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from plait.server.native.completion import DEFAULTS, settings_of
 from plait.server.openai.bodies import ChatBody
 from plait.server.openai.conversation import read_conversation
 from plait.server.openai.embeddings import embed
+from plait.server.prompts import SHORT
 from plait.server.replies import reply
+from plait.tokenizer.tokenizer import Tokenizer
 from plait.types import TokenId
 
 
@@ -27,7 +30,11 @@ async def tokenize(server: Server, request: Request) -> Response:
     ids = await server.prompts.encode(body.content, body.add_special, body.parse_special)
     if not body.with_pieces:
         return reply({"tokens": ids})
-    return reply({"tokens": [{"id": one, "piece": _piece(server.tokenizer.token_bytes(one))} for one in ids]})
+    return await server.prompts.aside(len(ids), SHORT, lambda: reply({"tokens": _pieces(server.tokenizer, ids)}))
+
+
+def _pieces(tokenizer: Tokenizer, ids: Sequence[TokenId]) -> list[dict[str, Any]]:
+    return [{"id": one, "piece": _piece(tokenizer.token_bytes(one))} for one in ids]
 
 
 def _piece(data: bytes) -> str | list[int]:
@@ -40,7 +47,7 @@ def _piece(data: bytes) -> str | list[int]:
 async def detokenize(server: Server, request: Request) -> Response:
     """POST /detokenize."""
     body = await server.body(request, DetokenizeBody)
-    return reply({"content": await server.prompts.decode(server.prompts.checked(body.tokens, "tokens"))})
+    return reply({"content": await server.prompts.decode(await server.prompts.checked(body.tokens, "tokens"))})
 
 
 async def apply_template(server: Server, request: Request) -> Response:
@@ -127,7 +134,7 @@ async def _named(server: Server, body: SlotBody) -> tuple[TokenId, ...]:
         raise FieldError("sequences have no slots here: say with 'prompt' (text or token ids) which one", "prompt")
     if isinstance(body.prompt, str):
         return await server.prompts.encode(body.prompt)
-    return server.prompts.checked(body.prompt)
+    return await server.prompts.checked(body.prompt)
 
 
 def _slot_file(folder: str, name: str | None) -> str:

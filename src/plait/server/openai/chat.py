@@ -49,6 +49,7 @@ async def chat(server: Server, request: Request) -> Response:
         max_tokens=None if most == -1 else most,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
+    await server.prompts.breakers(params)
     generation = server.submit(
         request,
         conversation.prompt,

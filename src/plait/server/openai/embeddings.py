@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from array import array
 from typing import Any
@@ -15,6 +16,7 @@ from plait.server.generation import Generation
 from plait.server.leaving import unless_gone
 from plait.server.merge import collected
 from plait.server.openai.bodies import EmbeddingBody
+from plait.server.prompts import MANY
 from plait.server.replies import reply
 from plait.types import Pooling, SamplingParams
 
@@ -43,9 +45,11 @@ async def embed(
         raise FieldError(f"'{pooling}' is no pooling; choose one of {', '.join(Pooling)}", "pooling")
     prompts = [ids for _, ids in await server.prompts.several(given, "input", MAX_INPUTS)]
     params = SamplingParams(temperature=0.0, max_tokens=0, seed=0)
-    generations: list[Generation] = [
-        server.submit(request, ids, params, pooling=Pooling(pooling or Pooling.MEAN)) for ids in prompts
-    ]
+    generations: list[Generation] = []
+    for number, ids in enumerate(prompts):
+        if number % MANY == MANY - 1:
+            await asyncio.sleep(0)
+        generations.append(server.submit(request, ids, params, pooling=Pooling(pooling or Pooling.MEAN)))
     wholes = await collected(generations)
     return [samples[0].embedding for samples in wholes], sum(len(ids) for ids in prompts)
 
