@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from plait.errors import EngineDownError
 from plait.server.bodies import LARGE, parse
@@ -16,6 +16,7 @@ from plait.server.errors import TooLargeError
 from plait.server.fields import Extension, service_of
 from plait.server.generation import Generation
 from plait.server.keys import Gate
+from plait.server.leaving import ClientGoneError
 from plait.server.options import ServerOptions
 from plait.server.prompts import Prompts
 from plait.supervisor.client import EngineClient, EngineInfo
@@ -57,11 +58,14 @@ class Server:
         if length.isdecimal() and int(length) > most:
             raise TooLargeError(f"the body has {length} bytes; this server takes {most}")
         parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
-                raise TooLargeError(f"the body has more than the {most} bytes that this server takes")
-            parts.append(part)
+        try:
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise TooLargeError(f"the body has more than the {most} bytes that this server takes")
+                parts.append(part)
+        except ClientDisconnect:
+            raise ClientGoneError from None
         body = b"".join(parts)
         return await self.prompts.aside(len(body), LARGE, lambda: parse(body, kind))
 

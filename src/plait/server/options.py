@@ -13,7 +13,7 @@ from plait.errors import OptionError
 
 MOST = 2**31 - 1
 _WHOLE = ["port", "max_body_mib", "max_connections", "key_requests", "key_tokens", "key_rpm", "key_tpm"]
-_SECONDS = ("timeout", "send_timeout")
+_SECONDS = ("timeout", "send_timeout", "receive_timeout")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,9 @@ class ServerOptions:
     timeout: float = option(0.0, "-to", "--timeout", help="Seconds a request may take from its arrival; 0 is no bound.")
     send_timeout: float = option(
         60.0, "--send-timeout", help="Cut off a reader that takes nothing for so many seconds."
+    )
+    receive_timeout: float = option(
+        60.0, "--receive-timeout", help="Cut off a client whose request, body and all, takes more seconds to come."
     )
     max_body_mib: int = option(8, "--max-body", help="Refuse bodies of more MiB.")
     max_connections: int = option(

@@ -20,7 +20,7 @@ from plait.types import ChatMessage, SamplingParams, TokenId
 
 SHORT = 4096
 """Characters that are encoded at once: under a millisecond."""
-MANY = 64
+MANY = 16
 """Prompts after each of which others may have a turn."""
 T = TypeVar("T")
 
@@ -74,9 +74,12 @@ class Prompts:
         if len(prompts) > most:
             raise FieldError(f"there are {len(prompts)} prompts; send at most {most} at once", param)
         found = list[tuple[str, tuple[TokenId, ...]]]()
-        for number, prompt in enumerate(prompts):
-            if number % MANY == MANY - 1:
+        spent = 0
+        for prompt in prompts:
+            spent += SHORT // MANY + len(prompt) if isinstance(prompt, (str, list)) else 0
+            if spent > SHORT:
                 await asyncio.sleep(0)
+                spent = 0
             if isinstance(prompt, str):
                 found.append((prompt, await self.encode(prompt)))
             elif isinstance(prompt, list):

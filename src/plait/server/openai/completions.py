@@ -47,7 +47,13 @@ async def completions(server: Server, request: Request) -> Response:
             await asyncio.sleep(0)
         generations.append(
             server.submit(
-                request, ids, params, body.plait, prompt_logprobs=wanted, cache=body.cache_prompt is not False, logged=text
+                request,
+                ids,
+                params,
+                body.plait,
+                prompt_logprobs=wanted,
+                cache=body.cache_prompt is not False,
+                logged=text,
             )
         )
     echoes = [text or await server.prompts.decode(ids) for text, ids in prompts] if body.echo else []
