@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -54,11 +55,13 @@ def test_a_request_that_does_not_come_is_cut_off(strict: RunningServer, sent: by
 def test_one_that_trickles_is_cut_off_too(strict: RunningServer) -> None:
     one = connect(strict)
     one.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
-    with pytest.raises(OSError):
-        for _ in range(1000):
+    sent = 0
+    with one, contextlib.suppress(OSError):
+        for _ in range(900):
             one.sendall(b" ")
+            sent += 1
             time.sleep(0.1)
-    one.close()
+    assert sent < 900
 
 
 def test_slow_bodies_do_not_keep_their_seats(strict: RunningServer) -> None:
@@ -92,12 +95,11 @@ def test_a_pause_between_requests_is_none_within_one(strict: RunningServer) -> N
 def test_headers_are_bounded(strict: RunningServer, header: bytes) -> None:
     one, sent = connect(strict), 0
     one.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
-    with pytest.raises(OSError):
+    with one, contextlib.suppress(OSError):
         while sent < 1 << 24:
             one.sendall(header)
             sent += len(header)
     assert sent < 1 << 23
-    one.close()
 
 
 def test_headers_that_come_at_once_are_bounded(strict: RunningServer) -> None:

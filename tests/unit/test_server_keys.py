@@ -53,16 +53,39 @@ def test_a_minutes_worth_comes_back_evenly() -> None:
         gate.enter("a", 0.0)
     assert caught.value.retry_after == pytest.approx(30.0)
     gate.enter("a", 30.0)
-    gate.leave("a", 0, 60, 30.0)
+    gate.size("a", 60, 30.0)
+    gate.leave("a", 60, 60, 30.0)
     with pytest.raises(RateLimitError):
         gate.enter("a", 60.0 - 1e-6 + 0.0)
     gate.enter("a", 95.0)
 
 
-def test_more_than_a_minutes_worth_of_tokens_fits_an_empty_minute() -> None:
-    gate = Gate(KeyLimits(tokens_per_minute=10))
+def test_tokens_of_a_minute_are_taken_at_the_door_and_given_back() -> None:
+    gate = Gate(KeyLimits(tokens_per_minute=100))
+    for _ in range(3):
+        gate.enter("a", 0.0)
+    gate.size("a", 60, 0.0)
+    with pytest.raises(RateLimitError):
+        gate.size("a", 60, 0.0)
+    gate.leave("a", 60, 10, 0.0)
+    gate.size("a", 60, 0.0)
+    with pytest.raises(RateLimitError):
+        gate.size("a", 60, 0.0)
+    gate.leave("a", 60, 60, 0.0)
+    gate.leave("a", 0, 0, 0.0)
     gate.enter("a", 0.0)
-    gate.size("a", 1000, 0.0)
+
+
+@pytest.mark.parametrize("limits", [KeyLimits(tokens_per_minute=10), KeyLimits(tokens=10)])
+def test_one_request_that_would_never_fit_is_refused_by_name(limits: KeyLimits) -> None:
+    gate = Gate(limits)
+    gate.enter("a", 0.0)
+    with pytest.raises(FieldError, match="may come to 11 tokens") as caught:
+        gate.size("a", 11, 0.0)
+    assert caught.value.param == "max_tokens"
+    gate.size("a", 6, 0.0)
+    with pytest.raises(FieldError):
+        gate.size("a", 5, 0.0, had=6)
 
 
 def test_brackets_in_strings_are_no_depth() -> None:
@@ -99,7 +122,7 @@ def test_no_body_breaks_the_parser(body: bytes) -> None:
 
 def test_an_error_of_ours_says_nothing_of_the_inside() -> None:
     assert b"secret" not in error_body(ValueError("secret"))
-    assert {answer.status for answer in TABLE.values()} <= {400, 401, 404, 405, 413, 429, 501, 503, 504}
+    assert {answer.status for answer in TABLE.values()} <= {400, 401, 403, 404, 405, 413, 429, 501, 503, 504}
 
 
 @pytest.mark.parametrize(

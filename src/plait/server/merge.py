@@ -22,12 +22,12 @@ async def merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, 
     left = len(pumps)
     try:
         while left:
-            number, pieces = await queue.get()
-            if isinstance(pieces, Exception):
-                raise pieces
-            left -= not pieces
-            if pieces:
-                yield number, pieces
+            number, found = await queue.get()
+            if isinstance(found, Exception):
+                raise found
+            left -= not found
+            if found:
+                yield number, found
     finally:
         for pump in pumps:
             pump.cancel()

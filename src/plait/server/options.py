@@ -35,6 +35,12 @@ class ServerOptions:
     cors_origins: tuple[str, ...] = option(
         (), "--cors-origin", help="Let pages of this origin use the API; may be given several times; * is all."
     )
+    allowed_host: tuple[str, ...] = option(
+        (),
+        "--allowed-host",
+        help="Another name by which the server may be called, beside addresses and localhost; * is all. Asked where "
+        "it listens on this machine alone, against pages whose name points here.",
+    )
     chat_template: str = option(
         "",
         "--chat-template",

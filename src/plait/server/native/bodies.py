@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from plait.server.fields import SamplingFields
+from plait.server.fields import Extension, SamplingFields
 
 
 class NativeBody(SamplingFields, kw_only=True, forbid_unknown_fields=True):
@@ -59,3 +59,4 @@ class EmbeddingBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class SlotBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     filename: str | None = None
     prompt: str | list[int] | None = None
+    plait: Extension | None = None

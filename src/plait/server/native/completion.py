@@ -34,14 +34,14 @@ _INFILL = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), ("<PRE>", "<SU
 
 async def completion(server: Server, request: Request) -> Response:
     """POST /completion."""
-    body = await server.body(request, CompletionBody)
+    body = await server.work(request, CompletionBody)
     prompt = await _prompt(server, body.prompt)
     return await _answer(server, request, body, prompt, body.prompt if isinstance(body.prompt, str) else "")
 
 
 async def infill(server: Server, request: Request) -> Response:
     """POST /infill. Raises `NotSupportedError` for a model without the tokens."""
-    body = await server.body(request, InfillBody)
+    body = await server.work(request, InfillBody)
     prefix, suffix, middle = _infill_tokens(server.tokenizer)
     before = body.input_prefix + (body.prompt or "")
     parts = [await server.prompts.encode(text, special=False) for text in (before, body.input_suffix)]

@@ -23,6 +23,9 @@ from plait.server.replies import reply
 from plait.tokenizer.tokenizer import Tokenizer
 from plait.types import TokenId
 
+MAX_DIGITS = 9
+MAX_NAME = 100
+
 
 async def tokenize(server: Server, request: Request) -> Response:
     """POST /tokenize."""
@@ -57,7 +60,7 @@ async def apply_template(server: Server, request: Request) -> Response:
 
 async def embedding(server: Server, request: Request) -> Response:
     """POST /embedding."""
-    body = await server.body(request, EmbeddingBody)
+    body = await server.work(request, EmbeddingBody)
     given = body.content if body.content is not None else body.input
     if given is None:
         raise FieldError("the field 'content' is missing", "content")
@@ -111,22 +114,27 @@ async def slots(server: Server, request: Request) -> Response:
 
 async def slot_action(server: Server, request: Request) -> Response:
     """POST /slots/{id}?action=save|restore|erase. Sequences have no slots here: what is saved or erased is what the
-    cache holds of the `prompt` in the body, and what is restored serves every prompt that begins so."""
-    action, slot = request.query_params.get("action"), request.path_params["slot"]
+    cache holds of the `prompt` in the body, under the request's salt, and what is restored serves every prompt of that
+    salt that begins so. A key sees its own files only, unless keys share prefixes."""
+    action, slot = request.query_params.get("action"), _slot_number(request.path_params["slot"])
     if action not in ("save", "restore", "erase"):
         raise FieldError("give action=save, restore or erase", "action")
-    body = await server.body(request, SlotBody)
+    body = await server.work(request, SlotBody)
+    service = server.service(request, body.plait)
     if action == "erase":
-        return reply({"id_slot": slot, "n_erased": await server.client.erase_prefix(await _named(server, body))})
+        count = await server.client.erase_prefix(await _named(server, body), service.salt, service.salt_from)
+        return reply({"id_slot": slot, "n_erased": count})
     if not server.options.slot_save_path:
         raise NotSupportedError("start the server with --slot-save-path to save and restore")
-    file = _slot_file(server.options.slot_save_path, body.filename)
+    owner = "" if server.options.share_prefixes else request.state.seat.tenant
+    file = _slot_file(server.options.slot_save_path, body.filename, owner)
     if action == "save":
-        count = await server.client.save_prefix(await _named(server, body), file)
+        count = await server.client.save_prefix(await _named(server, body), file, service.salt, service.salt_from)
         return reply({"id_slot": slot, "filename": body.filename, "n_saved": count})
     if not Path(file).is_file():
         raise NotFoundError(f"there is no saved file {body.filename}")
-    return reply({"id_slot": slot, "filename": body.filename, "n_restored": await server.client.restore_prefix(file)})
+    count = await server.client.restore_prefix(file, service.salt, service.salt_from)
+    return reply({"id_slot": slot, "filename": body.filename, "n_restored": count})
 
 
 async def _named(server: Server, body: SlotBody) -> tuple[TokenId, ...]:
@@ -137,7 +145,13 @@ async def _named(server: Server, body: SlotBody) -> tuple[TokenId, ...]:
     return await server.prompts.checked(body.prompt)
 
 
-def _slot_file(folder: str, name: str | None) -> str:
-    if not name or Path(name).name != name or name.startswith("."):
+def _slot_number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
+        raise FieldError("the id of a slot is a whole number", "id")
+    return int(text)
+
+
+def _slot_file(folder: str, name: str | None, owner: str) -> str:
+    if not name or len(name) > MAX_NAME or not name.isprintable() or Path(name).name != name or name.startswith("."):
         raise FieldError("filename is a plain name of a file", "filename")
-    return str(Path(folder) / name)
+    return str(Path(folder) / (f"{owner}.{name}" if owner else name))

@@ -32,7 +32,7 @@ MAX_PROMPTS = 2048
 
 async def completions(server: Server, request: Request) -> Response:
     """The route."""
-    body = await server.body(request, CompletionBody)
+    body = await server.work(request, CompletionBody)
     refuse_completion(body)
     prompts = await server.prompts.several(body.prompt, "prompt", MAX_PROMPTS)
     params = await _params(server, body)

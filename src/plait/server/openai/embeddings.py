@@ -25,7 +25,7 @@ MAX_INPUTS = 2048
 
 async def embeddings(server: Server, request: Request) -> Response:
     """The route."""
-    body = await server.body(request, EmbeddingBody)
+    body = await server.work(request, EmbeddingBody)
     if body.encoding_format not in (None, "float", "base64"):
         raise FieldError(f"'{body.encoding_format}' is no encoding; choose float or base64", "encoding_format")
     if body.dimensions not in (None, server.info.n_embd):
