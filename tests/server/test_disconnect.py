@@ -17,7 +17,7 @@ def connect(server: RunningServer, body: dict[str, object]) -> socket.socket:
     data = json.dumps(body).encode()
     head = (
         "POST /v1/completions HTTP/1.1",
-        "Host: x",
+        "Host: localhost",
         "Content-Type: application/json",
         f"Content-Length: {len(data)}",
     )

@@ -78,7 +78,7 @@ class RunningServer:
 @contextmanager
 def start_server(*args: str, environ: dict[str, str] | None = None) -> Iterator[RunningServer]:
     """`plait serve` on a free port, until the block ends; then SIGTERM, and the exit status must be 0."""
-    program = "import sys; from plait.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    program = "from plait.cli.main import entry; entry()"
     command = [sys.executable, "-c", program, "serve", "--port", "0", *args]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)
     running = RunningServer("", process)

@@ -13,7 +13,7 @@ from plait.errors import OptionError
 
 MOST = 2**31 - 1
 _WHOLE = ["port", "max_body_mib", "max_connections", "key_requests", "key_tokens", "key_rpm", "key_tpm"]
-_SECONDS = ("timeout", "send_timeout")
+_SECONDS = ("timeout", "send_timeout", "receive_timeout")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,12 @@ class ServerOptions:
     cors_origins: tuple[str, ...] = option(
         (), "--cors-origin", help="Let pages of this origin use the API; may be given several times; * is all."
     )
+    allowed_host: tuple[str, ...] = option(
+        (),
+        "--allowed-host",
+        help="Another name by which the server may be called, beside addresses and localhost; * is all. Asked where "
+        "it listens on this machine alone, against pages whose name points here.",
+    )
     chat_template: str = option(
         "",
         "--chat-template",
@@ -45,7 +51,10 @@ class ServerOptions:
     send_timeout: float = option(
         60.0, "--send-timeout", help="Cut off a reader that takes nothing for so many seconds."
     )
-    max_body_mib: int = option(32, "--max-body", help="Refuse bodies of more MiB.")
+    receive_timeout: float = option(
+        60.0, "--receive-timeout", help="Cut off a client whose request, body and all, takes more seconds to come."
+    )
+    max_body_mib: int = option(8, "--max-body", help="Refuse bodies of more MiB.")
     max_connections: int = option(
         2048, "--max-connections", help="Answer 503 beyond so many requests at once; 0 is no bound."
     )

@@ -90,14 +90,15 @@ class EngineClient(Protocol):
         """Raises `EngineDownError` where the engine does not answer in time."""
         ...
 
-    async def save_prefix(self, tokens: tuple[int, ...], file: str) -> int:
-        """Write the KV memory of the longest cached beginning of `tokens` to `file`; returns how many tokens."""
+    async def save_prefix(self, tokens: tuple[int, ...], file: str, salt: str = "", salt_from: int = 0) -> int:
+        """Write the KV memory of the longest cached beginning of `tokens` to `file`; returns how many tokens. Salts are
+        those of `Service`, here and below."""
         ...
 
-    async def restore_prefix(self, file: str) -> int:
+    async def restore_prefix(self, file: str, salt: str = "", salt_from: int = 0) -> int:
         """Read such a file back into the cache; returns how many tokens. Raises `KVFileError`."""
         ...
 
-    async def erase_prefix(self, tokens: tuple[int, ...]) -> int:
+    async def erase_prefix(self, tokens: tuple[int, ...], salt: str = "", salt_from: int = 0) -> int:
         """Drop what is cached of `tokens` alone; returns how many tokens."""
         ...

@@ -327,17 +327,17 @@ class Supervisor:
         status: EngineStatus = await self._ask(AskStatus, STATUS_S)
         return status
 
-    async def save_prefix(self, tokens: tuple[TokenId, ...], file: str) -> int:
+    async def save_prefix(self, tokens: tuple[TokenId, ...], file: str, salt: str = "", salt_from: int = 0) -> int:
         """See `EngineClient`. Raises `RequestError` for a file that cannot be written."""
-        return await self._count(SavePrefix, tokens, file)
+        return await self._count(SavePrefix, tokens, file, salt, salt_from)
 
-    async def restore_prefix(self, file: str) -> int:
+    async def restore_prefix(self, file: str, salt: str = "", salt_from: int = 0) -> int:
         """See `EngineClient`. Raises `KVFileError`."""
-        return await self._count(RestorePrefix, file)
+        return await self._count(RestorePrefix, file, salt, salt_from)
 
-    async def erase_prefix(self, tokens: tuple[TokenId, ...]) -> int:
+    async def erase_prefix(self, tokens: tuple[TokenId, ...], salt: str = "", salt_from: int = 0) -> int:
         """See `EngineClient`."""
-        return await self._count(ErasePrefix, tokens)
+        return await self._count(ErasePrefix, tokens, salt, salt_from)
 
     async def _count(self, kind: Callable[..., Message], *what: Any) -> int:
         count: int = await self._ask(kind, PREFIX_S, *what)

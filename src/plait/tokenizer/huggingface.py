@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from plait.errors import TokenizerError, UnsupportedModelError
 from plait.tokenizer.fim import spelled_in
 from plait.tokenizer.gguf_vocabulary import EOG_TEXTS
+from plait.tokenizer.library import encoded
 from plait.tokenizer.parts import SPECIAL, TokenizerParts
 from plait.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, USER_DEFINED, Spelling, Vocabulary, byte_value, digest
 from plait.types import TokenId
@@ -35,8 +36,7 @@ class HuggingFaceEncoder:
 
     def encode(self, text: str, add_special: bool, parse_special: bool) -> list[TokenId]:
         library = self._library if parse_special else self._literally()
-        ids: list[TokenId] = library.encode(text, add_special_tokens=add_special).ids
-        return ids
+        return encoded(library, text, add_special)
 
     def _literally(self) -> Library:
         # A copy: the switch belongs to the tokenizer, not to the call, and other threads may be encoding.

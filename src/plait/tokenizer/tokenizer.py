@@ -87,9 +87,13 @@ class Tokenizer:
         return len(self._vocabulary.texts)
 
     @cached_property
+    def _pieces(self) -> tuple[bytes, ...]:
+        return tuple(self.token_bytes(token) for token in range(self.vocab_size))
+
+    @cached_property
     def longest_token(self) -> int:
         """Bytes of the longest token: a text of n bytes has at least n / longest_token tokens."""
-        return max(len(self.token_bytes(token)) for token in range(self.vocab_size))
+        return max(map(len, self._pieces))
 
     @property
     def bos_id(self) -> TokenId | None:
@@ -158,11 +162,12 @@ class Tokenizer:
         found: dict[tuple[TokenId, ...], None] = {}
         for text in texts:
             wanted = utf8(text)
-            starts = [wanted[:n] for n in range(len(wanted) - 1, 0, -1)]
-            for token in range(self.vocab_size):
-                piece = self.token_bytes(token)
+            starts = tuple(wanted[:n] for n in range(len(wanted) - 1, 0, -1))
+            for token, piece in enumerate(self._pieces):
                 if wanted in piece:
                     found[token,] = None
+                    continue
+                if not piece.endswith(starts):
                     continue
                 for start in starts:
                     if piece.endswith(start):

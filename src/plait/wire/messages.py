@@ -57,16 +57,22 @@ class SavePrefix(Message, tag=5, frozen=True):
     call: int
     tokens: tuple[TokenId, ...]
     file: str
+    salt: str = ""
+    salt_from: int = 0
 
 
 class RestorePrefix(Message, tag=6, frozen=True):
     call: int
     file: str
+    salt: str = ""
+    salt_from: int = 0
 
 
 class ErasePrefix(Message, tag=7, frozen=True):
     call: int
     tokens: tuple[TokenId, ...]
+    salt: str = ""
+    salt_from: int = 0
 
 
 class Stop(Message, tag=8, frozen=True):

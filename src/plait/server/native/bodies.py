@@ -66,3 +66,4 @@ class EmbeddingBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class SlotBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     filename: str | None = None
     prompt: str | list[int] | None = None
+    plait: Extension | None = None

@@ -25,11 +25,12 @@ from plait.server.usage import served, timings_of
 from plait.types import Logprob, SamplingParams, TokenId
 
 DEFAULTS = SamplingParams()
+MAX_PARTS = 4096
 
 
 async def completion(server: Server, request: Request) -> Response:
     """POST /completion."""
-    body = await server.body(request, CompletionBody)
+    body = await server.work(request, CompletionBody)
     prompt = await _prompt(server, body.prompt)
     return await answer(server, request, body, prompt, body.prompt if isinstance(body.prompt, str) else "")
 
@@ -39,11 +40,15 @@ async def _prompt(server: Server, given: Any) -> tuple[TokenId, ...]:
     if isinstance(given, str):
         return await server.prompts.encode(given)
     ids: list[TokenId] = []
+    if all(isinstance(part, int) for part in given):
+        return await server.prompts.checked(given)
+    if len(given) > MAX_PARTS:
+        raise FieldError(f"a prompt has {len(given)} texts and ids mixed; give at most {MAX_PARTS}", "prompt")
     for part in given:
         if isinstance(part, str):
             ids += await server.prompts.encode(part, special=not ids)
         elif isinstance(part, int) and not isinstance(part, bool):
-            ids += server.prompts.checked([part])
+            ids += await server.prompts.checked([part])
         else:
             raise FieldError("a prompt is text, or a list of texts and token ids; send one prompt at a time", "prompt")
     return tuple(ids)
@@ -57,6 +62,7 @@ async def answer(
     refuse_foreign(body, LLAMA_CPP)
     refuse_unequal(body, "n_predict", "max_tokens")
     params = await _params(server, body)
+    await server.prompts.breakers(params)
     generation = server.submit(request, prompt, params, body.plait, cache=body.cache_prompt is not False, logged=text)
     answer = _Answer(server, generation, body, text)
     if body.stream:

@@ -20,7 +20,7 @@ REPOSITORY, FILE = "myproject", "filename"
 
 async def infill(server: Server, request: Request) -> Response:
     """POST /infill. Raises `NotSupportedError` for a model without the tokens."""
-    body = await server.body(request, InfillBody)
+    body = await server.work(request, InfillBody)
     marks = [_mark(server, kind) for kind in (FimToken.PREFIX, FimToken.SUFFIX, FimToken.MIDDLE)]
     before, begun, behind = [
         await _plain(server, text) for text in (body.input_prefix, body.prompt or "", body.input_suffix)

@@ -36,7 +36,7 @@ from plait.types import Logprob, SamplingParams, TokenId
 
 async def chat(server: Server, request: Request) -> Response:
     """The route."""
-    body = await server.body(request, ChatBody)
+    body = await server.work(request, ChatBody)
     if body.top_logprobs is not None and not body.logprobs:
         raise FieldError("top_logprobs needs logprobs to be true", "top_logprobs")
     conversation = await read_conversation(server, body)
@@ -51,6 +51,7 @@ async def chat(server: Server, request: Request) -> Response:
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         names={"logprobs": "top_logprobs", "max_tokens": bound},
     )
+    await server.prompts.breakers(params)
     generation = server.submit(
         request,
         conversation.prompt,

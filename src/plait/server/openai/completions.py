@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from plait.server.context import Server
+from plait.server.errors import FieldError
 from plait.server.fields import OPENAI_DEFAULTS, sampling_params
 from plait.server.generation import Generation
 from plait.server.grammars import own_grammar
@@ -18,12 +20,14 @@ from plait.server.leaving import unless_gone
 from plait.server.merge import Whole, collected, merged
 from plait.server.openai.bodies import CompletionBody, refuse_completion
 from plait.server.openai.textlogprobs import Offsets, echo_offsets, four_lists
+from plait.server.prompts import MANY, SHORT
 from plait.server.replies import encode, reply
 from plait.server.sse import DONE, event, stream_of
 from plait.server.usage import timings_of, total, usage_of
 from plait.types import Logprob, SamplingParams, TokenId
 
 MAX_PROMPTS = 2048
+"""And as many answers."""
 DEFAULT_MOST = 16
 """OpenAI's; null is the same as nothing."""
 UNBOUNDED = -1
@@ -32,26 +36,39 @@ UNBOUNDED = -1
 
 async def completions(server: Server, request: Request) -> Response:
     """The route."""
-    body = await server.body(request, CompletionBody)
+    body = await server.work(request, CompletionBody)
     refuse_completion(body)
     prompts = await server.prompts.several(body.prompt, "prompt", MAX_PROMPTS)
     params = await _params(server, body)
     # Echo with logprobs wants those of the prompt, too.
     wanted = params.logprobs if body.echo and params.logprobs is not None else None
-    generations = [
-        server.submit(
-            request, ids, params, body.plait, prompt_logprobs=wanted, cache=body.cache_prompt is not False, logged=text
+    if len(prompts) * params.n > MAX_PROMPTS:
+        raise FieldError(f"{len(prompts)} prompts with n = {params.n} are more than {MAX_PROMPTS} answers", "n")
+    await server.prompts.breakers(params)
+    generations = []
+    for number, (text, ids) in enumerate(prompts):
+        if number % MANY == MANY - 1:
+            await asyncio.sleep(0)
+        generations.append(
+            server.submit(
+                request,
+                ids,
+                params,
+                body.plait,
+                prompt_logprobs=wanted,
+                cache=body.cache_prompt is not False,
+                logged=text,
+            )
         )
-        for text, ids in prompts
-    ]
-    echoes = [text or server.tokenizer.decode(ids) for text, ids in prompts] if body.echo else []
+    echoes = [text or await server.prompts.decode(ids) for text, ids in prompts] if body.echo else []
     answer = _Answer(server, generations, params, echoes, request.state.seat.request_id)
     if body.stream:
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         leave = request.state.seat.leave_generations
         return await unless_gone(request, stream_of(answer.events(usage), leave))
     wholes = await unless_gone(request, collected(generations))
-    return reply(answer.whole(wholes))
+    size = sum(len(one.request.prompt) for one in generations) * (params.logprobs or 0) if body.echo else 0
+    return await server.prompts.aside(size, SHORT, lambda: reply(answer.whole(wholes)))
 
 
 async def _params(server: Server, body: CompletionBody) -> SamplingParams:

@@ -7,12 +7,14 @@ from typing import Any
 
 import msgspec
 
+from plait.server.bodies import check_shape
 from plait.server.context import Server
 from plait.server.errors import FieldError, NotSupportedError
 from plait.server.grammars import checked, own_grammar, schema_grammar
 from plait.server.openai.bodies import (
     MAX_MESSAGES,
     ChatBody,
+    FunctionCall,
     Message,
     ResponseFormat,
     Tool,
@@ -117,8 +119,8 @@ def _message(message: Message, place: str) -> ChatMessage:
     extra: dict[str, object] = {}
     if message.tool_calls:
         extra["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": _called(call.function.name, call.function.arguments)}
-            for call in message.tool_calls
+            {"id": call.id, "type": "function", "function": _called(call.function, f"{place}.tool_calls.{i}")}
+            for i, call in enumerate(message.tool_calls)
         ]
     for name in ("name", "tool_call_id", "reasoning_content"):
         if (value := getattr(message, name)) is not None:
@@ -129,8 +131,10 @@ def _message(message: Message, place: str) -> ChatMessage:
     return ChatMessage(role=role, content=_content(message, place), extra=extra)
 
 
-def _called(name: str, arguments: str) -> dict[str, Any]:
+def _called(function: FunctionCall, place: str) -> dict[str, Any]:
     """Templates want arguments as an object, where they are one."""
+    name, arguments = function.name, function.arguments
+    check_shape(arguments.encode("utf-8", "replace"), f"{place}.function.arguments")
     try:
         return {"name": name, "arguments": msgspec.json.decode(arguments)}
     except msgspec.DecodeError:

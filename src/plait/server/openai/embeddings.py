@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from array import array
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from plait.server.generation import Generation
 from plait.server.leaving import unless_gone
 from plait.server.merge import collected
 from plait.server.openai.bodies import EmbeddingBody
+from plait.server.prompts import MANY
 from plait.server.replies import reply
 from plait.server.usage import served, total
 from plait.types import Pooling, SamplingParams
@@ -34,7 +36,7 @@ class Pooled(Protocol):
 
 async def embeddings(server: Server, request: Request) -> Response:
     """The route."""
-    body = await server.body(request, EmbeddingBody)
+    body = await server.work(request, EmbeddingBody)
     if body.encoding_format not in (None, "float", "base64"):
         raise FieldError(f"'{body.encoding_format}' is no encoding; choose float or base64", "encoding_format")
     if body.dimensions not in (None, server.info.n_embd):
@@ -58,9 +60,11 @@ async def embed(
         raise FieldError(f"'{pooling}' is no pooling; choose one of {', '.join(Pooling)}", "pooling")
     prompts = [ids for _, ids in await server.prompts.several(given, param, MAX_INPUTS)]
     params = SamplingParams(temperature=0.0, max_tokens=0, seed=0)
-    generations: list[Generation] = [
-        server.submit(request, ids, params, body.plait, pooling=Pooling(pooling or Pooling.MEAN)) for ids in prompts
-    ]
+    generations: list[Generation] = []
+    for number, ids in enumerate(prompts):
+        if number % MANY == MANY - 1:
+            await asyncio.sleep(0)
+        generations.append(server.submit(request, ids, params, body.plait, pooling=Pooling(pooling or Pooling.MEAN)))
     wholes = await unless_gone(request, collected(generations))
     return generations, [samples[0].embedding for samples in wholes]
 
