@@ -30,7 +30,7 @@ from plait.errors import (
 from plait.supervisor.client import EngineState
 from plait.supervisor.supervisor import Supervisor
 from plait.types import FinishReason
-from support.processes import collect, mixed, outcomes, request, supervised
+from support.processes import collect, mixed, outcomes, pid_of, request, supervised
 
 READY_S = 3.0
 
@@ -107,6 +107,28 @@ def test_an_id_in_use_is_refused_at_once() -> None:
                 supervisor.submit(request("same"))
             stream.abort()
             assert [event.finish_reason async for event in stream if event.final] == [FinishReason.ABORT]
+
+    asyncio.run(main())
+
+
+def test_what_no_message_can_hold_ends_that_request_alone_now_and_when_the_engine_is_started_anew() -> None:
+    too_large = replace(request("large", n=2), salt="s", salt_from=2**70)
+
+    async def main() -> None:
+        async with supervised() as supervisor:
+            for _ in range(2):
+                samples = await collect(supervisor, too_large)
+                assert [sample.outcome for sample in samples] == [((), None, RequestError)] * 2
+                os.kill(pid_of(supervisor), signal.SIGKILL)
+                while supervisor.pid is not None:
+                    await asyncio.sleep(0)
+            waiting = supervisor.submit(too_large)  # while there is none
+            (sample,) = await collect(supervisor, request("a"))
+            assert len(sample.tokens) == 20
+            assert [type(event.error) async for event in waiting] == [RequestError] * 2
+            assert supervisor.health().restarts == 2
+            with pytest.raises(RequestError, match="handed"):
+                await supervisor.erase_prefix((2**70,))
 
     asyncio.run(main())
 

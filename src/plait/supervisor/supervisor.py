@@ -17,7 +17,7 @@ from dataclasses import fields
 from typing import Any
 
 from plait.config import EngineOptions, NotGiven, NotNamed, SupervisorOptions
-from plait.errors import EngineDownError, PlaitError, QueueFullError, QueueTimeoutError
+from plait.errors import EngineDownError, PlaitError, QueueFullError, QueueTimeoutError, RequestError
 from plait.supervisor.child import Child
 from plait.supervisor.client import EngineInfo, EngineState, EngineStatus, Health
 from plait.supervisor.restarts import Restarts
@@ -27,6 +27,7 @@ from plait.supervisor.troubles import Troubles
 from plait.types import EngineRequest, TokenEvent, TokenId
 from plait.wire.faults import error_of
 from plait.wire.messages import (
+    UNSENDABLE,
     Abort,
     AskStatus,
     CallFailed,
@@ -260,7 +261,11 @@ class Supervisor:
     def _send_due(self) -> None:
         if self._serving:
             for number, request in self._roster.due(self._clock()):
-                self._send(Submit(number, request))
+                try:
+                    self._send(Submit(number, request))
+                except UNSENDABLE as error:  # or it would be due for ever, and end every engine that becomes ready
+                    why = f"the request cannot be handed to the engine: {error}"
+                    self._hand_out(self._roster.unsendable(number, why))
 
     def _send(self, message: Message) -> None:
         if self._child is not None:
@@ -349,9 +354,11 @@ class Supervisor:
         call = next(self._call_ids)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._calls[call] = answer
-        self._send(kind(call, *what))
         try:
+            self._send(kind(call, *what))
             return await asyncio.wait_for(answer, seconds)
+        except UNSENDABLE as error:
+            raise RequestError(f"this cannot be handed to the engine: {error}") from None
         except TimeoutError:
             raise EngineDownError(f"the engine did not answer within {seconds:.0f} s") from None
         finally:
