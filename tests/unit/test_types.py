@@ -77,7 +77,7 @@ from plait.types import (
         ("logit_bias", ((2**64, 1.0),)),
         ("stop_token_ids", (2**64,)),
         ("max_tokens", 2**31),
-        ("max_tokens", 10**5000),
+        ("max_tokens", 10**40),
         ("top_k", 2**64),
         ("repeat_last_n", 2**64),
         ("dry_penalty_last_n", 2**64),
