@@ -22,6 +22,7 @@ from plait.errors import (
     ModelFileError,
     ModelNotFoundError,
     OptionError,
+    PlaitError,
     PromptTooLongError,
     QueueFullError,
     QueueTimeoutError,
@@ -192,6 +193,8 @@ def test_a_prefix_is_saved_erased_and_restored(tmp_path: Path) -> None:
                 await supervisor.save_prefix((4000, 4001), file)
             with pytest.raises(RequestError, match="cannot be written"):
                 await supervisor.save_prefix(prompt, str(tmp_path / "no" / "folder"))
+            with pytest.raises(PlaitError, match="null byte"):  # an error that nobody foresaw: the question's alone
+                await supervisor.save_prefix(prompt, str(tmp_path / "a\0b"))
             Path(file).write_bytes(b"not one of ours")
             with pytest.raises(KVFileError, match="no file of saved KV memory"):
                 await supervisor.restore_prefix(file)

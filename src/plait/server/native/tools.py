@@ -131,6 +131,6 @@ async def _named(server: Server, body: SlotBody) -> tuple[TokenId, ...]:
 
 
 def _slot_file(folder: str, name: str | None) -> str:
-    if not name or Path(name).name != name or name.startswith("."):
+    if not name or Path(name).name != name or name.startswith(".") or not name.isprintable():
         raise FieldError("filename is a plain name of a file", "filename")
     return str(Path(folder) / name)
