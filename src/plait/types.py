@@ -246,12 +246,13 @@ class ServiceFields(TypedDict, total=False):
 class Service:
     """How a request is served; changes none of its tokens.
 
-    `priority` is its class: high, normal, low or background. `tenant` is whose share it counts against. `timeout` and
-    `queue_timeout` are seconds from now, to its end and until it is begun: then it fails with `DeadlineError` or
-    `QueueTimeoutError`. `cache` says what it may do with the KV memory of equal prefixes: off, read or read-write.
-    Prefixes are shared only under an equal `salt`, but for the whole pages of the first `salt_from` tokens. `pin` is
-    for how many seconds after its end the request's prompt and answer stay in KV memory, for the next turn of a session
-    (0: as long as nobody else needs the room). A pin ends early where pages are missing for who runs or waits.
+    `priority` is its class: high, normal, low or background. `tenant` is whose share it counts against, by the part of
+    the name before the first slash. `timeout` and `queue_timeout` are seconds from now, to its end and until it is
+    begun: then it fails with `DeadlineError` or `QueueTimeoutError`. `cache` says what it may do with the KV memory of
+    equal prefixes: off, read or read-write. Prefixes are shared only under an equal `salt`, but for the whole pages of
+    the first `salt_from` tokens. `pin` is for how many seconds after its end the request's prompt and answer stay in KV
+    memory, for the next turn of a session (0: as long as nobody else needs the room). A pin ends early where pages are
+    missing for who runs or waits.
 
     Raises `RequestError` for a value of the wrong kind or out of range.
     """
