@@ -116,14 +116,15 @@ _WHOLE = frozenset(
 
 
 def _is_token(entry: object) -> bool:
-    return isinstance(entry, Integral) and -MAX_NUMBER <= entry <= MAX_NUMBER
+    return isinstance(entry, Integral) and abs(int(entry)) <= MAX_NUMBER
 
 
 def _is_bias(entry: object) -> bool:
     match entry:
+        case (token, Integral() as amount) if _is_token(token):
+            return -MAX_NUMBER <= int(amount) <= MAX_BIAS
         case (token, Real() as amount) if _is_token(token):
-            # Minus infinity bans; not-a-number is no bias.
-            return bool(amount <= MAX_BIAS) and (amount >= -MAX_NUMBER or isinstance(amount, float))
+            return bool(amount <= MAX_BIAS)  # minus infinity bans; not-a-number is no bias
     return False
 
 
