@@ -21,7 +21,7 @@ def test_every_route_and_field_is_in_the_reference() -> None:
     names = {*SamplingFields.__struct_fields__, *GrammarFields.__struct_fields__, *Extension.__struct_fields__}
     assert not {*names, *OPENAI, *LLAMA_CPP} - shown
     assert not {header.title() for header in HEADERS} - shown
-    routes = {re.sub(r"\{(\w+):\w+\}", lambda match: "NAME" if match[1] == "model" else "ID", e.path) for e in ROUTES}
+    routes = {re.sub(r"\{(\w+):?\w*\}", lambda match: "NAME" if match[1] == "model" else "ID", e.path) for e in ROUTES}
     assert not {"/slots/ID?action=save" if route == "/slots/ID" else route for route in routes} - shown
 
 

@@ -23,6 +23,7 @@ from plait.tokenizer.vocabulary import (
     UNUSED,
     USER_DEFINED,
     Spelling,
+    Texts,
     Vocabulary,
 )
 from plait.types import TokenId
@@ -56,6 +57,7 @@ EOG_TEXTS = (
     "<|tool_response>",
     "<｜end▁of▁sentence｜>",
     "[e~[",
+    "<|observation|>",  # GLM-4 writes it after a call; its GGUF files name <|user|> alone
 )
 
 # Keys of the fill-in-the-middle tokens; the last of them counts. A file need not have any.
@@ -137,7 +139,7 @@ def read_vocabulary(meta: Metadata, spelling: Spelling, strips_space: bool) -> t
     fim = _collect_fim(meta, ids, attributes)
     eog = _collect_eog(meta, texts, ids, attributes, eos, fim)
     _set_strips(meta, ids, attributes)
-    vocabulary = Vocabulary(texts, bytes(attributes), spelling, bos, eos, eog, strips_space, fim=fim)
+    vocabulary = Vocabulary(Texts(texts), bytes(attributes), spelling, bos, eos, eog, strips_space, fim=fim)
     return vocabulary, ids
 
 
