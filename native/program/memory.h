@@ -56,6 +56,9 @@ class Zeroed {
     std::size_t size_;
 };
 
+// Gives back to the system what the heap holds and nobody uses: what loading took, some MiB for a large vocabulary.
+void trim_heap();
+
 // Memory handed out in pieces of whole cache lines that live as long as the arena; in huge pages where the system has
 // them, taken from the system as they are touched.
 class HugePages {

@@ -37,7 +37,9 @@ constexpr std::int64_t kFewLogits = 32768;
 }  // namespace
 
 Program::Program(const Kernels& kernels, KvShape shape, int threads)
-    : kernels_(kernels), kv_(std::move(shape), kernels), threads_(check_threads(threads)) {}
+    : kernels_(kernels), kv_(std::move(shape), kernels), threads_(check_threads(threads)) {
+    trim_heap();  // before the weights come: what was read for them is read
+}
 
 Program::~Program() {
     // The threads of a forked-off parent are not here to be joined.

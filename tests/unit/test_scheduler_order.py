@@ -14,7 +14,7 @@ from plait.cache.kv import KVCache
 from plait.errors import DeadlineError, OptionError, QueueFullError, QueueTimeoutError
 from plait.scheduler import policy
 from plait.scheduler.fairness import FairShare
-from plait.scheduler.lengths import OutputLengths
+from plait.scheduler.lengths import OutputLengths, left
 from plait.scheduler.limits import Limits, QueueBounds
 from plait.scheduler.plan import StepPlan
 from plait.scheduler.scheduler import NO_BOUNDS, Scheduler
@@ -252,19 +252,32 @@ def test_a_deadline_ends_a_running_request_and_a_queue_timeout_only_a_waiting_on
     assert loop.scheduler.counters.refusals == {"queue_timeout": 1, "deadline_exceeded": 1}
 
 
+def test_the_times_of_requests_that_have_ended_are_not_kept_until_they_are_over() -> None:
+    loop = Loop()
+    loop.add("stays", own(0), max_tokens=None, deadline=1e6)
+    for number in range(150):
+        loop.add("short", own(1), max_tokens=1, deadline=1e6, queue_timeout=1e5)
+        while len(loop.ended) <= number:
+            loop.step()
+    kept = loop.scheduler._timeouts._heap
+    assert len(kept) < 100
+    assert "stays" in {entry[2] for entry in kept}
+
+
 # --- room -------------------------------------------------------------------------------------------------------------
 
 
 def test_answers_are_expected_to_be_as_long_as_those_seen() -> None:
     lengths = OutputLengths()
-    assert lengths.remaining("a", 1, 0, 1000, False) == 256
+    assert lengths.expected("a", 1) == 256
     for _ in range(50):
         lengths.see("a", 1, 20)
-    assert 15 <= lengths.remaining("a", 1, 0, 1000, False) <= 30
-    assert lengths.remaining("a", 1, 0, 8, False) == 8
-    assert lengths.remaining("a", 1, 100, 1000, False) == 50, "one that outgrew it goes on for half as long again"
-    assert lengths.remaining("a", 1, 0, 1000, True) == 1000
-    assert lengths.remaining("b", 1, 0, 1000, False) == lengths.remaining("a", 1, 0, 1000, False)
+    assert 15 <= lengths.expected("a", 1) <= 30
+    assert lengths.expected("b", 1) == lengths.expected("a", 1)
+    assert left(20.5, 0, 1000) == 20
+    assert left(20.5, 0, 8) == 8
+    assert left(20.5, 100, 1000) == 50, "one that outgrew it goes on for half as long again"
+    assert left(1.0, 1, 1000) == 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)), max_size=6))
@@ -330,6 +343,35 @@ def test_who_waits_for_a_prompt_lends_it_its_urgency() -> None:
     loop.drain()
     assert loop.begun.index("first") < loop.begun.index("other")
     assert loop.begun.index("second") < loop.begun.index("other")
+
+
+def test_what_was_lent_is_given_back_once_the_prompt_is_computed() -> None:
+    loop = Loop(n_parallel=2, n_batch=8)
+    loop.add("first", own(0, 60), priority=Priority.BACKGROUND, max_tokens=100)
+    loop.step()
+    loop.add("second", own(0, 60), priority=Priority.HIGH, max_tokens=100)
+    while "second" not in loop.begun:
+        loop.step()
+    assert loop.scheduler.counters.preemptions == 0
+    loop.add("third", own(1), priority=Priority.HIGH, max_tokens=2)
+    loop.step()
+    assert loop.scheduler.counters.preemptions == 1, "it kept the class of who had waited for its prompt"
+    while "third" not in loop.ended:
+        loop.step()
+    assert "second" not in loop.ended
+    loop.drain()
+    assert loop.scheduler.counters.preemptions == 1
+
+
+def test_who_waits_lends_the_class_to_which_it_has_risen() -> None:
+    loop = Loop(n_parallel=3, n_batch=8)
+    loop.add("other", own(1, 60), priority=Priority.NORMAL)
+    loop.add("first", own(0, 60), priority=Priority.LOW)
+    loop.step()
+    loop.add("second", own(0, 60), priority=Priority.NORMAL)
+    loop.now += policy.AGEING_S
+    loop.drain()
+    assert loop.begun.index("first") < loop.begun.index("other")
 
 
 def test_cache_modes() -> None:

@@ -119,6 +119,8 @@ def test_numpy_arrays_and_lists_are_the_same() -> None:
         (["a", "<|end|>", "<|return|>", "<|call|>"], {}, {2, 3}),
         (["a", "<|end|>", "<|return|>"], {}, {1, 2}),
         (["a", "</s>", "<|tool_response>"], {}, {2}),
+        (["<|endoftext|>", "<|user|>", "<|observation|>"], {"eos_token_id": 0, "eot_token_id": 1}, {0, 1, 2}),  # GLM-4
+        (["</s>", "<|im_end|>", "<|action_end|>"], {"eos_token_id": 0}, {0, 1}),  # InternLM 2
         (["a", "b"], {"eos_token_id": 7}, set()),  # outside the vocabulary: as if not given
     ],
 )

@@ -22,6 +22,7 @@ from plait.tokenizer.vocabulary import (
     UNUSED,
     USER_DEFINED,
     Spelling,
+    Texts,
     Vocabulary,
 )
 from plait.types import TokenId
@@ -55,6 +56,7 @@ EOG_TEXTS = (
     "<|tool_response>",
     "<｜end▁of▁sentence｜>",
     "[e~[",
+    "<|observation|>",  # GLM-4 writes it after a call; its GGUF files name <|user|> alone
 )
 
 # Fill-in-the-middle tokens that a file need not name: key (and an older key) to texts. Those of the last three kinds
@@ -145,7 +147,7 @@ def read_vocabulary(meta: Metadata, spelling: Spelling, strips_space: bool) -> t
     eos = _special_id(meta, "eos_token_id", len(texts), 2 if is_sentencepiece else None)
     eog = _collect_eog(meta, texts, ids, attributes, eos)
     _set_strips(meta, ids, attributes)
-    vocabulary = Vocabulary(texts, bytes(attributes), spelling, bos, eos, eog, strips_space)
+    vocabulary = Vocabulary(Texts(texts), bytes(attributes), spelling, bos, eos, eog, strips_space)
     return vocabulary, ids
 
 

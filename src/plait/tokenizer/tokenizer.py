@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plait.errors import ModelNotFoundError, TemplateError, TokenizerError
+from plait.tokenizer.data import TokenizerData
 from plait.tokenizer.decode import StreamDecoder, decode
-from plait.tokenizer.parts import TokenizerParts
 from plait.tokenizer.vocabulary import utf8
 from plait.types import ChatMessage, TokenId
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Tokenizer:
     """Immutable in all that can be seen, and safe to use from several threads."""
 
-    def __init__(self, source: str, parts: TokenizerParts, templates: Mapping[str, str]) -> None:
+    def __init__(self, source: str, parts: TokenizerData, templates: Mapping[str, str]) -> None:
         """`source` names the file in messages; `templates` are chat templates by name, "default" the one to use where
         none is named."""
         self.source = source
