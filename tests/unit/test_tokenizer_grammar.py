@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -109,10 +108,8 @@ def test_long_chains_of_rules_neither_overflow_the_stack_nor_take_long(
 
 def test_what_doubles_with_each_rule_is_refused_soon() -> None:
     doubling = "\n".join(("start: R0", *(f"R{i}: R{i + 1} R{i + 1}" for i in range(100)), 'R100: "b"'))
-    began = time.process_time()
-    with pytest.raises(RequestError, match="too big"):
+    with pytest.raises(RequestError, match=r"too big \(limit for this grammar: 250000"):  # with four times that: 4 s
         check_grammar(Grammar(GrammarKind.LARK, doubling))
-    assert time.process_time() - began < 1.5
 
 
 def test_the_order_of_rules_changes_nothing() -> None:
