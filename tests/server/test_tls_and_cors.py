@@ -32,8 +32,8 @@ def test_other_origins_are_not_let_in_unless_named(server: RunningServer) -> Non
     """A preflight is a method that no route has, and no answer allows an origin."""
     assert preflight(server, ORIGIN) is None
     assert preflight(server, "null") is None
-    for status, headers, _ in (server.get("/v1/models", {"Origin": ORIGIN}), server.get("/none", {"Origin": ORIGIN})):
-        assert status in (200, 404)
+    for path in ("/v1/models", "/none"):
+        _, headers, _ = server.get(path, {"Origin": ORIGIN})
         assert not [name for name in headers if name.lower().startswith("access-control")]
 
 
