@@ -153,6 +153,17 @@ def test_tenants_get_equal_shares_however_much_they_ask() -> None:
     assert served["greedy"] > served["modest"]
 
 
+def test_many_names_under_one_key_have_the_share_of_one() -> None:
+    fair = FairShare()
+    first, second, other = (fair.enter(name) for name in ("key-1/a", "key-1/b", "key-2"))
+    assert first is second is fair.enter("key-1")
+    first.tokens += 7
+    assert fair.counters() == {"key-1": 7, "key-2": 0}
+    for account in (first, second, first, other):
+        fair.leave(account)
+    assert fair.counters() == {}
+
+
 def test_a_pause_saves_no_credit() -> None:
     fair = FairShare()
     busy = fair.enter("busy")
