@@ -1,6 +1,6 @@
 """Plain data that crosses module seams: sampling parameters, requests, token events.
 
-Parsed and checked once, here, at the edge: a `SamplingParams` that exists is valid. Knows only `errors`.
+Parsed and checked once, here, at the edge: a `SamplingParams` that exists is valid. Knows only `errors` and `checks`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from enum import IntEnum, StrEnum
 from numbers import Integral, Real
 from typing import Any, NamedTuple, TypeAlias, TypedDict, TypeVar
 
+from plait.checks import MAX_BIAS, MAX_NUMBER, is_bias, is_real, is_token, said
 from plait.errors import RequestError
 
 TokenId: TypeAlias = int
@@ -105,27 +106,11 @@ class Pooling(StrEnum):
 
 
 MAX_SEED = 2**64 - 1
-MAX_NUMBER = 2**31 - 1
-"""Of whatever has no closer bound: no context has more tokens, and every number that is taken can be sent on."""
-MAX_BIAS = 1e9
 MAX_SAMPLES = 1024
 _STAGES = frozenset(SamplerStage)
 _WHOLE = frozenset(
     "top_k n repeat_last_n dry_penalty_last_n dry_allowed_length max_tokens seed logprobs mirostat".split()  # noqa: SIM905
 )
-
-
-def _is_token(entry: object) -> bool:
-    return isinstance(entry, Integral) and abs(int(entry)) <= MAX_NUMBER
-
-
-def _is_bias(entry: object) -> bool:
-    match entry:
-        case (token, Integral() as amount) if _is_token(token):
-            return -MAX_NUMBER <= int(amount) <= MAX_BIAS
-        case (token, Real() as amount) if _is_token(token):
-            return bool(amount <= MAX_BIAS)  # minus infinity bans; not-a-number is no bias
-    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,9 +184,9 @@ class SamplingParams:
 
         self._entries("stop", "strings", lambda entry: isinstance(entry, str))
         self._entries("dry_sequence_breakers", "strings", lambda entry: isinstance(entry, str))
-        self._entries("stop_token_ids", "token ids", _is_token)
+        self._entries("stop_token_ids", "token ids", is_token)
         self._entries("samplers", f"stages ({', '.join(SamplerStage)})", lambda entry: entry in _STAGES)
-        self._entries("logit_bias", f"pairs of a token id and a number, at most {MAX_BIAS:g}", _is_bias)
+        self._entries("logit_bias", f"pairs of a token id and a number, at most {MAX_BIAS:g}", is_bias)
         if "" in self.stop:
             raise RequestError("stop has an empty string; give at least one character, or leave it out")
         if len(set(self.samplers)) != len(self.samplers):
@@ -227,7 +212,7 @@ class SamplingParams:
             raise RequestError(f"{name} is {value!r}; give a {'whole ' if whole else ''}number")
         if not low <= value <= high:  # also refuses NaN
             bound = f"at least {low}" if high == MAX_NUMBER and value < low else f"between {low} and {high}"
-            raise RequestError(f"{name} is {_said(value)}; it must be {bound}")
+            raise RequestError(f"{name} is {said(value)}; it must be {bound}")
 
 
 class ServiceFields(TypedDict, total=False):
@@ -275,15 +260,15 @@ class Service:
                 raise RequestError(f"{name} is {getattr(self, name)!r}; give text")
         for name in ("timeout", "queue_timeout"):
             seconds = getattr(self, name)
-            if seconds is not None and not (_is_real(seconds) and 0 < seconds <= MAX_NUMBER):
-                raise RequestError(f"{name} is {_said(seconds)}; give seconds greater than 0, or None for no bound")
+            if seconds is not None and not (is_real(seconds) and 0 < seconds <= MAX_NUMBER):
+                raise RequestError(f"{name} is {said(seconds)}; give seconds greater than 0, or None for no bound")
         whole = isinstance(self.salt_from, Integral) and not isinstance(self.salt_from, bool)
         if not whole or not 0 <= self.salt_from <= MAX_NUMBER:
-            raise RequestError(f"salt_from is {_said(self.salt_from)}; give a number of tokens, 0 to {MAX_NUMBER}")
+            raise RequestError(f"salt_from is {said(self.salt_from)}; give a number of tokens, 0 to {MAX_NUMBER}")
         if self.salt_from and not self.salt:
             raise RequestError(f"salt_from is {self.salt_from} and there is no salt; give the rest a salt of its own")
-        if not _is_real(self.pin) or not 0 <= self.pin <= MAX_NUMBER:
-            raise RequestError(f"pin is {_said(self.pin)}; give seconds, or 0 for none")
+        if not is_real(self.pin) or not 0 <= self.pin <= MAX_NUMBER:
+            raise RequestError(f"pin is {said(self.pin)}; give seconds, or 0 for none")
         if self.pin and self.cache is not CacheMode.READ_WRITE:
             raise RequestError(f"pin is {self.pin} and cache is {self.cache}; what is to stay must be read-write")
 
@@ -313,16 +298,6 @@ def _named(value: Any, what: str, known: dict[str, _Choice]) -> _Choice:
     if found is None or isinstance(value, bool):
         raise RequestError(f"{what} is {value!r}; choose one of {', '.join(known)}")
     return found
-
-
-def _said(value: object) -> str:
-    """As a message says it: Python itself refuses to write whole numbers of thousands of digits."""
-    long = isinstance(value, int) and abs(value) >= 10**30
-    return "a number of more than 30 digits" if long else repr(value)
-
-
-def _is_real(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
+from plait.checks import MAX_BIAS
 from plait.errors import RequestError
 from plait.server.errors import FieldError
-from plait.types import MAX_BIAS, OPENAI_CHAIN, Grammar, SamplerStage, SamplingParams, Service, TokenId
+from plait.types import OPENAI_CHAIN, Grammar, SamplerStage, SamplingParams, Service, TokenId
 
 OPENAI_DEFAULTS = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, samplers=OPENAI_CHAIN)
 MAX_STOPS = 64

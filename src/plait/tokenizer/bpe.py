@@ -76,7 +76,7 @@ class BpeMerger:
 
 def _pairs(merges: Sequence[str], file: str) -> list[tuple[str, str]]:
     """Each cut at the first space that is not its first character."""
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     append = pairs.append
     try:
         for merge in merges:  # hundreds of thousands: everything in locals
