@@ -66,7 +66,8 @@ struct BlockKeys {
     const std::int32_t* positions;
     int count;
     const std::uint8_t* values[kKeyBlock];
-    bool keys_converted, values_converted;
+    bool keys_converted, values_converted, together[kKeyBlock / kKeyGroup];
+    KeysAhead ahead;
 };
 
 inline void hide(float* scores, std::uint64_t seen) {
@@ -80,23 +81,24 @@ inline void hide(float* scores, std::uint64_t seen) {
     }
 }
 
-inline float block_maximum(const float* s) {
-    alignas(64) float lanes[kLanes];
-    for (int l = 0; l < kLanes; ++l) {
-        const float a = s[l] > s[l + 16] ? s[l] : s[l + 16], b = s[l + 32] > s[l + 48] ? s[l + 32] : s[l + 48];
-        lanes[l] = a > b ? a : b;
+// Queries that are weighed together: what each waits for, the others fill.
+constexpr int kWeighed = 4;
+
+inline void lane_maxima(const float* s, int n, float* lanes) {
+    for (int l = 0; l < kLanes; l += kWidth) {
+        V most = load(s + l);
+        for (int j = l + kLanes; j < n; j += kLanes) most = larger(most, load(s + j));
+        store(lanes + l, most);
     }
-    for (int width = kLanes / 2; width > 0; width /= 2) {
-        for (int l = 0; l < width; ++l) lanes[l] = lanes[l] > lanes[l + width] ? lanes[l] : lanes[l + width];
-    }
-    return lanes[0];
 }
 
-// The library's order of summing (simd/vector.h).
-inline float block_sum(const float* s) {
-    alignas(64) float lanes[kLanes];
-    for (int l = 0; l < kLanes; ++l) lanes[l] = s[l] + s[l + 16] + s[l + 32] + s[l + 48];
-    return sum_lanes(lanes);
+// The library's order of summing (simd/vector.h), as far as the lanes.
+inline void lane_sums(const float* s, int n, float* lanes) {
+    for (int l = 0; l < kLanes; l += kWidth) {
+        V sum = load(s + l);
+        for (int j = l + kLanes; j < n; j += kLanes) sum += load(s + j);
+        store(lanes + l, sum);
+    }
 }
 
 inline void add_bias(float* s, const BlockKeys& block, const Bias& bias) {
@@ -105,24 +107,45 @@ inline void add_bias(float* s, const BlockKeys& block, const Bias& bias) {
     }
 }
 
-// Turns scores into weights. exp(-infinity) is 0: a hidden key adds nothing to its lane of the sum.
-inline void weigh(const AttentionArgs& a, const BlockKeys& block, const Bias& bias, float* s, std::uint64_t seen,
-                  float* top, float* total) {
-    for (int j = 0; j < kKeyBlock; ++j) s[j] = s[j] * a.scale;
-    if (a.softcap != 0.0f) softcap(s, a.softcap, s, kKeyBlock);
-    if (a.slopes != nullptr) add_bias(s, block, bias);
-    if (seen != kAllKeys) hide(s, seen);
-    const float peak = block_maximum(s);
-    for (int j = 0; j < kKeyBlock; ++j) s[j] = exponential(s[j] - peak);
-    *top = peak;
-    *total = block_sum(s);
+// Turns scores of queries i..i+kWeighed-1 into weights, with their maxima and sums. exp(-infinity) is 0: a hidden key
+// adds nothing to its lane of the sum. They see none of the keys from KEYS on, whose weights are left as they are.
+template <int KEYS>
+inline void weigh_keys(const AttentionArgs& a, const BlockKeys& block, Queries& t, int i, int n) {
+    alignas(64) float lanes[kWeighed * kLanes] = {};
+    float* const scores = t.scores + i * kKeyBlock;
+    for (int r = 0; r < n; ++r) {
+        float* const s = scores + r * kKeyBlock;
+        for (int j = 0; j < KEYS; ++j) s[j] = s[j] * a.scale;
+        if (a.softcap != 0.0f) softcap(s, a.softcap, s, KEYS);
+        if (a.slopes != nullptr) add_bias(s, block, t.bias[i + r]);
+        if (t.weighted[i + r].seen != kAllKeys) hide(s, t.weighted[i + r].seen);
+        lane_maxima(s, KEYS, lanes + r * kLanes);
+    }
+    store4(t.block_top + i, max_lanes4(lanes));
+    for (int r = 0; r < n; ++r) {
+        float* const s = scores + r * kKeyBlock;
+        const float peak = t.block_top[i + r];
+        for (int j = 0; j < KEYS; ++j) s[j] = exponential(s[j] - peak);
+        lane_sums(s, KEYS, lanes + r * kLanes);
+    }
+    store4(t.block_total + i, sum_lanes4(lanes));
+}
+
+inline void weigh(const AttentionArgs& a, const BlockKeys& block, Queries& t, int i) {
+    const int n = t.n - i < kWeighed ? t.n - i : kWeighed;
+    switch (seen_groups(t.weighted + i, n)) {
+        case 1: return weigh_keys<kKeyGroup>(a, block, t, i, n);
+        case 2: return weigh_keys<2 * kKeyGroup>(a, block, t, i, n);
+        case 3: return weigh_keys<3 * kKeyGroup>(a, block, t, i, n);
+        default: return weigh_keys<kKeyBlock>(a, block, t, i, n);
+    }
 }
 
 // Merges the block's maxima and sums into the state; leaves the factors for the outputs.
 inline void merge_sums(Queries& t) {
     alignas(64) float top[kQueriesPerPiece], old[kQueriesPerPiece], fresh[kQueriesPerPiece];
-    for (int i = 0; i < kQueriesPerPiece; ++i) top[i] = i < t.n ? *t.top[i] : 0.0f;
     for (int i = 0; i < t.n; i += kKeyGroup) {
+        for (int j = i; j < i + kKeyGroup; ++j) top[j] = j < t.n ? *t.top[j] : 0.0f;
         for (int j = i; j < i + kKeyGroup; ++j) {
             const float peak = top[j] < t.block_top[j] ? t.block_top[j] : top[j];
             old[j] = exponential(top[j] - peak);
@@ -141,13 +164,11 @@ inline void merge_sums(Queries& t) {
 template <class Keys, class Values>
 inline void attend(const AttentionArgs& a, const BlockKeys& block, Queries& t) {
     if (block.keys_converted) {
-        score<PlainKeys<Singles>>(t.q, t.n, block.keys, a.head_dim, t.scores);
+        score<PlainKeys<Singles>>(t.q, t.weighted, t.n, block.keys, a.head_dim, t.scores, NoKeysAhead());
     } else {
-        score<Keys>(t.q, t.n, block.keys, a.head_dim, t.scores);
+        score<Keys>(t.q, t.weighted, t.n, block.keys, a.head_dim, t.scores, block.ahead);
     }
-    for (int i = 0; i < t.n; ++i) {
-        weigh(a, block, t.bias[i], t.scores + i * kKeyBlock, t.weighted[i].seen, t.block_top + i, t.block_total + i);
-    }
+    for (int i = 0; i < t.n; i += kWeighed) weigh(a, block, t, i);
     if (a.partials == nullptr) {
         merge_sums(t);
     } else {
@@ -158,11 +179,19 @@ inline void attend(const AttentionArgs& a, const BlockKeys& block, Queries& t) {
     }
     const bool merges = a.partials == nullptr;
     if (block.values_converted) {
-        weigh_values<PlainValues<Singles>>(t.weighted, t.n, block.values, a.state.v_head_dim, merges);
+        weigh_values<PlainValues<Singles>>(t.weighted, t.n, block.values, a.state.v_head_dim, merges, NoKeysAhead());
     } else {
-        weigh_values<Values>(t.weighted, t.n, block.values, a.state.v_head_dim, merges);
+        weigh_values<Values>(t.weighted, t.n, block.values, a.state.v_head_dim, merges, block.ahead);
+        block.ahead.fetch_values_from(block.count);
     }
     t.n = 0;
+}
+
+// The next block of the piece, else that of the next piece; else this block, which is in the cache.
+inline NextKeys next_keys(const AttentionArgs& a, const Block& b) {
+    const int next = b.first + kKeyBlock;
+    if (next < a.last_key) return {a.key_rows + next, a.last_key - next, a.kv_head};
+    return a.next.count > 0 ? a.next : NextKeys{a.key_rows + b.first, b.count, a.kv_head};
 }
 
 // Where many queries use them, keys and values are converted once. `queries` are those of the piece.
@@ -173,15 +202,19 @@ inline void find_block(const AttentionArgs& a, const Block& b, int queries, Bloc
     float* const v = k + kKeyBlock * a.head_dim;
     block.positions = a.key_positions + b.first;
     block.count = b.count;
-    block.keys = key_groups(a, b.first, b.count, reinterpret_cast<std::uint8_t*>(raw));
+    block.ahead = ahead_of(a, next_keys(a, b));
+    block.keys = key_groups(a, b.first, b.count, reinterpret_cast<std::uint8_t*>(raw), block.together);
     const bool many = a.kv_type != KvType::F32 && queries > 2 * kTileQueries;
     block.keys_converted = many;
     if (many) block.keys = convert_keys<Keys>(block.keys, a.head_dim, k);
     const int v_dim = a.state.v_head_dim, padded = padded_value(v_dim);
     block.values_converted = many || v_dim % kWidth != 0;
+    for (int g = 0, j = 0; j < b.count; ++g, j += kKeyGroup) {
+        const int left = b.count - j, n = left < kKeyGroup ? left : kKeyGroup;
+        value_rows(a, b.first + j, n, block.together[g], block.values + j);
+    }
+    if (!block.values_converted) return;
     for (int j = 0; j < b.count; ++j) {
-        block.values[j] = value_row(a, b.first + j);
-        if (!block.values_converted) continue;
         float* row = v + j * padded;
         load_kv(a.kv_type, block.values[j], row, v_dim);
         for (int d = v_dim; d < padded; ++d) row[d] = 0.0f;

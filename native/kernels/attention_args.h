@@ -21,6 +21,12 @@ struct AttentionState {
     const float* sinks;
 };
 
+// Keys, as in AttentionArgs. A count of 0: none.
+struct NextKeys {
+    const std::int32_t* rows;
+    int count, kv_head;
+};
+
 // `slopes` is null, or has each head's: a score grows by slope * (key position - row position).
 //
 // Rows rows[0..n_rows-1] against the keys first_key..last_key-1 of a sequence, for the query heads of one KV head.
@@ -46,6 +52,7 @@ struct AttentionArgs {
     float* partials;
     bool starts, finishes;  // sets the state to nothing before, divides by the sum after
     float* scratch;         // attention_scratch(...) floats
+    NextKeys next;          // what is probably attended to after this, to be fetched ahead
 };
 
 // Merges the partials of `blocks` blocks into the state of rows[0..n_rows-1], which are partial_row and the following

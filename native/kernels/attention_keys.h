@@ -2,7 +2,7 @@
 // over the dimensions in ascending order, in its own lane: the same bits from every tile and every vector width.
 #pragma once
 
-#include "kernels/attention_args.h"
+#include "kernels/attention_ahead.h"
 #include "kernels/kv_rows.h"
 
 namespace plait::PLAIT_PATH {
@@ -35,13 +35,13 @@ inline const std::uint8_t* key_panel(const AttentionArgs& a, int key, std::size_
 // Whether the keys' vector can be read in its page. What else it holds is no key of the block, and masked.
 inline bool in_one_page(const AttentionArgs& a, int first, int count, std::size_t slot) {
     const std::int32_t* rows = a.key_rows + first;
-    bool together = slot + kKeyGroup <= static_cast<std::size_t>(a.page_size);
-    for (int i = 1; i < count; ++i) together &= rows[i] == rows[0] + i;
-    return together;
+    std::int32_t apart = slot + kKeyGroup > static_cast<std::size_t>(a.page_size) ? 1 : 0;
+    for (int i = 1; i < count; ++i) apart |= rows[i] ^ (rows[0] + i);
+    return apart == 0;
 }
 
-// Keys first..first+count-1 as groups of 16, in place or gathered into `scratch`.
-inline KeyGroups key_groups(const AttentionArgs& a, int first, int count, std::uint8_t* scratch) {
+// Keys first..first+count-1 as groups of 16, in place or gathered into `scratch`. `together`: which are in place.
+inline KeyGroups key_groups(const AttentionArgs& a, int first, int count, std::uint8_t* scratch, bool* together) {
     KeyGroups groups{(count + kKeyGroup - 1) / kKeyGroup, {}};
     const std::size_t bytes = kKeyGroup * kv_row_bytes(a.kv_type, a.head_dim);
     for (int g = 0; g < groups.count; ++g) {
@@ -49,7 +49,8 @@ inline KeyGroups key_groups(const AttentionArgs& a, int first, int count, std::u
         KeyGroup& group = groups.group[g];
         group.panel = key_panel(a, key, &group.slot);
         group.stride = static_cast<std::size_t>(a.page_size);
-        if (in_one_page(a, key, n, group.slot)) continue;
+        together[g] = in_one_page(a, key, n, group.slot);
+        if (together[g]) continue;
         std::uint8_t* gathered = scratch + static_cast<std::size_t>(g) * bytes;
         for (int i = 0; i < n; ++i) {
             std::size_t slot;
@@ -69,8 +70,9 @@ inline Keys keys_at(const KeyGroups& groups, int lane) {
 }
 
 // scores[r * kKeyBlock + c] of QUERIES queries with the VECTORS vectors of keys from lane `lane` of the block on.
-template <class Keys, int QUERIES, int VECTORS>
-inline void score_tile(const float* const* q, const KeyGroups& groups, int lane, int dim, float* scores) {
+template <class Keys, int QUERIES, int VECTORS, class Fetch>
+inline void score_tile(const float* const* q, const KeyGroups& groups, int lane, int dim, float* scores,
+                       const Fetch& ahead) {
     Keys keys[VECTORS];
     for (int c = 0; c < VECTORS; ++c) keys[c] = keys_at<Keys>(groups, lane + c * kWidth);
     V sum[QUERIES][VECTORS] = {};
@@ -79,6 +81,7 @@ inline void score_tile(const float* const* q, const KeyGroups& groups, int lane,
         for (const int end = d + Keys::span(dim); d < end; ++d) {
             V key[VECTORS];
             for (int c = 0; c < VECTORS; ++c) key[c] = keys[c].next();
+            ahead.template fetch_keys<Keys::bytes>(d);
             for (int r = 0; r < QUERIES; ++r) {
                 const V x = broadcast(q[r][d]);
                 for (int c = 0; c < VECTORS; ++c) sum[r][c] += x * key[c];
@@ -90,30 +93,58 @@ inline void score_tile(const float* const* q, const KeyGroups& groups, int lane,
     }
 }
 
-template <class Keys, int QUERIES>
-inline void score_tiles(const float* const* q, const KeyGroups& groups, int dim, float* scores) {
-    const int lanes = groups.count * kKeyGroup;
+// The block's first `lanes` keys; the first tile fetches ahead.
+template <class Keys, int QUERIES, class Fetch>
+inline void score_tiles(const float* const* q, const KeyGroups& groups, int lanes, int dim, float* scores,
+                        const Fetch& ahead) {
+    const NoKeysAhead nothing;
     int lane = 0;
-    for (; lane + kTileKeys <= lanes; lane += kTileKeys) {
-        score_tile<Keys, QUERIES, kKeyVectors>(q, groups, lane, dim, scores);
+    if (lanes >= kTileKeys) {
+        score_tile<Keys, QUERIES, kKeyVectors>(q, groups, 0, dim, scores, ahead);
+        lane = kTileKeys;
+    } else {
+        score_tile<Keys, QUERIES, 1>(q, groups, 0, dim, scores, ahead);
+        lane = kWidth;
     }
-    for (; lane < lanes; lane += kWidth) score_tile<Keys, QUERIES, 1>(q, groups, lane, dim, scores);
+    for (; lane + kTileKeys <= lanes; lane += kTileKeys) {
+        score_tile<Keys, QUERIES, kKeyVectors>(q, groups, lane, dim, scores, nothing);
+    }
+    for (; lane < lanes; lane += kWidth) score_tile<Keys, QUERIES, 1>(q, groups, lane, dim, scores, nothing);
 }
 
-// Scores of n queries, (n, kKeyBlock).
-template <class Keys>
-inline void score(const float* const* q, int n, const KeyGroups& groups, int dim, float* scores) {
+constexpr std::uint64_t kAllKeys = ~std::uint64_t{0};
+
+// A query's part of a block. What becomes of its partial output: out = out * old + partial * fresh, or out = partial.
+struct Weighted {
+    const float* weights;  // (kKeyBlock,)
+    std::uint64_t seen;    // bit j: key j; not 0
+    float* out;
+    float old, fresh;
+};
+
+// Groups of keys, from the first on, of which n queries see any.
+inline int seen_groups(const Weighted* w, int n) {
+    std::uint64_t any = w[0].seen;
+    for (int r = 1; r < n; ++r) any |= w[r].seen;
+    return (kKeyBlock - __builtin_clzll(any) + kKeyGroup - 1) / kKeyGroup;
+}
+
+// Scores of n queries, (n, kKeyBlock), as far as they see keys.
+template <class Keys, class Fetch>
+inline void score(const float* const* q, const Weighted* w, int n, const KeyGroups& groups, int dim, float* scores,
+                  const Fetch& ahead) {
     for (int i = 0; i < n; i += kTileQueries) {
+        const int lanes = kKeyGroup * seen_groups(w + i, n - i < kTileQueries ? n - i : kTileQueries);
         switch (n - i) {
-            case 1: score_tiles<Keys, 1>(q + i, groups, dim, scores + i * kKeyBlock); break;
-            case 2: score_tiles<Keys, 2>(q + i, groups, dim, scores + i * kKeyBlock); break;
+            case 1: score_tiles<Keys, 1>(q + i, groups, lanes, dim, scores + i * kKeyBlock, ahead); break;
+            case 2: score_tiles<Keys, 2>(q + i, groups, lanes, dim, scores + i * kKeyBlock, ahead); break;
             case 3:
                 if constexpr (kTileQueries > 3) {
-                    score_tiles<Keys, 3>(q + i, groups, dim, scores + i * kKeyBlock);
+                    score_tiles<Keys, 3>(q + i, groups, lanes, dim, scores + i * kKeyBlock, ahead);
                     break;
                 }
                 [[fallthrough]];
-            default: score_tiles<Keys, kTileQueries>(q + i, groups, dim, scores + i * kKeyBlock);
+            default: score_tiles<Keys, kTileQueries>(q + i, groups, lanes, dim, scores + i * kKeyBlock, ahead);
         }
     }
 }

@@ -7,16 +7,6 @@
 namespace plait::PLAIT_PATH {
 namespace {
 
-constexpr std::uint64_t kAllKeys = ~std::uint64_t{0};
-
-// What becomes of a query's partial output: out = out * old + partial * fresh, or out = partial.
-struct Weighted {
-    const float* weights;  // (kKeyBlock,)
-    std::uint64_t seen;    // bit j: key j
-    float* out;
-    float old, fresh;
-};
-
 // Calls run(first, end) for keys that all queries see and one(j) for those that some do, in ascending order.
 template <int QUERIES, class Run, class One>
 inline void each_key(const Weighted* w, Run run, One one) {
@@ -52,13 +42,15 @@ inline void put(const Weighted& w, bool merges, int d, int v_dim, V partial) {
 }
 
 // Dimensions d to d + VECTORS * kWidth - 1, of which those from v_dim on are dropped.
-template <class Values, int QUERIES, int VECTORS>
-inline void value_tile(const Weighted* w, const std::uint8_t* const* rows, int d, int v_dim, bool merges) {
+template <class Values, int QUERIES, int VECTORS, class Fetch>
+inline void value_tile(const Weighted* w, const std::uint8_t* const* rows, int d, int v_dim, bool merges,
+                       const Fetch& ahead) {
     V sum[QUERIES][VECTORS] = {};
     const auto run = [&](int first, int end) {
         for (int j = first; j < end; ++j) {
             V value[VECTORS];
             for (int c = 0; c < VECTORS; ++c) value[c] = Values::read(rows[j], d + c * kWidth);
+            ahead.template fetch_value<VECTORS * kWidth * Values::bytes>(j, static_cast<std::size_t>(d) * Values::bytes);
             for (int r = 0; r < QUERIES; ++r) {
                 const V weight = broadcast(w[r].weights[j]);
                 for (int c = 0; c < VECTORS; ++c) sum[r][c] += weight * value[c];
@@ -78,29 +70,30 @@ inline void value_tile(const Weighted* w, const std::uint8_t* const* rows, int d
     }
 }
 
-template <class Values, int QUERIES>
-inline void value_tiles(const Weighted* w, const std::uint8_t* const* rows, int v_dim, bool merges) {
+template <class Values, int QUERIES, class Fetch>
+inline void value_tiles(const Weighted* w, const std::uint8_t* const* rows, int v_dim, bool merges, const Fetch& ahead) {
     int d = 0;
     for (; d + kTileKeys <= v_dim; d += kTileKeys) {
-        value_tile<Values, QUERIES, kKeyVectors>(w, rows, d, v_dim, merges);
+        value_tile<Values, QUERIES, kKeyVectors>(w, rows, d, v_dim, merges, ahead);
     }
-    for (; d < v_dim; d += kWidth) value_tile<Values, QUERIES, 1>(w, rows, d, v_dim, merges);
+    for (; d < v_dim; d += kWidth) value_tile<Values, QUERIES, 1>(w, rows, d, v_dim, merges, ahead);
 }
 
 // `rows` are the block's rows of V. Where v_dim is no multiple of kWidth, they must go on to one.
-template <class Values>
-inline void weigh_values(const Weighted* w, int n, const std::uint8_t* const* rows, int v_dim, bool merges) {
+template <class Values, class Fetch>
+inline void weigh_values(const Weighted* w, int n, const std::uint8_t* const* rows, int v_dim, bool merges,
+                         const Fetch& ahead) {
     for (int i = 0; i < n; i += kTileQueries) {
         switch (n - i) {
-            case 1: value_tiles<Values, 1>(w + i, rows, v_dim, merges); break;
-            case 2: value_tiles<Values, 2>(w + i, rows, v_dim, merges); break;
+            case 1: value_tiles<Values, 1>(w + i, rows, v_dim, merges, ahead); break;
+            case 2: value_tiles<Values, 2>(w + i, rows, v_dim, merges, ahead); break;
             case 3:
                 if constexpr (kTileQueries > 3) {
-                    value_tiles<Values, 3>(w + i, rows, v_dim, merges);
+                    value_tiles<Values, 3>(w + i, rows, v_dim, merges, ahead);
                     break;
                 }
                 [[fallthrough]];
-            default: value_tiles<Values, kTileQueries>(w + i, rows, v_dim, merges);
+            default: value_tiles<Values, kTileQueries>(w + i, rows, v_dim, merges, ahead);
         }
     }
 }
@@ -109,6 +102,17 @@ inline const std::uint8_t* value_row(const AttentionArgs& a, int key) {
     const std::size_t row = static_cast<std::size_t>(a.key_rows[key]) +
                             static_cast<std::size_t>(a.kv_head) * static_cast<std::size_t>(a.page_size);
     return a.v + row * kv_row_bytes(a.kv_type, a.state.v_head_dim);
+}
+
+// Where the V of keys first..first+n-1 lies, which are a group; they may lie side by side.
+inline void value_rows(const AttentionArgs& a, int first, int n, bool together, const std::uint8_t** rows) {
+    if (!together) {
+        for (int i = 0; i < n; ++i) rows[i] = value_row(a, first + i);
+        return;
+    }
+    const std::size_t bytes = kv_row_bytes(a.kv_type, a.state.v_head_dim);
+    const std::uint8_t* row = value_row(a, first);
+    for (int i = 0; i < n; ++i, row += bytes) rows[i] = row;
 }
 
 }  // namespace

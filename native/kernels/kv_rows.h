@@ -67,6 +67,7 @@ struct Brains {
 // One dimension after the other of kWidth neighbouring keys. `span` is how many come from one start().
 template <class Number>
 struct PlainKeys {
+    static constexpr std::size_t bytes = Number::bytes;
     const std::uint8_t* at;
     std::size_t step;
     PlainKeys() = default;
@@ -82,6 +83,7 @@ struct PlainKeys {
 };
 
 struct ScaledKeys {
+    static constexpr std::size_t bytes = 1;  // all but the scales
     const std::uint8_t *block, *at;
     std::size_t stride, slot;
     V scale;
@@ -104,10 +106,12 @@ struct ScaledKeys {
 // Dimensions d..d+kWidth-1 of one key.
 template <class Number>
 struct PlainValues {
+    static constexpr std::size_t bytes = Number::bytes;
     static V read(const std::uint8_t* row, int d) { return Number::read(row + static_cast<std::size_t>(d) * Number::bytes); }
 };
 
 struct ScaledValues {
+    static constexpr std::size_t bytes = 1;
     static V read(const std::uint8_t* row, int d) {
         const std::uint8_t* block = row + d / kKvBlock * kKvBlockBytes;
         return to_float(load_signed(block + 2 + d % kKvBlock)) * broadcast(f16_to_f32(read_u16(block)));

@@ -2,6 +2,10 @@
 
 #include <sys/mman.h>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 namespace plait {
 namespace {
 
@@ -10,6 +14,12 @@ constexpr std::size_t kRegion = 16 * kHuge;  // of address space: what is not to
 constexpr std::size_t kLine = 64;
 
 }  // namespace
+
+void trim_heap() {
+#if defined(__GLIBC__)
+    malloc_trim(0);
+#endif
+}
 
 HugePages::~HugePages() {
     for (const Region& region : regions_) munmap(region.at, region.bytes);

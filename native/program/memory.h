@@ -41,20 +41,8 @@ class Growing {
     std::size_t size_ = 0;
 };
 
-// Zeroes. The system gives large ones their pages on first touch only.
-template <class T>
-class Zeroed {
-  public:
-    explicit Zeroed(std::size_t size) : data_(static_cast<T*>(std::calloc(size ? size : 1, sizeof(T)))), size_(size) {
-        if (!data_) throw std::bad_alloc();
-    }
-    T* data() const { return data_.get(); }
-    std::size_t bytes() const { return size_ * sizeof(T); }
-
-  private:
-    std::unique_ptr<T, Free> data_;
-    std::size_t size_;
-};
+// Gives back to the system what the heap holds and nobody uses: what loading took, some MiB for a large vocabulary.
+void trim_heap();
 
 // Memory handed out in pieces of whole cache lines that live as long as the arena; in huge pages where the system has
 // them, taken from the system as they are touched.
@@ -77,6 +65,31 @@ class HugePages {
     std::vector<Region> regions_;
     std::uint8_t* next_ = nullptr;
     std::size_t left_ = 0, taken_ = 0;
+};
+
+// Zeroes. The system gives large ones their pages on first touch only, and huge ones where it has them.
+template <class T>
+class Zeroed {
+  public:
+    explicit Zeroed(std::size_t size) : size_(size) {
+        if (bytes() >= kLarge) {
+            pages_ = std::make_unique<HugePages>();
+            data_ = reinterpret_cast<T*>(pages_->take(bytes()));
+        } else {
+            small_.reset(static_cast<T*>(std::calloc(size ? size : 1, sizeof(T))));
+            if (!small_) throw std::bad_alloc();
+            data_ = small_.get();
+        }
+    }
+    T* data() const { return data_; }
+    std::size_t bytes() const { return size_ * sizeof(T); }
+
+  private:
+    static constexpr std::size_t kLarge = std::size_t{2} << 20;
+    std::unique_ptr<HugePages> pages_;
+    std::unique_ptr<T, Free> small_;
+    T* data_;
+    std::size_t size_;
 };
 
 }  // namespace plait

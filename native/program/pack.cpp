@@ -11,7 +11,7 @@
 namespace plait {
 namespace {
 
-constexpr std::size_t kStretch = std::size_t{16} << 20;  // bytes repacked before their source is forgotten
+constexpr std::size_t kStretch = std::size_t{4} << 20;  // bytes repacked before their source is forgotten
 
 PackBlock packer_of(Format format) {
     for (const auto packer : {packer_of_32, packer_of_256, packer_of_iq}) {

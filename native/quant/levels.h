@@ -3,7 +3,6 @@
 // read as such. Plain integers; for all paths alike.
 #pragma once
 
-#include <bit>
 #include <cstdint>
 #include <cstring>
 
@@ -30,8 +29,13 @@ inline std::uint32_t long_at(const std::uint8_t* p) { return word_at(p) | word_a
 
 inline int odd(unsigned s) { return static_cast<int>(2 * s + 1); }
 
-// Seven signs, and the one that makes their number even.
-inline unsigned even_signs(unsigned seven) { return seven | (static_cast<unsigned>(std::popcount(seven)) & 1u) << 7; }
+// Seven signs, and the one that makes their number even. By hand: a count of bits is a call to the compiler's library.
+inline unsigned even_signs(unsigned seven) {
+    unsigned parity = seven ^ seven >> 4;
+    parity ^= parity >> 2;
+    parity ^= parity >> 1;
+    return seven | (parity & 1u) << 7;
+}
 
 // Weights 8 i..., from a code of eight ranks of two bits.
 inline void put_eight(LevelRun& run, int i, unsigned ranks, unsigned signs) {

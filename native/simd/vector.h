@@ -79,6 +79,27 @@ inline V4 sum_lanes4(const float* lanes) {
     return (f0 + f2) + (f1 + f3);
 }
 
+inline void store4(float* p, V4 v) { __builtin_memcpy(p, &v, sizeof v); }
+
+// b where a is no number.
+template <class Vector>
+inline Vector larger(Vector a, Vector b) {
+    return a > b ? a : b;
+}
+
+// Four maxima at once. Among numbers their order does not matter.
+inline V4 max_lanes4(const float* lanes) {
+    V4 v[4];
+    for (int i = 0; i < 4; ++i) {
+        const float* of = lanes + i * kLanes;
+        v[i] = larger(larger(load4(of), load4(of + 8)), larger(load4(of + 4), load4(of + 12)));
+    }
+    const V4 ab_low = PLAIT_SHUFFLE4(v[0], v[1], 0, 4, 1, 5), ab_high = PLAIT_SHUFFLE4(v[0], v[1], 2, 6, 3, 7);
+    const V4 cd_low = PLAIT_SHUFFLE4(v[2], v[3], 0, 4, 1, 5), cd_high = PLAIT_SHUFFLE4(v[2], v[3], 2, 6, 3, 7);
+    const V4 ab = larger(ab_low, ab_high), cd = larger(cd_low, cd_high);
+    return larger(PLAIT_SHUFFLE4(ab, cd, 0, 1, 4, 5), PLAIT_SHUFFLE4(ab, cd, 2, 3, 6, 7));
+}
+
 // The sum of term(i) for 0 <= i < n.
 template <class Term>
 inline float sum_of(int n, Term term) {

@@ -56,7 +56,7 @@ Bytes attention(const Kernels& k, const Attending& how) {
         AttentionArgs a{state, q.data(), kKvHeads, how.head_dim, head, rows.data(), kRows, positions.data(),
                         key_rows.data(), key_positions.data(), 0, how.pieces ? kKeyBlock : kKeys, keys.data(),
                         values.data(), how.type, how.page, 0.1f, how.softcap, how.slopes ? slopes.data() : nullptr, how.window, nullptr, true, !how.pieces,
-                        scratch.data()};
+                        scratch.data(), {}};
         k.attention(a);
         if (!how.pieces) continue;
         a.first_key = kKeyBlock;

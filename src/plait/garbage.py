@@ -10,7 +10,7 @@ from contextlib import contextmanager
 @contextmanager
 def uncollected() -> Iterator[None]:
     """No garbage is collected in the block; what is due is done soon after it, while the device runs. A step makes some
-    thousand small records, enough for several collections, none of which would find anything."""
+    thousand small records, and loading some hundred thousand, enough for many collections that would find nothing."""
     if not gc.isenabled():
         yield
         return

@@ -31,7 +31,7 @@ def connect(server: RunningServer, body: dict[str, object]) -> socket.socket:
 
 
 STEPS = 60
-"""Small ones that may pass until a leaver is seen to be gone: it takes two, and the questions take some, of 2 ms each."""
+"""Small ones that may pass until a leaver is seen to be gone: it takes two, and the questions some of 2 ms each."""
 PAGE = 16
 ENDLESS: dict[str, object] = {"prompt": "Once upon a time", "max_tokens": 4000, "logit_bias": {"2": -100}}
 

@@ -15,6 +15,7 @@ from support.families import CASES
 from support.tensors import MemorySource
 from support.tiny_files import OTHER_FILES
 from support.tiny_models import tiny_models
+from support.types_table import types_tables
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 HEAD = """# Models
@@ -47,7 +48,7 @@ def models_table() -> str:
         *_rows(HF_ARCHITECTURES, "safetensors", tested, kernels),
         *_rows(GGUF_ARCHITECTURES, "gguf", tested, kernels),
     ]
-    return HEAD + "\n".join(sorted(rows)) + "\n"
+    return HEAD + "\n".join(sorted(rows)) + "\n" + types_tables()
 
 
 def _sources() -> Iterator[tuple[str, MemorySource]]:

@@ -123,3 +123,19 @@ def test_the_walk_over_lanes_is_the_sorted_queue(
     queue = loop.scheduler._admission.waiting
     found = [sample.request.request_id for sample in queue.ordered(now, promise)]
     assert found == naive(list(queue), now, promise)
+
+
+def test_who_gave_way_is_late_though_somebody_had_waited_for_its_prompt() -> None:
+    loop = promising(Loop(n_parallel=1, n_batch=8))
+    loop.add("first", own(0, 60), priority=Priority.LOW)
+    loop.step()
+    loop.add("second", own(0, 60), priority=Priority.LOW)
+    loop.step()
+    sample = loop.scheduler.requests["first"].samples[0]
+    loop.now += 1.0
+    assert not sample.is_late(PROMISE, loop.now), "its prompt is waited for"
+    loop.add("high", own(1), priority=Priority.HIGH)
+    loop.step()
+    assert sample.preempted == 1
+    assert sample.is_late(PROMISE, loop.now), "somebody else will compute it"
+    loop.drain()

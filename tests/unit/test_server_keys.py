@@ -126,7 +126,15 @@ def test_an_error_of_ours_says_nothing_of_the_inside() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"port": -1}, {"port": 70000}, {"host": ""}, {"ssl_cert_file": "x"}, {"timeout": "long"}]
+    "wrong",
+    [
+        {"port": -1},
+        {"port": 70000},
+        {"host": ""},
+        {"ssl_cert_file": "x"},
+        {"timeout": "long"},
+        {"key_priority": "first"},
+    ],
 )
 def test_options_that_cannot_be_used(wrong: dict[str, object]) -> None:
     with pytest.raises(OptionError):

@@ -127,3 +127,31 @@ def test_fairness_compares_tenants_within_a_window() -> None:
     assert even.index() == pytest.approx(1)
     assert uneven.index() == pytest.approx(0.5)
     assert Fairness().index() == 1
+
+
+PEAK = list(make_trace(quiet_to_peak("mixed", 3, phase_s=1.0, bursty=True), StepTime(0.001, 0.0001, 0.0002, 1e-7)))
+
+
+@pytest.mark.parametrize("fixed_limits", [False, True])
+@pytest.mark.parametrize("ordered", [False, True])
+def test_the_controller_can_be_taken_apart(fixed_limits: bool, ordered: bool) -> None:
+    parts = {"adaptive": "balanced", "fixed_limits": fixed_limits, "ordered": ordered}
+    simulation = Simulation(config(n_batch=512, n_parallel=4, in_flight=1, prior=MACHINE, **parts))
+    seen = set()
+    for traced in PEAK[:25]:
+        simulation._arrive(traced)
+    while simulation.engine.has_work:
+        simulation.engine.step()
+        seen.add(simulation.scheduler.limits)
+    moved = {(limits.n_batch, limits.n_prefill, limits.n_parallel) for limits in seen}
+    assert ({(512, None, 4)} == moved) == fixed_limits
+    assert any(limits.promise for limits in seen) == ordered
+
+
+def test_a_controller_that_may_do_nothing_is_as_fixed_limits() -> None:
+    fixed = config(n_batch=512, n_parallel=4)
+    idle = config(n_batch=512, n_parallel=4, adaptive="balanced", fixed_limits=True, ordered=False, prior=MACHINE)
+    one, two = (Simulation(given).run(PEAK[:25]) for given in (fixed, idle))
+    assert one.steps == two.steps
+    assert one.seconds == two.seconds
+    assert one.in_time == two.in_time

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.support.chat_templates import CONVERSATIONS, TEMPLATES, TOOLS, call, turn
+from tests.support.chat_templates import CONVERSATIONS, TOOLS, call, turn
+from tests.support.chat_templates import TEMPLATES as NEWER
+from tests.support.chat_templates_older import OLDER
 
 from plait.errors import TemplateError
 from plait.tokenizer.template import ChatTemplate
@@ -16,6 +18,7 @@ from plait.types import ChatMessage
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
+TEMPLATES = NEWER | OLDER
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 COMPILED = {name: ChatTemplate(source, name) for name, source in TEMPLATES.items()}
 EXTRAS: list[dict[str, Any]] = [

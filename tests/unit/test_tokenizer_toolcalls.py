@@ -24,6 +24,7 @@ from plait.tokenizer.toolcalls import (
     format_of,
 )
 from plait.tokenizer.toolcalls.bodies import BODIES
+from support.chat_templates_older import OLDER
 
 CALL = '{"name": "weather", "arguments": {"city": "Köln", "note": "a \\"}\\" b", "days": [1, 2]}}'
 ARGUMENTS = '{"city": "Köln", "note": "a \\"}\\" b", "days": [1, 2]}'
@@ -278,6 +279,9 @@ def test_the_template_tells_the_format() -> None:
         ("<tool_call><function=", ToolFormat.QWEN_CODER),
         ("[TOOL_CALLS]", ToolFormat.MISTRAL),
         ("<|python_tag|>", ToolFormat.LLAMA),
+        (OLDER["glm4"], ToolFormat.GLM4),
+        ("[gMASK]<sop> <tool_call> <arg_key>", ToolFormat.GLM),
+        (OLDER["internlm2"], ToolFormat.INTERNLM),
         (None, ToolFormat.JSON),
     ):
         assert format_of(template) is expected

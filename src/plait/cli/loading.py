@@ -9,10 +9,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PATIENCE_S = 0.5
 """Who loads in less sees no bar."""
@@ -43,6 +43,9 @@ class LoadingBar:
 
 
 def _new_bar(stream: TextIO) -> Progress:
+    from rich.console import Console  # takes longer to import than a small model to load
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
     return Progress(*columns, console=Console(file=stream), transient=True, refresh_per_second=10)
 

@@ -1,4 +1,4 @@
-"""How `plait run` shows sequences: one stream, panes, plain text, or JSON lines."""
+"""How `plait run` shows sequences: one stream, plain text, JSON lines, or panes (in a module of their own)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.markup import escape
-from rich.panel import Panel
-from rich.text import Text
-
 from plait.api import Delta
 from plait.cli.summary import RunSummary
 
 
 @dataclass
-class _Shown:
+class Shown:
     """One sequence, as far as it has come."""
 
     prompt: str
@@ -46,7 +40,7 @@ class Printer(ABC):
     def __init__(self, prompts: list[str], samples: int, gap: str) -> None:
         self._samples = samples
         self.gap = gap  # between a prompt and its text, for people
-        self.shown = [_Shown(prompt) for prompt in prompts for _ in range(samples)]
+        self.shown = [Shown(prompt) for prompt in prompts for _ in range(samples)]
 
     def see(self, delta: Delta) -> None:
         number = delta.prompt_index * self._samples + delta.index
@@ -98,49 +92,6 @@ class PlainPrinter(Printer):
             print(f"[{self._printed}] {one.prompt}{self.gap}{''.join(one.text)}{failed}\n", flush=True)
 
 
-class PanePrinter(Printer):
-    """Several sequences on a terminal: a pane each, all moving; at the end each whole, above the prompt."""
-
-    def __enter__(self) -> Printer:
-        self._console = Console(highlight=False)
-        self._live = Live(
-            console=self._console, get_renderable=self._render, refresh_per_second=12, transient=True, screen=False
-        )
-        self._live.start()
-        return self
-
-    def show(self, number: int, delta: Delta) -> None:
-        """The pane redraws itself on its own clock."""
-
-    def _render(self) -> Group:
-        """Each pane shows the last lines of its text, so that all fit on the screen."""
-        height = max(3, self._console.height // max(len(self.shown), 1))
-        width = max(20, self._console.width - 4)
-        panes = []
-        for number, one in enumerate(self.shown[: max(1, self._console.height // 3)], 1):
-            lines = self._body(one).wrap(self._console, width)[-(height - 2) :]
-            panes.append(Panel(Text("\n").join(lines), title=_title(number, one), title_align="left", height=height))
-        return Group(*panes)
-
-    def _body(self, one: _Shown) -> Text:
-        return Text.assemble((one.prompt + self.gap, "dim"), "".join(one.text))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.stop()
-        for number, one in enumerate(self.shown, 1):
-            self._console.print(Panel(self._body(one), title=_title(number, one), title_align="left"))
-
-
-def _body(one: _Shown) -> Text:
-    return Text.assemble((one.prompt, "dim"), "".join(one.text))
-
-
-def _title(number: int, one: _Shown) -> str:
-    return escape(f"{number}" + (f" ({one.reason}, {len(one.tokens)} tokens)" if one.end else ""))
-
-
 class JsonPrinter(Printer):
     """One JSON object a line for each sequence when it ends, then one with the summary."""
 
@@ -171,4 +122,8 @@ def make_printer(prompts: list[str], samples: int, as_json: bool, gap: str = "")
         return JsonPrinter(prompts, samples, gap)
     if len(prompts) * samples == 1:
         return StreamPrinter(prompts, samples, gap)
-    return (PanePrinter if sys.stdout.isatty() else PlainPrinter)(prompts, samples, gap)
+    if not sys.stdout.isatty():
+        return PlainPrinter(prompts, samples, gap)
+    from plait.cli.panes import PanePrinter  # rich takes longer to import than a small model to load
+
+    return PanePrinter(prompts, samples, gap)

@@ -20,6 +20,7 @@ from plait.cli.options import (
     take_sampling,
 )
 from plait.errors import OptionError
+from plait.garbage import uncollected
 from plait.types import MAX_SAMPLES, ChatMessage, Grammar, GrammarKind
 
 DEFAULT_MAX_TOKENS = 128
@@ -47,13 +48,14 @@ def run(
     grammar = _grammar(rest)
     params = take_sampling(rest, n=samples, grammar=grammar, **_fixed(rest))
 
-    from plait.api import LLM  # here, so that a wrong option is answered at once
-    from plait.cli.loading import loading_bar
-    from plait.cli.output import make_printer
-    from plait.cli.summary import Summary
+    with uncollected():
+        from plait.api import LLM  # here, so that a wrong option is answered at once
+        from plait.cli.loading import loading_bar
+        from plait.cli.output import make_printer
+        from plait.cli.summary import Summary
 
-    with loading_bar() as progress:
-        llm = LLM(model, options=options, progress=progress)
+        with loading_bar() as progress:
+            llm = LLM(model, options=options, progress=progress)
     with llm:
         if llm.options.n_ctx > llm.model.context_length:
             own = llm.model.context_length

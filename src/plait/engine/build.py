@@ -35,7 +35,6 @@ from plait.metrics.records import Bounds
 from plait.models.registry import LoadedModel
 from plait.ops.api import Backend, Executable, KVConfig, KVGroup, KVShape, Program, Progress
 from plait.ops.cuda import open_cuda
-from plait.ops.reference import ReferenceBackend
 from plait.scheduler.limits import Limits, QueueBounds
 from plait.scheduler.scheduler import Scheduler
 from plait.types import EngineRequest
@@ -261,6 +260,8 @@ def make_backend(options: EngineOptions) -> Backend:
     Raises `BackendError`, with what was tried and why it cannot be had.
     """
     if options.device == "reference":
+        from plait.ops.reference import ReferenceBackend
+
         return ReferenceBackend()
     if options.device == "cuda":
         return open_cuda(dtype=options.gpu_type)

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 
+from plait.formats.mapped import give_back
 from plait.formats.random import RANDOM
 from plait.models.registry import LoadedModel
 from plait.ops.api import Program, RopeAndStore, Weight
@@ -71,6 +72,7 @@ def _model(program: Program) -> str:
         for number in range(SAMPLES):
             start = last * number // (SAMPLES - 1)
             sha.update(data[start : start + SAMPLE_BYTES].tobytes())
+        give_back(data)
     return sha.hexdigest()
 
 

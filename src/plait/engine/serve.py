@@ -156,6 +156,9 @@ class EngineProcess:
             answer = work()
         except PlaitError as error:
             answer = CallFailed(call, fault_of(error))
+        except Exception as error:  # who asked hears of it, and nobody else has to
+            _log.exception("a question fails")
+            answer = CallFailed(call, fault_of(error))
         self._channel.send(encode(answer))
 
     @property

@@ -14,7 +14,7 @@ from pathlib import Path
 from plait.errors import ModelFileError, UnsupportedModelError
 from plait.formats.gguf_values import GGUFValue, HeaderCursor
 from plait.formats.mapped import MappedFile, map_file
-from plait.formats.quant import KNOWN_TYPES, TensorType
+from plait.formats.quant import BLOCK_FORMATS, KNOWN_TYPES, TensorType
 from plait.formats.stored import StoredTensor
 
 _MAGIC = b"GGUF"
@@ -127,8 +127,9 @@ def _read_info(file: MappedFile, cursor: HeaderCursor, name: str) -> _TensorInfo
     type_id = cursor.u32()
     info_type = KNOWN_TYPES.get(type_id)
     if info_type is None:
-        known = ", ".join(f"{t.name} ({t.ggml_type_id})" for t in KNOWN_TYPES.values())
-        raise UnsupportedModelError(file.path, f"is of unknown type {type_id}; known are {known}", name)
+        known = f"it reads {', '.join(BLOCK_FORMATS)}"
+        text = f"is of a type that Plait does not know, ggml's number {type_id}; {known}"
+        raise UnsupportedModelError(file.path, text, name)
     if reason := _shape_defect(shape, info_type):
         raise ModelFileError(file.path, reason, name)
     return _TensorInfo(name, shape, info_type, cursor.u64())

@@ -60,11 +60,26 @@ def map_file(path: Path) -> MappedFile:
 def is_mapped(part: U8Array) -> bool:
     """Whether these are bytes of a mapped file: their memory may be given back (MADV_DONTNEED), since they come from
     the file again when they are next read."""
+    return _mapping(part) is not None
+
+
+def give_back(part: U8Array) -> None:
+    """Let the system have the memory of these bytes if they are a mapped file's. A look at a few of them may have
+    brought in two MiB around each, where the page cache holds the file in such pieces."""
+    mapping = _mapping(part)
+    if mapping is None or not part.nbytes or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    start = part.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+    page = start // mmap.PAGESIZE * mmap.PAGESIZE
+    mapping.madvise(mmap.MADV_DONTNEED, page, start + part.nbytes - page)
+
+
+def _mapping(part: U8Array) -> mmap.mmap | None:
     owner: object = part
     while isinstance(owner, np.ndarray):
         owner = owner.base
     mapping = owner.obj if isinstance(owner, memoryview) else owner
-    return isinstance(mapping, mmap.mmap) and not part.flags.writeable
+    return mapping if isinstance(mapping, mmap.mmap) and not part.flags.writeable else None
 
 
 def unreadable(path: Path, error: Exception) -> ModelFileError:

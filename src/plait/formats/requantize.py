@@ -17,8 +17,7 @@ from plait.errors import ModelFileError
 from plait.formats.gguf_reader import encoded_pairs
 from plait.formats.gguf_writer import TensorPlan, encode_u32, write_gguf
 from plait.formats.mixes import FLOATS, Mix, ModelFacts, chosen_format
-from plait.formats.quant import BLOCK_FORMATS, KNOWN_TYPES, TensorType, dequantize, quantize
-from plait.formats.stored import StoredTensor
+from plait.formats.quant import KNOWN_TYPES, TensorType, dequantize, quantize
 from plait.formats.tensor import LazyTensor, ModelSource, U8Array, raw_rows
 
 _PIECE_VALUES = 1 << 21  # 8 MB as float32; some of these are in flight for each thread
@@ -132,8 +131,6 @@ def _row_ranges(tensor: LazyTensor) -> Iterator[slice]:
 
 
 def _piece(one: Conversion, rows: slice, path: Path) -> U8Array:
-    if one.plan.type.name == one.tensor.format and one.tensor.format not in BLOCK_FORMATS:
-        return _unread_rows(one.tensor, one.plan.type, rows)
     stored = raw_rows(one.tensor, rows)
     if one.plan.type.name == one.tensor.format:
         return stored.reshape(-1)
@@ -141,13 +138,6 @@ def _piece(one: Conversion, rows: slice, path: Path) -> U8Array:
         return quantize(dequantize(stored, one.tensor.format), one.plan.type.name).reshape(-1)
     except ValueError as error:
         raise ModelFileError(path, str(error), one.tensor.name) from None
-
-
-def _unread_rows(tensor: LazyTensor, kind: TensorType, rows: slice) -> U8Array:
-    """Rows of a type that Plait copies without understanding it: only a GGUF file holds such a tensor."""
-    assert isinstance(tensor, StoredTensor)
-    width = kind.row_bytes(tensor.shape[-1])
-    return tensor.data[rows.start * width : rows.stop * width]
 
 
 def default_threads() -> int:

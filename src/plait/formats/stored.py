@@ -41,6 +41,12 @@ class StoredTensor:
         row_values = self.shape[-1] if self.shape else 1
         return self.data.reshape(math.prod(self.shape[:-1]), fmt.row_bytes(row_values))
 
+    def raw_rows(self, rows: slice) -> U8Array:
+        """The bytes of some rows, without a step; also of a type that Plait does not read, to copy them."""
+        count = math.prod(self.shape[:-1])
+        width, (start, stop, _) = self.nbytes // count, rows.indices(count)
+        return self.data[start * width : stop * width].reshape(-1, width)
+
     def numpy(self) -> F32Array:
         rows = self.raw()
         if self.format == "F32":

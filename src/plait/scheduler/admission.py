@@ -13,6 +13,7 @@ from operator import attrgetter
 
 from plait.scheduler import policy
 from plait.scheduler.counters import Counters
+from plait.scheduler.growth import Growth
 from plait.scheduler.lengths import OutputLengths
 from plait.scheduler.limits import Limits
 from plait.scheduler.request import Phase, Sample
@@ -44,14 +45,15 @@ class Admission:
         self.counters = counters
         self.waiting = WaitingQueue()
         self.running: list[Sample] = []
+        self._longest = 0  # tokens of their answers if none ends before its limit: no peak is higher
         self.lengths = OutputLengths()
         self._seen: OrderedDict[int, None] = OrderedDict()
         self._refused: tuple[Sample, int, int] | None = None  # who found no room, at which step, after how many left
 
     def enqueue(self, sample: Sample, *, returning: bool = False) -> None:
         sample.phase = Phase.WAITING
-        sample.awaited = None
-        sample.urgency = sample.request.priority
+        sample.awaited, sample.awaited_by = None, False
+        sample.level = sample.lent = sample.request.priority
         self.waiting.add(sample, returning=returning, cached=self.sequences.cached(sample))
 
     @property
@@ -66,8 +68,8 @@ class Admission:
         """Let waiting samples in, in order, while there are places, pages and budget, and append them to `prompts`,
         those that are running and have prompts to compute.
 
-        One whose prefix a running sequence is just computing is passed over, and lends that one its urgency: it will
-        find those pages in the cache. The first one without room ends it, so that it is not starved by smaller ones.
+        One whose prefix a running sequence is just computing is passed over, and lends that one its class until it
+        finds those pages in the cache. The first one without room ends it, so that it is not starved by smaller ones.
         """
         promise = limits.promise
         behind: list[Sample] = []
@@ -76,6 +78,7 @@ class Admission:
                 behind.append(sample)
             else:
                 budget -= policy.first_share(sample.wanted, budget, True)
+        growth = Growth(self.lengths, self.running)
         passed, self.held_back = 0, False
         for sample in self.waiting.ordered(now, promise):
             if behind and promise is not None and sample.is_late(promise, now):
@@ -88,7 +91,7 @@ class Admission:
                 return
             other = self.sequences.coming_from(sample)
             if other is not None:
-                other.urgency = min(other.urgency, sample.urgency)
+                other.lent = min(other.lent, _risen(sample, now))
                 passed += 1
                 continue
             if len(self.running) >= limits.places:
@@ -97,16 +100,16 @@ class Admission:
                 self.held_back = True
                 passed += 1
                 continue
-            if not self._open(sample, prompts, step):
+            if not self._open(sample, prompts, growth, step):
                 return
-            sample.urgency = max(0, policy.level(sample.urgency, now - sample.request.arrived))
+            sample.level = _risen(sample, now)
             prompts.append(sample)
             budget -= policy.first_share(sample.wanted, budget, True)
 
     def _is_ready(self, sample: Sample) -> bool:
         return self._ready is None or self._ready(sample.request.engine_request)
 
-    def _open(self, sample: Sample, prompts: list[Sample], step: int) -> bool:
+    def _open(self, sample: Sample, prompts: list[Sample], growth: Growth, step: int) -> bool:
         """Give a waiting sample a sequence, if there is room for it."""
         alone = not self.sequences.by_id
         if self._refused is not None and not alone:
@@ -115,13 +118,15 @@ class Admission:
                 return False
         self._refused = None
         self.sequences.open(sample)
-        if not alone and not self._find_room(sample, prompts):
+        if not alone and not self._find_room(sample, prompts, growth):
             self.sequences.close(sample)
             self._refused = (sample, step, self.sequences.departures)
             return False
         self.waiting.remove(sample)
         sample.phase = Phase.RUNNING
         insort(self.running, sample, key=ORDER)
+        self._longest += sample.longest
+        growth.add(sample)
         self.sequences.leave_base(sample)
         if sample.cached_tokens is None:
             sample.cached_tokens = min(sample.planned, sample.request.prompt_length)
@@ -142,14 +147,14 @@ class Admission:
             if len(self._seen) > MOST_SEEN:
                 self._seen.popitem(last=False)
 
-    def _find_room(self, sample: Sample, prompts: list[Sample]) -> bool:
+    def _find_room(self, sample: Sample, prompts: list[Sample], growth: Growth) -> bool:
         """Whether there is room for the sample, once pins have gone for it; a background request leaves them alone."""
-        while not self._has_room(sample, prompts):
+        while not self._has_room(sample, prompts, growth):
             if sample.request.priority >= Priority.BACKGROUND or not self.sequences.pins.drop_one():
                 return False
         return True
 
-    def _has_room(self, sample: Sample, prompts: list[Sample]) -> bool:
+    def _has_room(self, sample: Sample, prompts: list[Sample], growth: Growth) -> bool:
         """Whether all of the sample's tokens fit beside what the running ones still have to put in, with head-room for
         what they are expected to generate. One that gave way often must fit at its longest."""
         if sample.protected:
@@ -158,15 +163,8 @@ class Admission:
                 return False
         filling = [one for one in prompts if one.phase is Phase.RUNNING]  # else it has given way just now
         needed = [self.sequences.pages_needed(one) for one in (*filling, sample)]
-        futures = sorted([self._future(one) for one in (*self.running, sample)])
-        return self.sequences.fit(needed, policy.peak_tokens(futures), len(self.running))
-
-    def _future(self, sample: Sample) -> tuple[int, int]:
-        """Tokens that the sample is expected to generate from now on, and those it has generated."""
-        request = sample.request
-        made = len(sample.tokens) - request.prompt_length
-        most = request.limit - len(sample.tokens)
-        return self.lengths.remaining(request.account.tenant, request.priority, made, most, not request.stop_ids), made
+        fit, running = self.sequences.fit, len(self.running)
+        return fit(needed, self._longest + sample.longest, running) or fit(needed, growth.peak(sample), running)
 
     # --- giving way -----------------------------------------------------------------------------------------------
 
@@ -175,8 +173,8 @@ class Admission:
         place to it. To be called before a step is planned, as a plan has no more sequences than places."""
         if len(self.running) != places:
             return
-        below = [s for s in self.running if s.urgency and not s.protected]
-        if not below:
+        lowest = max([s.level for s in self.running])
+        if not lowest:
             return
         first = next(
             (
@@ -186,10 +184,11 @@ class Admission:
             ),
             None,
         )
-        if first is not None:
-            below = [s for s in below if s.urgency > first.request.priority]
-            if below:
-                self.preempt(self._cheapest(below))
+        if first is None or first.request.priority >= lowest:
+            return
+        below = [s for s in self.running if s.urgency > first.request.priority and not s.protected]
+        if below:
+            self.preempt(self._cheapest(below))
 
     def make_room(self, sample: Sample) -> bool:
         """Let go of pages so that `sample` can go on. False if it must wait, because it gave way itself or because
@@ -215,9 +214,14 @@ class Admission:
         self.counters.preemptions += 1
         sample.preempted += 1
         sample.computed = max(sample.computed, sample.planned)
-        self.running.remove(sample)
+        self.leave(sample)
         sample.phase = Phase.LEAVING
         return self.settle(sample)
+
+    def leave(self, sample: Sample) -> None:
+        """A running sample runs no more."""
+        self.running.remove(sample)
+        self._longest -= sample.longest
 
     def settle(self, sample: Sample) -> bool:
         """Release the sequence of a sample that leaves or has ended, unless a step in flight uses it."""
@@ -233,5 +237,11 @@ class Admission:
         self.waiting.check()
         assert set(self.waiting) == {s for s in samples if s.phase is Phase.WAITING}
         assert self.running == sorted((s for s in samples if s.phase is Phase.RUNNING), key=ORDER)
+        assert self._longest == sum(s.longest for s in self.running)
         assert all(s.preempted <= policy.MAX_PREEMPTIONS for s in samples), "a protected sample gave way"
         assert self.sequences.longest_fit([s for s in self.running if s.protected]) or len(self.running) == 1
+
+
+def _risen(sample: Sample, now: float) -> int:
+    """A waiting sample's class after ageing, the highest for one that is overdue."""
+    return max(0, policy.level(sample.request.priority, now - sample.request.arrived))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from plait.errors import (
     DeadlineError,
@@ -17,6 +17,9 @@ from plait.scheduler.limits import QueueBounds
 from plait.scheduler.request import Request
 from plait.scheduler.waiting import WaitingQueue
 from plait.types import EngineRequest
+
+LEAST_SWEPT = 64
+"""Beside four for each open request (which has two at most) so many times are kept before others are thrown out."""
 
 
 def check_bounds(request: EngineRequest, waiting: WaitingQueue, bounds: QueueBounds, now: float) -> None:
@@ -76,7 +79,11 @@ class Timeouts:
             heappush(self._heap, (request.arrived + asked.queue_timeout, request.arrival, request.request_id, False))
 
     def due(self, now: float, requests: Mapping[str, Request]) -> Iterator[tuple[Request, PlaitError]]:
-        """The requests to end now, each with its error."""
+        """The requests to end now, each with its error. `requests` are those that have not ended."""
+        if len(self._heap) > LEAST_SWEPT + 4 * len(requests):  # mostly of requests that ended in time
+            arrivals = {request.arrival for request in requests.values()}
+            self._heap = [entry for entry in self._heap if entry[1] in arrivals]
+            heapify(self._heap)
         while self._heap and self._heap[0][0] <= now:
             _, arrival, request_id, by_deadline = heappop(self._heap)
             request = requests.get(request_id)

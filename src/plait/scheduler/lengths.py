@@ -50,13 +50,15 @@ class OutputLengths:
         self._by_key.setdefault(key, RunningQuantile()).see(length)
         self._all.see(length)
 
-    def remaining(self, tenant: str, priority: int, made: int, most: int, certain: bool) -> int:
-        """Tokens that an answer with `made` so far has probably still to come, at most `most`: all of them where the
-        end is `certain` (nothing but its limit ends it). One that outgrew the estimate is taken for half as long
-        again."""
-        if certain:
-            return most
+    def expected(self, tenant: str, priority: int) -> float:
+        """The length of an answer, before anything is known of it."""
         own = self._by_key.get((tenant, priority))
         estimate = own if own is not None and own.count >= ENOUGH else self._all
-        length = estimate.value if estimate.count else UNKNOWN_TOKENS
-        return max(0, min(most, int(max(length - made, made // 2, 1))))
+        return estimate.value if estimate.count else UNKNOWN_TOKENS
+
+
+def left(expected: float, made: int, most: int) -> int:
+    """Tokens still to come of an answer of an `expected` length that has `made` so far and may have `most` more. One
+    that outgrew the estimate is taken for half as long again."""
+    more, half = expected - made, made // 2
+    return min(int(more if more > half else half) or 1, most)

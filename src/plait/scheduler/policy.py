@@ -97,14 +97,14 @@ def peak_tokens(futures: Sequence[tuple[int, int]]) -> int:
     """The most tokens that running sequences will take beyond what they have now. `futures`: (tokens still to come,
     tokens of its own that its end gives back), in ascending order. All grow by one token a step; when one ends, its
     own tokens are free for the others."""
-    peak = given_back = before = growth = 0
-    left = len(futures)
-    for remaining, own in futures:
-        growth += (remaining - before) * left
-        before = remaining
-        peak = max(peak, growth - given_back)
-        given_back += own + remaining
-        left -= 1
+    peak = given_back = 0
+    growing = len(futures)
+    for remaining, own in futures:  # at its end those behind it have grown as much, and the growth before it is back
+        now = remaining * growing - given_back
+        if now > peak:
+            peak = now
+        given_back += own
+        growing -= 1
     return peak
 
 

@@ -46,18 +46,18 @@ class Sample:
     `tokens` are those the host knows, the prompt first; `drawing` the further ones that steps in flight will draw.
     `planned` counts the sequence's tokens with a place in KV memory, in flight or computed. `in_flight` counts the
     plans that the sequence is in. `cached_tokens` of the prompt were not computed for this sample (None: it has not
-    begun). `urgency` is its class, as it had risen when it was let in, or that of one that waits for its pages.
-    `preempted` counts how often it gave way; the first `computed` of its tokens had been computed when it did. `rank`
-    is its place in the queue. `awaited` is the running sample whose pages it waits for, as long as that one has fewer
-    than `awaited_tokens`; that one is `awaited_by` somebody. `guess` are tokens that may follow, from `lookup`;
+    begun). `level` is its class, as it had risen when it was let in; `lent` that of the most urgent that waited for its
+    pages. `preempted` counts how often it gave way; the first `computed` of its tokens had been computed when it did.
+    `rank` is its place in the queue. `awaited` is the running sample whose pages it waits for, as long as that one has
+    fewer than `awaited_tokens`; that one is `awaited_by` somebody. `guess` are tokens that may follow, from `lookup`;
     `guessed` of the planned tokens are such.
     `pinned_until` is set at its end: so long its pages are to stay. `mu` is Mirostat's state.
     """
 
     __slots__ = (
         "awaited", "awaited_by", "awaited_tokens", "cached_tokens", "computed", "drawing", "guess", "guessed",
-        "in_flight", "index", "lookup", "mu", "phase", "pinned_until", "planned", "preempted", "rank", "request",
-        "sequence", "tokens", "urgency",
+        "in_flight", "index", "lent", "level", "lookup", "mu", "phase", "pinned_until", "planned", "preempted", "rank",
+        "request", "sequence", "tokens",
     )  # fmt: skip
 
     def __init__(self, request: Request, index: int) -> None:
@@ -70,7 +70,7 @@ class Sample:
         self.planned = 0
         self.in_flight = 0
         self.cached_tokens: int | None = None
-        self.urgency = request.priority
+        self.level = self.lent = request.priority
         self.preempted = 0
         self.computed = 0
         self.rank: Rank = (0, 0, 0, 0, 0)
@@ -105,6 +105,16 @@ class Sample:
     def order(self) -> tuple[int, int]:
         """Arrival, then sample."""
         return (self.request.arrival, self.index)
+
+    @property
+    def urgency(self) -> int:
+        """Its class. While its prompt is not computed, that of who waits for that."""
+        return self.level if self.planned >= self.request.prompt_length else min(self.level, self.lent)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its answer if nothing but its limit ends it."""
+        return self.request.limit - self.request.prompt_length
 
     @property
     def protected(self) -> bool:

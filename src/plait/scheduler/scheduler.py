@@ -335,7 +335,7 @@ class Scheduler:
         if sample.phase is Phase.WAITING:
             self._admission.waiting.remove(sample)
         elif sample.phase is Phase.RUNNING:
-            self._admission.running.remove(sample)
+            self._admission.leave(sample)
         sample.phase = Phase.ENDED
         if request.engine_request.pin and reason is not None:
             sample.pinned_until = self._clock() + request.engine_request.pin

@@ -20,7 +20,7 @@ from plait.server.guard import Guard, Headers
 from plait.server.keys import KeyRing
 from plait.server.native import bodies as native
 from plait.server.native import completion as native_completion
-from plait.server.native import tools
+from plait.server.native import infill, tools
 from plait.server.openai import bodies as openai
 from plait.server.openai import chat, completions, embeddings
 from plait.server.openapi import describe
@@ -54,7 +54,7 @@ ROUTES: tuple[Entry, ...] = (
     Entry("/v1/embeddings", "POST", embeddings.embeddings, openai.EmbeddingBody),
     Entry("/completion", "POST", native_completion.completion, native.CompletionBody, STREAMED),
     Entry("/completions", "POST", native_completion.completion, native.CompletionBody, STREAMED),
-    Entry("/infill", "POST", native_completion.infill, native.InfillBody, STREAMED),
+    Entry("/infill", "POST", infill.infill, native.InfillBody, STREAMED),
     Entry("/tokenize", "POST", tools.tokenize, native.TokenizeBody),
     Entry("/detokenize", "POST", tools.detokenize, native.DetokenizeBody),
     Entry("/apply-template", "POST", tools.apply_template, openai.ChatBody),

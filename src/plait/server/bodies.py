@@ -18,6 +18,7 @@ LARGE = 1 << 16
 """Bytes above which a body is decoded in a thread."""
 _UNKNOWN = re.compile(r"Object contains unknown field `(.+?)`")
 _PLACE = re.compile(r" - at `\$\.?(.*?)`$")
+_INDEX = re.compile(r"\[(\d+)\]")
 _MISSING = re.compile(r"Object missing required field `(.+?)`")
 _MARKS = re.compile(rb'"[^"]*"?|[\[\]{},:]')
 T = TypeVar("T")
@@ -79,7 +80,8 @@ def refuse(value: Any, name: str, why: str) -> None:
 
 def _named(text: str, place: str = "") -> FieldError:
     where = _PLACE.search(text)
-    path = ".".join(part for part in (place, where[1] if where else "") if part)
+    inner = _INDEX.sub(r".\1", where[1]) if where else ""
+    path = ".".join(part for part in (place, inner) if part)
     text = text[: where.start()] if where else text
     if unknown := _UNKNOWN.match(text):
         name = f"{path}.{unknown[1]}" if path else unknown[1]

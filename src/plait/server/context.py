@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from plait.errors import EngineDownError
 from plait.server.bodies import LARGE, parse
-from plait.server.errors import TooLargeError
+from plait.server.errors import FieldError, TooLargeError
 from plait.server.fields import Extension, service_of
 from plait.server.generation import Generation
 from plait.server.keys import Gate
@@ -106,6 +106,9 @@ class Server:
         or `EngineDownError`."""
         seat: Seat = request.state.seat
         service = self.service(request, extension)
+        highest = self.options.highest
+        if seat.tenant and int(service.priority) < highest:
+            raise FieldError(f"a key may ask for the class {highest.name.lower()} at most", "plait.priority")
         if not cache:
             service = replace(service, cache="off")
         seat.claim(len(prompt) + self._most_new(params, len(prompt)) * params.n)

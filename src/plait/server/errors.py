@@ -80,6 +80,7 @@ class Answer(NamedTuple):
 TABLE: dict[str, Answer] = {
     "invalid_request": Answer(400, "invalid_request_error"),
     "prompt_too_long": Answer(400, "invalid_request_error"),
+    "grammar_failed": Answer(400, "invalid_request_error"),
     "chat_template": Answer(400, "invalid_request_error"),
     "tokenizer": Answer(400, "invalid_request_error"),
     "bad_kv_file": Answer(400, "invalid_request_error"),

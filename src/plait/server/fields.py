@@ -8,12 +8,16 @@ from typing import Any
 
 import msgspec
 
+from plait.checks import MAX_BIAS
 from plait.errors import RequestError
 from plait.server.errors import FieldError
-from plait.types import MAX_BIAS, OPENAI_CHAIN, Grammar, SamplerStage, SamplingParams, Service, TokenId
+from plait.types import OPENAI_CHAIN, Grammar, SamplerStage, SamplingParams, Service, TokenId
 
 OPENAI_DEFAULTS = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, samplers=OPENAI_CHAIN)
 MAX_STOPS = 64
+NO_NAMES: Mapping[str, str] = {}
+RANDOM_SEED = -1
+"""As llama.cpp has it: like a request without a seed."""
 MAX_STOP_LENGTH = 1000
 MAX_BREAKERS = 32
 MAX_BIASES = 16384
@@ -46,8 +50,17 @@ class Extension(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     pin: float | None = None
 
 
-class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The fields of `SamplingParams` that every body may have, by the same names."""
+class GrammarFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What an answer must look like, in one of four ways: `grammar` is GBNF, as llama.cpp has it."""
+
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
+    regex: str | None = None
+    lark: str | None = None
+
+
+class SamplingFields(GrammarFields, kw_only=True, forbid_unknown_fields=True):
+    """The fields of `SamplingParams` that every body may have, by the same names, and those of `GrammarFields`."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -79,22 +92,27 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     plait: Extension | None = None
 
 
-_PLAIN = tuple(
-    name for name in SamplingFields.__struct_fields__ if name not in {"seed", "stop", "logit_bias", "stream", "plait"}
-)
+_OTHERS = {"seed", "stop", "logit_bias", "stream", "plait", *GrammarFields.__struct_fields__}
+_PLAIN = tuple(name for name in SamplingFields.__struct_fields__ if name not in _OTHERS)
 _LISTS = {"dry_sequence_breakers", "samplers"}
 
 
 def sampling_params(
-    body: SamplingFields, defaults: SamplingParams, vocab_size: int, grammar: Grammar | None = None, **fixed: Any
+    body: SamplingFields,
+    defaults: SamplingParams,
+    vocab_size: int,
+    grammar: Grammar | None = None,
+    names: Mapping[str, str] = NO_NAMES,
+    **fixed: Any,
 ) -> SamplingParams:
-    """The parameters that a body asks for. Raises `FieldError`, naming the field."""
+    """The parameters that a body asks for. `names` are the body's for parameters that it calls otherwise. Raises
+    `FieldError`, naming the field."""
     given: dict[str, Any] = {}
     for name in _PLAIN:
         value = getattr(body, name)
         if value is not None:
             given[name] = tuple(value) if name in _LISTS else value
-    if body.seed is not None and body.seed >= 0:
+    if body.seed not in (None, RANDOM_SEED):
         given["seed"] = body.seed
     if body.stop:
         given["stop"] = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
@@ -111,8 +129,10 @@ def sampling_params(
     try:
         return replace(defaults, **given, grammar=grammar, **fixed)
     except RequestError as error:
-        name = str(error).partition(" ")[0]
-        raise FieldError(str(error), name if name in type(body).__struct_fields__ else None) from None
+        parameter, _, said = str(error).partition(" ")
+        name = names.get(parameter, parameter)
+        known = name in type(body).__struct_fields__
+        raise FieldError(f"{name} {said}" if known else str(error), name if known else None) from None
 
 
 def _biases(given: Any, vocab_size: int) -> tuple[tuple[int, float], ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from plait.config import flag_of, option
 from plait.errors import OptionError
+from plait.types import Priority
 
 MOST = 2**31 - 1
 _WHOLE = ["port", "max_body_mib", "max_connections", "key_requests", "key_tokens", "key_rpm", "key_tpm"]
@@ -47,7 +48,7 @@ class ServerOptions:
         "--chat-template-file",
         help="A file with the chat template (Jinja) to use, not the model's own; or a plain one by its name, chatml.",
     )
-    timeout: float = option(0.0, "-to", "--timeout", help="Seconds a request may take from its arrival; 0 is no bound.")
+    timeout: float = option(0.0, "-to", "--timeout", help="Seconds the engine may take for a request; 0 is no bound.")
     send_timeout: float = option(
         60.0, "--send-timeout", help="Cut off a reader that takes nothing for so many seconds."
     )
@@ -62,6 +63,9 @@ class ServerOptions:
     key_tokens: int = option(0, "--key-tokens", help="Tokens of one key at once: prompts, and what may be generated.")
     key_rpm: int = option(0, "--key-rpm", help="Requests of one key in a minute.")
     key_tpm: int = option(0, "--key-tpm", help="Tokens of one key in a minute, prompts and generated.")
+    key_priority: str = option(
+        "normal", "--key-priority", help="Highest class of requests with a key: high, normal, low or background."
+    )
     share_prefixes: bool = option(
         False, "--share-prefixes/--no-share-prefixes", help="Let different keys share the KV memory of equal prefixes."
     )
@@ -76,6 +80,8 @@ class ServerOptions:
                 raise OptionError(f"{flag_of(ServerOptions, name)} is {value!r}; give 0 or more")
         if self.port > 65535:
             raise OptionError(f"--port is {self.port}; give 0 to 65535")
+        if self.key_priority.upper() not in Priority.__members__:
+            raise OptionError(f"--key-priority is '{self.key_priority}'; give high, normal, low or background")
         if not self.host:
             raise OptionError("--host is empty; give an address, such as 127.0.0.1")
         if bool(self.ssl_cert_file) != bool(self.ssl_key_file):
@@ -86,6 +92,11 @@ class ServerOptions:
                 raise OptionError(f"{flag_of(ServerOptions, name)}: there is no file {file}")
         if self.slot_save_path and not Path(self.slot_save_path).is_dir():
             raise OptionError(f"--slot-save-path: there is no folder {self.slot_save_path}")
+
+    @property
+    def highest(self) -> Priority:
+        """The class above which no request with a key comes."""
+        return Priority[self.key_priority.upper()]
 
     @property
     def is_public(self) -> bool:

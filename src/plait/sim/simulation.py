@@ -6,13 +6,14 @@ Knows engine, scheduler and cache; the machine is a step-time model.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from plait.cache.config import CacheConfig
 from plait.cache.kv import KVCache
 from plait.control.controller import Controller
 from plait.control.fit import StepTimeFit
 from plait.control.goals import Schedule, goals_of, start_of
+from plait.control.records import Setting
 from plait.control.steptime import StepTime
 from plait.engine.core import Engine
 from plait.errors import RequestError
@@ -36,7 +37,8 @@ UNKNOWN_END = frozenset({-1})
 class SimConfig:
     """A machine and how it is run. `pages` of 16 tokens are its KV memory. `adaptive` names the
     profile of a controller, which starts from its limits instead of `n_batch` and `n_parallel`, holds `bounds`, and
-    takes `prior` for the step times to begin with."""
+    takes `prior` for the step times to begin with. What it does can be taken apart: with `fixed_limits` it leaves those
+    two as they are given and only orders requests; without `ordered` it only moves the limits."""
 
     machine: StepTime
     n_batch: int = 1024
@@ -48,6 +50,8 @@ class SimConfig:
     in_flight: int = 1
     adaptive: str = ""
     prior: StepTime | None = None
+    fixed_limits: bool = False
+    ordered: bool = True
     reuse: bool = True
 
 
@@ -84,7 +88,8 @@ class Simulation:
         self.meter = Meter(config.bounds)
         cache = KVCache(CacheConfig(PAGE_SIZE, (config.pages + 1,), (None,)))
         limits = Limits(n_batch=config.n_batch, n_parallel=config.n_parallel, context_length=config.context_length)
-        self.scheduler = Scheduler(cache, limits, reuse=config.reuse, clock=self.clock)
+        kind = Scheduler if config.ordered else Unordered
+        self.scheduler = kind(cache, limits, reuse=config.reuse, clock=self.clock)
         self.controller = _controller(config) if config.adaptive else None
         runner = SimRunner(self.clock, config.machine, config.noise)
         self.engine = Engine(
@@ -173,6 +178,20 @@ class Simulation:
         )
 
 
+class Unordered(Scheduler):
+    """A scheduler that hears of no promise, whatever limits it is given."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(value, Limits):
+            value = replace(value, promise=None)
+        super().__setattr__(name, value)
+
+
 def _controller(config: SimConfig) -> Controller:
     goals = goals_of(config.adaptive, ttft_s=config.bounds.ttft_s, itl_s=config.bounds.itl_s)
-    return Controller(Schedule(goals), start_of(config.adaptive), fit=StepTimeFit(config.prior))
+    start = start_of(config.adaptive)
+    if config.fixed_limits:
+        places = config.n_parallel
+        goals = replace(goals, fixed_batch=True, least_parallel=places, most_parallel=places)
+        start = Setting(config.n_batch, None, places)
+    return Controller(Schedule(goals), start, fit=StepTimeFit(config.prior))

@@ -26,7 +26,8 @@ __all__ = [
 
 
 class EngineState(StrEnum):
-    """Where the engine is. Requests are accepted in all but the last two: while it restarts, they wait."""
+    """Where the engine is. A client takes requests in all but the last two, and they wait while there is no engine; the
+    HTTP server takes none before the first engine was ready, since it does not know the model."""
 
     STARTING = "starting"
     READY = "ready"

@@ -28,18 +28,19 @@ class BpeMerger:
     """`ids` maps text to id; `merges` are pairs in order of rank, written "left right"."""
 
     def __init__(self, ids: Mapping[str, TokenId], merges: Sequence[str], pre: PreTokenizer, file: str) -> None:
-        self._ids = ids
         self._pre = pre
+        # Only runs of newlines are ever looked up here; the library has a vocabulary of its own.
+        self._newlines = {text: token for text, token in ids.items() if not text.strip("\n")}
         self._count = len(ids)
         self._has_gaps = pre.byte_level and any(letter not in ids for letter in LETTER_OF_BYTE.values())
         self._has_gaps |= not pre.byte_level and any(f"<0x{byte:02X}>" not in ids for byte in range(256))
-        self._library = self._build(merges, file)
+        self._library = self._build(ids, merges, file)
 
-    def _build(self, merges: Sequence[str], file: str) -> tokenizers.Tokenizer:
+    def _build(self, ids: Mapping[str, TokenId], merges: Sequence[str], file: str) -> tokenizers.Tokenizer:
         from tokenizers import Tokenizer, models
 
         pairs = _pairs(merges, file)
-        vocabulary = dict(self._ids)
+        vocabulary = dict(ids)
         if self._has_gaps:  # what has no token keeps its place while merging, and is dropped afterwards
             vocabulary[_UNSPELLABLE] = self._count
         try:
@@ -51,7 +52,7 @@ class BpeMerger:
                 ignore_merges=self._pre.whole is Whole.ALWAYS,
             )
         except Exception as error:  # the library raises plain Exception
-            raise TokenizerError(f"{file}: tokenizer.ggml.merges: {_first_bad(pairs, self._ids) or error}") from None
+            raise TokenizerError(f"{file}: tokenizer.ggml.merges: {_first_bad(pairs, ids) or error}") from None
         library = Tokenizer(model)
         if self._pre.byte_level:
             library.pre_tokenizer = _library_pre_tokenizer(self._pre.splits)
@@ -64,7 +65,7 @@ class BpeMerger:
             return self._run(text)
         ids: list[TokenId] = []
         for line in _LINES.findall(text):
-            whole = self._ids.get(line) if line[0] == "\n" else None
+            whole = self._newlines.get(line)
             ids.extend(self._run(line) if whole is None else (whole,))
         return ids
 
@@ -74,13 +75,17 @@ class BpeMerger:
 
 
 def _pairs(merges: Sequence[str], file: str) -> list[tuple[str, str]]:
-    pairs = []
-    for rank, merge in enumerate(merges):
-        cut = merge.find(" ", 1)
-        if cut < 0:
-            reason = f"merge {rank} is {merge!r}; two tokens with a space between are expected"
-            raise TokenizerError(f"{file}: tokenizer.ggml.merges: {reason}")
-        pairs.append((merge[:cut], merge[cut + 1 :]))
+    """Each cut at the first space that is not its first character."""
+    pairs: list[tuple[str, str]] = []
+    append = pairs.append
+    try:
+        for merge in merges:  # hundreds of thousands: everything in locals
+            cut = merge.index(" ", 1)
+            append((merge[:cut], merge[cut + 1 :]))
+    except ValueError:
+        rank = len(pairs)
+        reason = f"merge {rank} is {merges[rank]!r}; two tokens with a space between are expected"
+        raise TokenizerError(f"{file}: tokenizer.ggml.merges: {reason}") from None
     return pairs
 
 

@@ -11,9 +11,9 @@ from typing import TypeAlias
 
 from plait.errors import TokenizerError, UnsupportedModelError
 from plait.tokenizer.bpe import BpeMerger
+from plait.tokenizer.data import SPECIAL, TokenizerData
 from plait.tokenizer.gguf_vocabulary import Metadata, read_vocabulary
 from plait.tokenizer.partition import SpecialTokens
-from plait.tokenizer.parts import SPECIAL, TokenizerParts
 from plait.tokenizer.pre import PRE_TOKENIZERS, PreTokenizer
 from plait.tokenizer.sentencepiece import SentencePieceMerger
 from plait.tokenizer.vocabulary import Spelling, Vocabulary, digest
@@ -56,7 +56,7 @@ class GgufEncoder:
         return ids
 
 
-def from_metadata(file: str, values: Mapping[str, object]) -> TokenizerParts:
+def from_metadata(file: str, values: Mapping[str, object]) -> TokenizerData:
     """Raises `TokenizerError`, or `UnsupportedModelError` for a kind or a pre-tokenizer that is not known."""
     meta = Metadata(file, values)
     kind = meta.get("model", str)
@@ -68,7 +68,7 @@ def from_metadata(file: str, values: Mapping[str, object]) -> TokenizerParts:
     return _sentencepiece(meta) if kind == "llama" else _byte_pair(meta, kind)
 
 
-def _sentencepiece(meta: Metadata) -> TokenizerParts:
+def _sentencepiece(meta: Metadata) -> TokenizerData:
     prefix = _flag(meta, "add_space_prefix", True)
     vocabulary, ids = read_vocabulary(meta, Spelling.SPACE_MARK, strips_space=prefix)
     scores = meta.numbers("scores", len(ids)) or [0.0] * len(ids)
@@ -82,10 +82,10 @@ def _sentencepiece(meta: Metadata) -> TokenizerParts:
         space_prefix=prefix,
     )
     method = digest("llama", encoder.surroundings, array("d", scores).tobytes())
-    return TokenizerParts("llama", vocabulary, encoder, method, _special_texts(meta, vocabulary))
+    return TokenizerData("llama", vocabulary, encoder, method, _special_texts(meta, vocabulary))
 
 
-def _byte_pair(meta: Metadata, kind: str) -> TokenizerParts:
+def _byte_pair(meta: Metadata, kind: str) -> TokenizerData:
     name = "gemma4" if kind == "gemma4" else meta.get("pre", str) or "default"
     pre = _pre_tokenizer(meta, name)
     spelling = Spelling.BYTE_LEVEL if pre.byte_level else Spelling.SPACE_MARK
@@ -102,7 +102,7 @@ def _byte_pair(meta: Metadata, kind: str) -> TokenizerParts:
         space_prefix=False,
     )
     method = digest(repr(pre), encoder.surroundings, *(merges or []))
-    return TokenizerParts(f"{kind} ({name})", vocabulary, encoder, method, _special_texts(meta, vocabulary))
+    return TokenizerData(f"{kind} ({name})", vocabulary, encoder, method, _special_texts(meta, vocabulary))
 
 
 def _special_texts(meta: Metadata, vocabulary: Vocabulary) -> dict[str, str]:

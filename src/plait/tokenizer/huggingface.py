@@ -14,10 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.errors import TokenizerError, UnsupportedModelError
+from plait.tokenizer.data import SPECIAL, TokenizerData
+from plait.tokenizer.fim import spelled_in
 from plait.tokenizer.gguf_vocabulary import EOG_TEXTS
 from plait.tokenizer.library import encoded
-from plait.tokenizer.parts import SPECIAL, TokenizerParts
-from plait.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, USER_DEFINED, Spelling, Vocabulary, byte_value, digest
+from plait.tokenizer.vocabulary import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    USER_DEFINED,
+    Spelling,
+    Texts,
+    Vocabulary,
+    byte_value,
+    digest,
+)
 from plait.types import TokenId
 
 if TYPE_CHECKING:
@@ -52,14 +63,14 @@ class Decoder:
     strips_space: bool
 
 
-def from_file(path: Path) -> TokenizerParts:
+def from_file(path: Path) -> TokenizerData:
     """From a tokenizer.json, or a directory that holds one. Raises `TokenizerError`, `UnsupportedModelError`."""
     file = path / TOKENIZER_FILE if path.is_dir() else path
     library, text = _open(file)
     decoder = _decoder(file, library)
     vocabulary = _vocabulary(file, library, decoder)
     special = _Config.beside(file).special_texts()
-    return TokenizerParts(TOKENIZER_FILE, vocabulary, HuggingFaceEncoder(library), digest(text), special)
+    return TokenizerData(TOKENIZER_FILE, vocabulary, HuggingFaceEncoder(library), digest(text), special)
 
 
 def _open(file: Path) -> tuple[Library, str]:
@@ -124,8 +135,16 @@ def _vocabulary(file: Path, library: Library, decoder: Decoder) -> Vocabulary:
     eog = {ids[text] for text in EOG_TEXTS if text in ids} | set(config.eos_ids(len(texts)))
     if eos is not None:
         eog.add(eos)
+    bos, spelling = config.token(ids, "bos"), decoder.spelling
     return Vocabulary(
-        texts, bytes(attributes), decoder.spelling, config.token(ids, "bos"), eos, frozenset(eog), decoder.strips_space
+        Texts(texts),
+        bytes(attributes),
+        spelling,
+        bos,
+        eos,
+        frozenset(eog),
+        decoder.strips_space,
+        fim=spelled_in(ids),
     )
 
 

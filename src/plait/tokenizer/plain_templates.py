@@ -5,7 +5,7 @@ Messages and nothing else: no tools. Knows texts of tokens, no tokenizer.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from plait.errors import OptionError
@@ -54,9 +54,9 @@ _SIGNS = {
 }
 
 
-def by_vocabulary(texts: Collection[str]) -> str | None:
+def by_vocabulary(texts: Iterable[str]) -> str | None:
     """The template of the family whose special tokens are among `texts`."""
-    known = frozenset(texts)
+    known = frozenset().union(*_SIGNS.values()).intersection(texts)
     return next((PLAIN[name] for name, signs in _SIGNS.items() if signs <= known), None)
 
 

@@ -30,7 +30,10 @@ class Requests:
     def check_length(self, text: str, context: int) -> None:
         """Raises `PromptTooLongError` for a text that cannot fit into `context` tokens whatever its tokens are: it need
         not even be read."""
-        if len(text) > MARGIN * context * self._tokenizer.longest_token:
+        room = MARGIN * context
+        if len(text) <= room:  # the longest token is a walk over the vocabulary, which most texts need not wait for
+            return
+        if len(text) > room * self._tokenizer.longest_token:
             raise PromptTooLongError(
                 f"the prompt has {len(text)} characters, more than a context of {context} tokens can hold; "
                 "shorten it, or give a larger --ctx-size"

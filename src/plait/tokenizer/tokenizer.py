@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plait.errors import ModelNotFoundError, TemplateError, TokenizerError
+from plait.tokenizer.data import TokenizerData
 from plait.tokenizer.decode import StreamDecoder, decode
-from plait.tokenizer.parts import TokenizerParts
+from plait.tokenizer.fim import FimToken
 from plait.tokenizer.vocabulary import utf8
 from plait.types import ChatMessage, TokenId
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Tokenizer:
     """Immutable in all that can be seen, and safe to use from several threads."""
 
-    def __init__(self, source: str, parts: TokenizerParts, templates: Mapping[str, str]) -> None:
+    def __init__(self, source: str, parts: TokenizerData, templates: Mapping[str, str]) -> None:
         """`source` names the file in messages; `templates` are chat templates by name, "default" the one to use where
         none is named."""
         self.source = source
@@ -106,6 +107,16 @@ class Tokenizer:
     def eog_ids(self) -> frozenset[TokenId]:
         """All ids that end a generation: end of text, of turn, of message, and their kin."""
         return self._vocabulary.eog_ids
+
+    @property
+    def fim_ids(self) -> Mapping[FimToken, TokenId]:
+        """The tokens for filling in the middle of a text that the model has."""
+        return self._vocabulary.fim
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether a prompt begins with the begin token, as the model wants it."""
+        return self.bos_id is not None and self.encode("a")[:1] == [self.bos_id]
 
     @property
     def chat_template(self) -> str | None:
@@ -205,9 +216,8 @@ class Tokenizer:
     def encode_rendered(self, prompt: str) -> list[TokenId]:
         """The ids of what `render_chat` gave."""
         ids = self.encode(prompt, add_special=False)
-        bos = self.bos_id
-        if bos is not None and ids[:1] != [bos] and self.encode("a")[:1] == [bos]:
-            ids.insert(0, bos)
+        if self.bos_id is not None and self.adds_bos and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
         return ids
 
     def with_template(self, source: str) -> Tokenizer:

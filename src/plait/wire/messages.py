@@ -166,8 +166,12 @@ _to_engine = msgspec.msgpack.Decoder(ToEngine)
 _from_engine = msgspec.msgpack.Decoder(FromEngine)
 
 
+UNSENDABLE = (ValueError, TypeError, OverflowError)
+"""What `encode` and `framed` raise for what no message can hold, such as whole numbers of more than 64 bits."""
+
+
 def encode(message: Message) -> bytes:
-    """A message's bytes."""
+    """A message's bytes. Raises one of `UNSENDABLE`."""
     return _encoder.encode(message)
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from plait import __version__
 from plait.server.context import Server
 from plait.server.errors import FieldError, NotFoundError, NotSupportedError
-from plait.server.leaving import unless_gone
+from plait.server.foreign import refuse_unequal
 from plait.server.native.bodies import DetokenizeBody, EmbeddingBody, SlotBody, TokenizeBody
 from plait.server.native.completion import DEFAULTS, settings_of
 from plait.server.openai.bodies import ChatBody
@@ -20,6 +20,7 @@ from plait.server.openai.conversation import read_conversation
 from plait.server.openai.embeddings import embed
 from plait.server.prompts import SHORT
 from plait.server.replies import reply
+from plait.server.usage import served
 from plait.tokenizer.tokenizer import Tokenizer
 from plait.types import TokenId
 
@@ -61,11 +62,23 @@ async def apply_template(server: Server, request: Request) -> Response:
 async def embedding(server: Server, request: Request) -> Response:
     """POST /embedding."""
     body = await server.work(request, EmbeddingBody)
-    given = body.content if body.content is not None else body.input
+    refuse_unequal(body, "content", "input")
+    param = "input" if body.content is None else "content"
+    given = body.input if body.content is None else body.content
     if given is None:
         raise FieldError("the field 'content' is missing", "content")
-    vectors, _ = await unless_gone(request, embed(server, request, given, body.pooling))
-    return reply([{"index": i, "embedding": [vector]} for i, vector in enumerate(vectors)])
+    generations, vectors = await embed(server, request, body, given, param)
+    return reply(
+        [
+            {
+                "index": i,
+                "embedding": [vector],
+                "tokens_evaluated": one.usage.prompt_tokens,
+                "plait": served(one.usage),
+            }
+            for i, (one, vector) in enumerate(zip(generations, vectors, strict=True))
+        ]
+    )
 
 
 async def props(server: Server, request: Request) -> Response:

@@ -48,6 +48,7 @@ _MARKS: tuple[tuple[tuple[str, ...], ToolFormat], ...] = (
     (("<function=",), ToolFormat.FUNCTION),
     (("tool_code",), ToolFormat.TOOL_CODE),
     (("<|observation|>",), ToolFormat.GLM4),
+    (("[gMASK]<sop>",), ToolFormat.GLM4),
     (("<|python_tag|>",), ToolFormat.LLAMA),
     (('"parameters":',), ToolFormat.LLAMA),
     (("func_name1(",), ToolFormat.PYTHON),

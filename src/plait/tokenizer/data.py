@@ -1,4 +1,4 @@
-"""What a reader of tokenizer files hands over: the pieces that a `Tokenizer` is made of."""
+"""What a reader of tokenizer files hands over, and a `Tokenizer` is made of."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TokenizerParts:
+class TokenizerData:
     """`kind` is for people. `method` is a hash of all that decides, beside the vocabulary, how text is cut, merged and
     surrounded. `special` are texts of further special tokens by the names that templates know them by: pad_token."""
 
