@@ -39,6 +39,8 @@ JUDGED_S = 300.0
 SERVED = ("--max-connections", "0")
 """A machine that pauses has more clients come than it saw leave; that is not what is looked at here."""
 PATIENCE, QUESTIONS = 5, 60
+OUTLIVING = 1.5
+"""Requests for each connection that may be open at once."""
 PAUSE_S = 5.0
 """A longer gap between two looks is a pause of the machine, and does not count as time of the run."""
 BAD_LINES = ("Traceback", "Exception", "failed:", "never retrieved", "without completing", "engine process ended")
@@ -55,6 +57,7 @@ class Sample:
     running: int
     open_requests: int
     restarts: int
+    took_s: float = 0.0
 
 
 @dataclass
@@ -67,6 +70,7 @@ class Soak:
     ends: Counter[str] = field(default_factory=Counter)
     number: int = 0
     paused_s: float = 0.0
+    over: bool = False
 
     def body(self, draw: random.Random) -> dict[str, Any]:
         self.number += 1
@@ -88,7 +92,7 @@ class Soak:
 async def client(soak: Soak, number: int) -> None:
     """One connection after another; every second client of them leaves early."""
     draw = random.Random(f"{soak.seed}/{number}")
-    while time.monotonic() < soak.until:
+    while not soak.over:
         stay = draw.uniform(0, LONGEST_STAY_S) if number % 2 else None
         try:
             soak.ends[await _request(soak, soak.body(draw), stay)] += 1
@@ -222,14 +226,14 @@ async def run(model: str | None, connections: int, seconds: float, environ: dict
             while time.monotonic() < soak.until:
                 turn = time.monotonic()
                 samples.append(await serving.sample())
+                samples[-1].took_s = time.monotonic() - turn
                 await asyncio.sleep(min(1.0, seconds / 20))
                 turn = time.monotonic() - turn
                 if turn > PAUSE_S:
                     soak.until += turn
                     soak.paused_s += turn
-        except BaseException:
-            soak.until = 0.0
-            raise
+        finally:
+            soak.over = True
         await asyncio.gather(*clients)
         last = await serving.idle()
     return _figures(soak, [first, *samples, last], serving, connections, seconds)
@@ -247,10 +251,11 @@ def _figures(soak: Soak, samples: list[Sample], serving: Serving, connections: i
         "start": asdict(first),
         "middle": asdict(middle),
         "end": asdict(last),
+        "most_open": max(sample.open_requests for sample in samples),
         "most_running": max(sample.running for sample in samples),
         "checks": len(samples),
         "memory_mib": [[round(s.at_s), round(s.api_mib, 1), round(s.engine_mib, 1)] for s in _thinned(samples)],
-        "faults": _faults(soak, samples, serving, bad),
+        "faults": _faults(soak, samples, serving, bad, connections),
         "log": bad[:20],
     }
 
@@ -259,7 +264,7 @@ def _thinned(samples: list[Sample]) -> list[Sample]:
     return samples[:: max(1, len(samples) // 40)]
 
 
-def _faults(soak: Soak, samples: list[Sample], serving: Serving, bad: list[str]) -> list[str]:
+def _faults(soak: Soak, samples: list[Sample], serving: Serving, bad: list[str], connections: int) -> list[str]:
     first, last = samples[0], samples[-1]
     found = [f"{count} answers ended as '{end}'" for end, count in soak.ends.items() if end not in ("200", "left")]
     if last.pages.get("used") or _room(last) != _room(first):
@@ -270,6 +275,10 @@ def _faults(soak: Soak, samples: list[Sample], serving: Serving, bad: list[str])
         found.append(f"the log has {len(bad)} lines of errors")
     if serving.process.returncode:
         found.append(f"the server ended with the status {serving.process.returncode}")
+    # Who stood in the backlog while the machine paused has mostly left; otherwise a request ends with its client.
+    most = max((sample.open_requests for sample in samples if sample.took_s < PAUSE_S), default=0)
+    if most > connections * OUTLIVING + 16:
+        found.append(f"{most} requests were open at once, with {connections} clients")
     if last.at_s - first.at_s < JUDGED_S:
         return found
     quarter = len(samples) // 4

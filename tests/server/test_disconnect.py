@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import socket
 import time
 from collections import Counter
@@ -79,6 +81,28 @@ def test_whoever_leaves_is_gone_within_a_few_steps(narrow: RunningServer, phase:
     for one in others:
         one.close()
     narrow.wait_idle()
+
+
+def test_those_who_left_before_they_were_heard_do_not_reach_the_engine(server: RunningServer) -> None:
+    """A server that stood still finds the requests of clients that have gone: none of them reaches the engine."""
+    server.wait_idle()
+    before = ended(server)
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        for _ in range(50):
+            connect(server, {"prompt": [7] * 500, "max_tokens": 1, "cache_prompt": False}).close()
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    server.post("/v1/completions", {"prompt": [8] * 10, "max_tokens": 1})
+    server.wait_idle()
+    assert ended(server) - before < 10
+
+
+def ended(server: RunningServer) -> int:
+    """Samples that the engine has ended, however."""
+    found = re.search(rb"^plait_request_seconds_count(?:{})? (\d+)", server.get("/metrics")[2], re.MULTILINE)
+    assert found
+    return int(found[1])
 
 
 def test_a_slow_reader_holds_nobody_up(server: RunningServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
@@ -23,6 +24,7 @@ from plait.supervisor.client import EngineClient, EngineInfo, EngineState
 from plait.tokenizer.tokenizer import Tokenizer
 from plait.types import Pooling, SamplingParams, Service, TokenId
 
+EOF_TURNS = 3
 _log = logging.getLogger("plait.server")
 T = TypeVar("T")
 
@@ -57,7 +59,12 @@ class Server:
         if health.state in (EngineState.DRAINING, EngineState.FAILED):
             raise EngineDownError(f"the engine accepts no requests: {health.reason or health.state}")
         _ = self.info
-        return await self.body(request, kind)
+        body = await self.body(request, kind)
+        for _ in range(EOF_TURNS):  # of the loop, until the connection's end is seen that lies behind the body
+            await asyncio.sleep(0)
+        if await request.is_disconnected():  # many are, where the server stood still and its backlog filled
+            raise ClientGoneError
+        return body
 
     def service(self, request: Request, extension: Extension | None) -> Service:
         """How a request is served, by its body, its headers and its key. Raises `FieldError`."""
