@@ -51,6 +51,7 @@ KvMemory::KvMemory(KvShape shape, const Kernels& kernels) : shape_(std::move(sha
         }
     }
     shifts_.resize(shape_.groups.size());
+    huge_.resize(shape_.groups.size());
 }
 
 KvLayer& KvMemory::layer(int number) {
@@ -196,6 +197,23 @@ void KvMemory::reserve_keys(Step& step) const {
         }
         keys.rows.reserve(size(keys.start.back()));
         keys.positions.reserve(size(keys.start.back()));
+    }
+}
+
+void KvMemory::choose_pages(const Step& step) {
+    constexpr std::size_t kMuch = std::size_t{1} << 20;
+    for (std::size_t g = 0; g < huge_.size(); ++g) {
+        const std::size_t keys = size(step.keys[g].start.back()) * size(shape_.n_kv_heads);
+        if (huge_[g] || keys * std::min(shape_.k_bytes(), shape_.v_bytes()) < kMuch) continue;
+        std::int64_t pages = 0;
+        for (const TableEntry& entry : step.inputs->groups[g].entries) pages = std::max<std::int64_t>(pages, entry.page + 1);
+        const std::size_t rows = size(pages * shape_.page_size) * size(shape_.n_kv_heads);
+        for (const int number : shape_.groups[g].layers) {
+            KvLayer& at = *layers_[size(number)];
+            at.k.prefer_huge_pages(rows * shape_.k_bytes());
+            at.v.prefer_huge_pages(rows * shape_.v_bytes());
+        }
+        huge_[g] = true;
     }
 }
 

@@ -53,6 +53,9 @@ class KvMemory {
     // Before the program: every group's copies and repositions, in order, then the positions of the rows that the step
     // stores. All workers call it.
     void edit(Worker& worker, const StepInputs& step, std::span<const RopeTable> ropes);
+    // After reserve_keys, by one worker: huge pages from the first step on whose keys fill half a huge page. Before, they
+    // would hold little but zeroes.
+    void choose_pages(const Step& step);
     // Room for every sequence's keys, then the keys themselves; all workers call the second.
     void reserve_keys(Step& step) const;
     void list_keys(Worker& worker, Step& step) const;
@@ -87,6 +90,7 @@ class KvMemory {
     std::vector<Zeroed<std::int32_t>> positions_;    // by group
     std::vector<Zeroed<std::uint32_t>> stored_;      // by group and slot: the last step that stored there
     std::vector<std::vector<std::int64_t>> shifts_;  // by group: how far each reposition of the step moves its slot
+    std::vector<bool> huge_;                         // by group: whether its layers lie in huge pages
     std::uint32_t step_ = 0;
 };
 

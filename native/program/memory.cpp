@@ -21,6 +21,15 @@ void trim_heap() {
 #endif
 }
 
+// Refusals cost speed only. MADV_COLLAPSE is in Linux since 6.1.
+void huge_pages([[maybe_unused]] void* at, [[maybe_unused]] std::size_t bytes, [[maybe_unused]] std::size_t used) {
+#if defined(MADV_HUGEPAGE)
+    madvise(at, bytes, MADV_HUGEPAGE);
+    constexpr int kCollapse = 25;
+    madvise(at, (used + kHuge - 1) / kHuge * kHuge, kCollapse);
+#endif
+}
+
 HugePages::~HugePages() {
     for (const Region& region : regions_) munmap(region.at, region.bytes);
 }
@@ -36,7 +45,7 @@ std::uint8_t* HugePages::take(std::size_t bytes) {
         next_ = reinterpret_cast<std::uint8_t*>(start);
         left_ = size;
 #if defined(MADV_HUGEPAGE)
-        madvise(next_, size, MADV_HUGEPAGE);  // a refusal costs speed only
+        if (at_once_) madvise(next_, size, MADV_HUGEPAGE);  // a refusal costs speed only
 #endif
     }
     std::uint8_t* taken = next_;

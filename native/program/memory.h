@@ -44,11 +44,15 @@ class Growing {
 // Gives back to the system what the heap holds and nobody uses: what loading took, some MiB for a large vocabulary.
 void trim_heap();
 
+// Asks for huge pages from `at` on, which is at the beginning of one, and exchanges those of the first `used` bytes.
+void huge_pages(void* at, std::size_t bytes, std::size_t used);
+
 // Memory handed out in pieces of whole cache lines that live as long as the arena; in huge pages where the system has
 // them, taken from the system as they are touched.
 class HugePages {
   public:
-    HugePages() = default;
+    // With `at_once` false it only leaves room for huge pages, for huge_pages() to ask for.
+    explicit HugePages(bool at_once = true) : at_once_(at_once) {}
     ~HugePages();
     HugePages(const HugePages&) = delete;
     HugePages& operator=(const HugePages&) = delete;
@@ -62,18 +66,19 @@ class HugePages {
         void* at;
         std::size_t bytes;
     };
+    const bool at_once_;
     std::vector<Region> regions_;
     std::uint8_t* next_ = nullptr;
     std::size_t left_ = 0, taken_ = 0;
 };
 
-// Zeroes. The system gives large ones their pages on first touch only, and huge ones where it has them.
+// Zeroes. The system gives large ones their pages on first touch only.
 template <class T>
 class Zeroed {
   public:
     explicit Zeroed(std::size_t size) : size_(size) {
         if (bytes() >= kLarge) {
-            pages_ = std::make_unique<HugePages>();
+            pages_ = std::make_unique<HugePages>(false);
             data_ = reinterpret_cast<T*>(pages_->take(bytes()));
         } else {
             small_.reset(static_cast<T*>(std::calloc(size ? size : 1, sizeof(T))));
@@ -83,6 +88,11 @@ class Zeroed {
     }
     T* data() const { return data_; }
     std::size_t bytes() const { return size_ * sizeof(T); }
+
+    // Huge pages where the system has them; those that the first `used` bytes have are exchanged.
+    void prefer_huge_pages(std::size_t used) {
+        if (pages_) huge_pages(data_, bytes(), std::min(used, bytes()));
+    }
 
   private:
     static constexpr std::size_t kLarge = std::size_t{2} << 20;

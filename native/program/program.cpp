@@ -89,6 +89,7 @@ void Program::reserve(const StepInputs& inputs) {
         table.sin.reserve(inputs.tokens.size() * table.inv_freq.size());
     }
     kv_.reserve_keys(step_);
+    kv_.choose_pages(step_);
     plan_attention(step_, kv_.shape(), threads_);
 }
 
