@@ -191,8 +191,8 @@ def main() -> None:
     ):
         if args.only is not None and args.only not in name:
             continue
-        executable.measure(args.parts)
         inputs = step(sequences, first, count, shared)
+        executable.measure(args.parts)
         print(f"  {name:32} {rate(executable, inputs, sequences * count, args.seconds):9.0f}")
         parts = executable.measured() if args.parts else {}
         for kind, seconds in sorted(parts.items(), key=lambda part: -part[1]):

@@ -125,8 +125,8 @@ def adaptive_options() -> EngineOptions:
 @dataclass(frozen=True)
 class Outcome:
     """`goodput` is requests in time a second of the trace, `met` their number and `in_time` their share; medians and
-    99% in milliseconds, of those that had a first token. `open` requests were out of time, or still in time at the
-    very end, when the run was ended."""
+    99% in milliseconds, of those that had a first token (0 where there are none). `open` requests were out of time, or
+    still in time at the very end, when the run was ended."""
 
     goodput: float
     met: int
@@ -203,8 +203,8 @@ def asked(name: str, traced: TraceRequest, vocab: int) -> EngineRequest:
 
 def outcome(lives: list[Life], last_s: float, seconds: float, engine: Engine) -> Outcome:
     met = sum(not life.is_late(seconds) for life in lives)
-    waits = 1000 * np.array([life.times[0] - life.at_s for life in lives if life.times])
-    between = 1000 * np.concatenate([np.diff(life.times) for life in lives if life.times])
+    waits = 1000 * np.array([life.times[0] - life.at_s for life in lives if life.times] or [0.0])
+    between = 1000 * np.concatenate([np.diff(life.times) for life in lives if len(life.times) > 1] or [np.zeros(1)])
     stats = engine.stats
     return Outcome(
         goodput=met / last_s,

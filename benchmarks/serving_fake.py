@@ -82,13 +82,13 @@ class FakeEngine:
             del self._streams[name]
 
     # Nothing is cached here.
-    async def save_prefix(self, tokens: tuple[int, ...], file: str) -> int:
+    async def save_prefix(self, tokens: tuple[int, ...], file: str, salt: str = "", salt_from: int = 0) -> int:
         return 0
 
-    async def restore_prefix(self, file: str) -> int:
+    async def restore_prefix(self, file: str, salt: str = "", salt_from: int = 0) -> int:
         return 0
 
-    async def erase_prefix(self, tokens: tuple[int, ...]) -> int:
+    async def erase_prefix(self, tokens: tuple[int, ...], salt: str = "", salt_from: int = 0) -> int:
         return 0
 
 

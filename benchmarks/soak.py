@@ -102,7 +102,7 @@ async def _request(soak: Soak, body: dict[str, Any], stay: float | None) -> str:
     reader, writer = await asyncio.open_connection("127.0.0.1", soak.port)
     try:
         data = json.dumps(body).encode()
-        head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         if stay is None:
             return _told(await reader.read(-1), body)
@@ -122,7 +122,7 @@ def _told(raw: bytes, body: dict[str, Any]) -> str:
 async def ask(port: int, path: str) -> Any:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         raw = await reader.read(-1)
     finally:
         writer.close()

@@ -89,16 +89,41 @@ inline void layer_norm(const LayerNormArgs& a) {
     }
 }
 
+// Of a head whose pairs lie side by side, four at a time: (x, y) times the cosines and (y, x) times (-sin, sin).
+inline void rotate_interleaved(const float* in, const float* cos, const float* sin, float* out, int pairs) {
+    int i = 0;
+    for (; i + 4 <= pairs; i += 4) {
+        const V4 c = load4(cos + i), s = load4(sin + i), low = load4(in + 2 * i), high = load4(in + 2 * i + 4);
+        const V4 first = low * PLAIT_SHUFFLE4(c, c, 0, 0, 1, 1) +
+                         PLAIT_SHUFFLE4(low, low, 1, 0, 3, 2) * PLAIT_SHUFFLE4(s, -s, 4, 0, 5, 1);
+        const V4 second = high * PLAIT_SHUFFLE4(c, c, 2, 2, 3, 3) +
+                          PLAIT_SHUFFLE4(high, high, 1, 0, 3, 2) * PLAIT_SHUFFLE4(s, -s, 6, 2, 7, 3);
+        __builtin_memcpy(out + 2 * i, &first, sizeof first);
+        __builtin_memcpy(out + 2 * i + 4, &second, sizeof second);
+    }
+    for (; i < pairs; ++i) {
+        const float x = in[2 * i], y = in[2 * i + 1];
+        out[2 * i] = x * cos[i] - y * sin[i];
+        out[2 * i + 1] = x * sin[i] + y * cos[i];
+    }
+}
+
+inline void rotate_halves(const float* in, const float* cos, const float* sin, float* out, int pairs) {
+    for (int i = 0; i < pairs; ++i) {
+        const float x = in[i], y = in[i + pairs];
+        out[i] = x * cos[i] - y * sin[i];
+        out[i + pairs] = x * sin[i] + y * cos[i];
+    }
+}
+
 inline void rotate(const RotateArgs& a) {
-    const bool half = a.layout == RopeLayout::Half;
-    const int step = half ? 1 : 2, second = half ? a.pairs : 1;
     for (int h = 0; h < a.heads; ++h) {
         const float* in = a.in + h * a.head_dim;
         float* out = a.out + h * a.head_dim;
-        for (int i = 0; i < a.pairs; ++i) {
-            const float x = in[i * step], y = in[i * step + second];
-            out[i * step] = x * a.cos[i] - y * a.sin[i];
-            out[i * step + second] = x * a.sin[i] + y * a.cos[i];
+        if (a.layout == RopeLayout::Half) {
+            rotate_halves(in, a.cos, a.sin, out, a.pairs);
+        } else {
+            rotate_interleaved(in, a.cos, a.sin, out, a.pairs);
         }
         for (int i = 2 * a.pairs; i < a.head_dim; ++i) out[i] = in[i];
     }

@@ -13,13 +13,33 @@
 
 namespace plait {
 
-// A value of the program, (rows, width). Values whose lives do not meet share a storage.
+// What values of one width whose lives do not meet share: room for all rows, and for each worker's portion of them.
+struct Storage {
+    Growing<float> all;
+    std::vector<Growing<float>> own;
+};
+
+constexpr std::size_t kNoOp = static_cast<std::size_t>(-1);
+
+// Where a value lies, and the first and the last instruction that names it.
+struct Place {
+    Storage* storage;
+    std::size_t first, last;
+    bool passing = false;  // only instructions of one stretch name it: a portion of it is its worker's alone
+};
+
+// A value of the program, (rows, width).
 struct Array {
     Rows rows;
     int width;
-    int storage;
-    const Growing<float>* memory;
-    float* row(int r) const { return memory->data() + static_cast<std::size_t>(r) * static_cast<std::size_t>(width); }
+    Place* place;
+    float* row(int r) const { return at(place->storage->all, r); }
+    float* own_row(int worker, int r) const { return at(place->storage->own[static_cast<std::size_t>(worker)], r); }
+
+  private:
+    float* at(const Growing<float>& memory, int r) const {
+        return memory.data() + static_cast<std::size_t>(r) * static_cast<std::size_t>(width);
+    }
 };
 
 using Panels = Growing<PanelBlock>;
@@ -36,7 +56,7 @@ struct Shared {
     Growing<float> hidden_floats;
 };
 
-// What an instruction works with during a step.
+// What an instruction works with during a step: all rows, or a worker's portion of the token rows.
 struct Context {
     const Kernels& kernels;
     Shared& shared;
@@ -44,8 +64,18 @@ struct Context {
     KvMemory& kv;
     const std::vector<RopeTable>& ropes;
     std::vector<Growing<float>>& scratch;  // per worker
+    Counts counts;                         // of the portion
+    int first = 0;                         // its first token row
+    int owner = -1;                        // its worker; -1: all rows
 
-    int rows(const Array& array) const { return step.counts.of(array.rows); }
+    int rows(const Array& array) const { return counts.of(array.rows); }
+    // Row r of the portion.
+    float* row(const Array& array, int r) const {
+        return owner >= 0 && array.place->passing ? array.own_row(owner, r) : array.row(first + r);
+    }
+    InputRows input_rows(const Array& x) const {
+        return {row(x, 0), static_cast<std::size_t>(x.width), nullptr, rows(x)};
+    }
     float* scratch_of(const Worker& worker) const { return scratch[static_cast<std::size_t>(worker.index())].data(); }
 };
 
@@ -54,6 +84,10 @@ class Op {
     virtual ~Op() = default;
     // From now on also makes its result's panels, in Shared::normed, with a scale for each so many inputs. False: it cannot.
     virtual bool make_panels(int /*scale_inputs*/) { return false; }
+    // Whether it can run with a portion of the token rows, since no row of its result depends on other rows.
+    virtual bool by_rows() const { return false; }
+    // Bytes of weights that it goes through each time it runs.
+    virtual std::size_t weight_bytes() const { return 0; }
     // Makes room for a step of that many rows. Called by one thread, before `run`.
     virtual void reserve(const Counts&, Shared&) {}
     // Floats of scratch that each worker needs.

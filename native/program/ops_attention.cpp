@@ -10,19 +10,21 @@ class RopeAndStore final : public Op {
     explicit RopeAndStore(const RopeAndStoreSpec& s) : s_(s) {}
     // A row of k, and a head of it as it is stored.
     std::size_t scratch(const Counts&) const override { return 2 * static_cast<std::size_t>(s_.k.width); }
+    bool by_rows() const override { return true; }
     // Rows of q and stored rows are independent pieces of one phase.
     void run(Worker& worker, const Context& c) override {
         const GroupInputs& inputs = c.step.inputs->groups[s_.layer->group];
-        const int rows = c.step.counts.tokens, stores = static_cast<int>(inputs.store_row.size());
+        const int rows = c.counts.tokens;
+        const auto [before, stores] = stores_of(c, inputs.store_row);
         const int row_tasks = tasks_of(rows, kPiece);
         worker.each(row_tasks + tasks_of(stores, kPiece), [&](int task) {
             if (task < row_tasks) {
                 const int first = task * kPiece, last = std::min(first + kPiece, rows);
-                for (int r = first; r < last; ++r) rotate(c, s_.q.row(r), r, s_.q.width, s_.out.row(r));
+                for (int r = first; r < last; ++r) rotate(c, c.row(s_.q, r), c.first + r, s_.q.width, c.row(s_.out, r));
                 return;
             }
             const int first = (task - row_tasks) * kPiece, last = std::min(first + kPiece, stores);
-            for (int i = first; i < last; ++i) {
+            for (int i = before + first; i < before + last; ++i) {
                 store(c, inputs.store_row[static_cast<std::size_t>(i)], inputs.store_slot[static_cast<std::size_t>(i)],
                       c.scratch_of(worker));
             }
@@ -31,6 +33,15 @@ class RopeAndStore final : public Op {
 
   private:
     static constexpr int kPiece = 8;
+
+    // The portion's first stored row, and how many there are. They are in order where rows are taken by portions.
+    static std::pair<int, int> stores_of(const Context& c, Ints rows) {
+        if (c.counts.tokens == c.step.counts.tokens) return {0, static_cast<int>(rows.size())};
+        const auto before = [&](int row) {
+            return static_cast<int>(std::lower_bound(rows.begin(), rows.end(), row) - rows.begin());
+        };
+        return {before(c.first), before(c.first + c.counts.tokens) - before(c.first)};
+    }
 
     void rotate(const Context& c, const float* in, int row, int width, float* out) const {
         if (!s_.rotates) {
@@ -45,9 +56,9 @@ class RopeAndStore final : public Op {
     }
 
     void store(const Context& c, int row, int slot, float* scratch) const {
-        rotate(c, s_.k.row(row), row, s_.k.width, scratch);
+        rotate(c, c.row(s_.k, row - c.first), row, s_.k.width, scratch);
         c.kv.store_k(*s_.layer, slot, scratch, scratch + s_.k.width);
-        c.kv.store_v(*s_.layer, slot, s_.v.row(row));
+        c.kv.store_v(*s_.layer, slot, c.row(s_.v, row - c.first));
     }
 
     RopeAndStoreSpec s_;

@@ -1,11 +1,17 @@
 #include <optional>
 
+#include "program/pack.h"
 #include "program/products.h"
 
 namespace plait {
 namespace {
 
-InputRows rows_of(const Array& x, int count) { return {x.row(0), static_cast<std::size_t>(x.width), nullptr, count}; }
+// Weights that are dequantised each time would be for each portion of rows: too many for that.
+std::size_t bytes_of(const Matrix& weight) {
+    if (weight.packed != nullptr) return packed_size(weight);
+    const std::size_t bytes = static_cast<std::size_t>(weight.rows) * weight.row_bytes;
+    return weight.format == Format::F32 ? bytes : std::size_t{1} << 40;
+}
 
 // Where a worker goes on after the piece that begins at `first`, if all keep pace.
 std::int64_t likely_next(std::int64_t first, int piece, const Worker& worker) {
@@ -18,6 +24,12 @@ class Linear final : public Op {
         scale_inputs_ = scale_inputs_of(parts_);
         packed_ = scale_inputs_ != 0;
     }
+    bool by_rows() const override { return x_.rows == Rows::Tokens; }
+    std::size_t weight_bytes() const override {
+        std::size_t bytes = 0;
+        for (const LinearPart& part : parts_) bytes += bytes_of(part.weight);
+        return bytes;
+    }
     void reserve(const Counts& counts, Shared& shared) override {
         if (packed_ && !normed_) shared.rows.reserve(panel_blocks(counts.of(x_.rows), x_.width));
     }
@@ -26,7 +38,7 @@ class Linear final : public Op {
     }
     // All parts in one phase.
     void run(Worker& worker, const Context& c) override {
-        const InputRows x = rows_of(x_, c.rows(x_));
+        const InputRows x = c.input_rows(x_);
         const int wanted = c.rows(parts_[0].out);
         float* scratch = c.scratch_of(worker);
         std::optional<QuantisedRows> panels;
@@ -44,7 +56,7 @@ class Linear final : public Op {
             const LinearPart& part = parts_[p];
             const std::int64_t first = std::int64_t{task} * piece;
             multiply(c.kernels,
-                     {x, panels ? panels->get() : c.shared.normed.data(), part.weight, part.bias, part.out.row(0),
+                     {x, panels ? panels->get() : c.shared.normed.data(), part.weight, part.bias, c.row(part.out, 0),
                       static_cast<std::size_t>(part.out.width), wanted},
                      first, std::min(first + piece, part.weight.rows), likely_next(first, piece, worker), scratch);
         });
@@ -60,6 +72,8 @@ class Linear final : public Op {
 class GatedMlp final : public Op {
   public:
     explicit GatedMlp(const GatedMlpSpec& s) : s_(s), ff_(static_cast<std::size_t>(s.gate.rows)) {}
+    bool by_rows() const override { return s_.x.rows == Rows::Tokens; }
+    std::size_t weight_bytes() const override { return bytes_of(s_.gate) + bytes_of(s_.up) + bytes_of(s_.down); }
     void reserve(const Counts& counts, Shared& shared) override {
         const int rows = counts.of(s_.x.rows);
         if (gate_packed() && !s_.normed) shared.rows.reserve(panel_blocks(rows, s_.x.width));
@@ -77,7 +91,7 @@ class GatedMlp final : public Op {
         if (gate_packed()) {
             gate_in_integers(worker, c, rows);
         } else {
-            gate_in_floats(worker, c, rows);
+            gate_in_floats(worker, c);
         }
         const InputRows hidden{c.shared.hidden_floats.data(), ff_, nullptr, rows};
         float* scratch = c.scratch_of(worker);
@@ -90,7 +104,7 @@ class GatedMlp final : public Op {
         worker.each(tasks_of(s_.down.rows, piece), [&](int task) {
             const std::int64_t first = std::int64_t{task} * piece;
             multiply(c.kernels,
-                     {hidden, panels ? panels->get() : c.shared.hidden.data(), s_.down, s_.down_bias, s_.out.row(0),
+                     {hidden, panels ? panels->get() : c.shared.hidden.data(), s_.down, s_.down_bias, c.row(s_.out, 0),
                       static_cast<std::size_t>(s_.out.width), rows},
                      first, std::min(first + piece, s_.down.rows), likely_next(first, piece, worker), scratch);
         });
@@ -106,7 +120,7 @@ class GatedMlp final : public Op {
         float* scratch = c.scratch_of(worker);
         std::optional<QuantisedRows> x;
         if (!s_.normed) {
-            x.emplace(worker, c, rows_of(s_.x, rows), s_.x.width, scale_inputs(s_.gate, s_.up),
+            x.emplace(worker, c, c.input_rows(s_.x), s_.x.width, scale_inputs(s_.gate, s_.up),
                       scratch + gated_product_scratch());
         }
         const int hidden_inputs = down_packed() ? scale_inputs(s_.down.format) : kPackedInputs;
@@ -121,11 +135,11 @@ class GatedMlp final : public Op {
         });
     }
 
-    void gate_in_floats(Worker& worker, const Context& c, int rows) {
+    void gate_in_floats(Worker& worker, const Context& c) {
         const int piece = columns_per_task(s_.gate.rows, worker.threads());
         worker.each(tasks_of(s_.gate.rows, piece), [&](int task) {
             const std::int64_t first = std::int64_t{task} * piece, last = std::min(first + piece, s_.gate.rows);
-            c.kernels.gated({rows_of(s_.x, rows), s_.gate, s_.up, s_.gate_bias, s_.up_bias, s_.activation,
+            c.kernels.gated({c.input_rows(s_.x), s_.gate, s_.up, s_.gate_bias, s_.up_bias, s_.activation,
                              c.shared.hidden_floats.data(), ff_, first, last, c.scratch_of(worker)});
         });
     }

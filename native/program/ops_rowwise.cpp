@@ -8,10 +8,11 @@ namespace {
 class Embed final : public Op {
   public:
     Embed(Matrix table, bool by_position, Array out) : table_(table), by_position_(by_position), out_(out) {}
+    bool by_rows() const override { return true; }
     void run(Worker& worker, const Context& c) override {
-        each_rows(worker, c.step.counts.tokens, [&](int first, int count) {
+        each_rows(worker, c.counts.tokens, [&](int first, int count) {
             for (int r = first; r < first + count; ++r) {
-                c.kernels.dequantise(table_, row_of(*c.step.inputs, static_cast<std::size_t>(r)), out_.row(r));
+                c.kernels.dequantise(table_, row_of(*c.step.inputs, static_cast<std::size_t>(c.first + r)), c.row(out_, r));
             }
         });
     }
@@ -44,6 +45,7 @@ class RmsNorm final : public Op {
         scale_inputs_ = scale_inputs;
         return panels_ = true;
     }
+    bool by_rows() const override { return x_.rows == Rows::Tokens; }
     void reserve(const Counts& counts, Shared& shared) override {
         if (panels_) shared.normed.reserve(panel_blocks(counts.of(x_.rows), x_.width));
     }
@@ -53,7 +55,7 @@ class RmsNorm final : public Op {
         worker.each(row_groups(rows), [&](int g) {
             const int first = group_start(rows, g), count = group_start(rows, g + 1) - first;
             norm(c, first, count);
-            const InputRows normed{out_.row(first), static_cast<std::size_t>(out_.width), nullptr, count};
+            const InputRows normed{c.row(out_, first), static_cast<std::size_t>(out_.width), nullptr, count};
             c.kernels.quantise({normed, rows, out_.width, 0, out_.width, g, g + 1, scale_inputs_,
                                 c.shared.normed.data()});
         });
@@ -61,9 +63,9 @@ class RmsNorm final : public Op {
 
   private:
     void norm(const Context& c, int first, int count) const {
-        c.kernels.rms_norm({x_.row(first), adds_ ? residual_.row(first) : nullptr, weight_,
-                            adds_ ? total_.row(first) : nullptr, out_.row(first), eps_, offset_, groups_, x_.width,
-                            count});
+        c.kernels.rms_norm({c.row(x_, first), adds_ ? c.row(residual_, first) : nullptr, weight_,
+                            adds_ ? c.row(total_, first) : nullptr, c.row(out_, first), eps_, offset_, groups_,
+                            x_.width, count});
     }
 
     Array x_, out_, residual_, total_;
@@ -76,9 +78,10 @@ class RmsNorm final : public Op {
 class LayerNorm final : public Op {
   public:
     explicit LayerNorm(const LayerNormSpec& s) : s_(s) {}
+    bool by_rows() const override { return s_.x.rows == Rows::Tokens; }
     void run(Worker& worker, const Context& c) override {
         each_rows(worker, c.rows(s_.x), [&](int first, int count) {
-            c.kernels.layer_norm({s_.x.row(first), s_.weight, s_.bias, s_.out.row(first), s_.eps, s_.groups, s_.stride,
+            c.kernels.layer_norm({c.row(s_.x, first), s_.weight, s_.bias, c.row(s_.out, first), s_.eps, s_.groups, s_.stride,
                                   s_.x.width, count});
         });
     }
@@ -91,7 +94,7 @@ class TakeRows final : public Op {
   public:
     TakeRows(Array x, Array out) : x_(x), out_(out) {}
     void run(Worker& worker, const Context& c) override {
-        each_rows(worker, c.step.counts.outputs, [&](int first, int count) {
+        each_rows(worker, c.counts.outputs, [&](int first, int count) {
             for (int r = first; r < first + count; ++r) {
                 const float* row = x_.row(c.step.inputs->out_rows[static_cast<std::size_t>(r)]);
                 std::memcpy(out_.row(r), row, static_cast<std::size_t>(x_.width) * sizeof(float));
@@ -108,11 +111,12 @@ template <class Apply>
 class Elementwise final : public Op {
   public:
     Elementwise(Array shape, Apply apply) : shape_(shape), apply_(apply) {}
+    bool by_rows() const override { return shape_.rows == Rows::Tokens; }
     void run(Worker& worker, const Context& c) override {
         constexpr std::int64_t piece = 8192;
         const std::int64_t n = std::int64_t{c.rows(shape_)} * shape_.width;
         worker.each(tasks_of(n, piece), [&](int i) {
-            apply_(i * piece, static_cast<std::size_t>(std::min(piece, n - i * piece)), c.kernels);
+            apply_(i * piece, static_cast<std::size_t>(std::min(piece, n - i * piece)), c);
         });
     }
 
@@ -136,28 +140,28 @@ std::unique_ptr<Op> make_layer_norm(const LayerNormSpec& spec) { return std::mak
 std::unique_ptr<Op> make_take_rows(Array x, Array out) { return std::make_unique<TakeRows>(x, out); }
 
 std::unique_ptr<Op> make_add(Array a, Array b, Array out) {
-    return elementwise(out, [=](std::int64_t at, std::size_t n, const Kernels& k) {
-        k.add(a.row(0) + at, b.row(0) + at, out.row(0) + at, n);
+    return elementwise(out, [=](std::int64_t at, std::size_t n, const Context& c) {
+        c.kernels.add(c.row(a, 0) + at, c.row(b, 0) + at, c.row(out, 0) + at, n);
     });
 }
 std::unique_ptr<Op> make_scale(Array x, float factor, Array out) {
-    return elementwise(out, [=](std::int64_t at, std::size_t n, const Kernels& k) {
-        k.scale(x.row(0) + at, factor, out.row(0) + at, n);
+    return elementwise(out, [=](std::int64_t at, std::size_t n, const Context& c) {
+        c.kernels.scale(c.row(x, 0) + at, factor, c.row(out, 0) + at, n);
     });
 }
 std::unique_ptr<Op> make_softcap(Array x, float cap, Array out) {
-    return elementwise(out, [=](std::int64_t at, std::size_t n, const Kernels& k) {
-        k.softcap(x.row(0) + at, cap, out.row(0) + at, n);
+    return elementwise(out, [=](std::int64_t at, std::size_t n, const Context& c) {
+        c.kernels.softcap(c.row(x, 0) + at, cap, c.row(out, 0) + at, n);
     });
 }
 std::unique_ptr<Op> make_clamp(Array x, float limit, Array out) {
-    return elementwise(out, [=](std::int64_t at, std::size_t n, const Kernels& k) {
-        k.clamp(x.row(0) + at, limit, out.row(0) + at, n);
+    return elementwise(out, [=](std::int64_t at, std::size_t n, const Context& c) {
+        c.kernels.clamp(c.row(x, 0) + at, limit, c.row(out, 0) + at, n);
     });
 }
 std::unique_ptr<Op> make_activate(Array x, Activation activation, Array out) {
-    return elementwise(out, [=](std::int64_t at, std::size_t n, const Kernels& k) {
-        k.activate(activation, x.row(0) + at, nullptr, out.row(0) + at, static_cast<int>(n));
+    return elementwise(out, [=](std::int64_t at, std::size_t n, const Context& c) {
+        c.kernels.activate(activation, c.row(x, 0) + at, nullptr, c.row(out, 0) + at, static_cast<int>(n));
     });
 }
 

@@ -98,12 +98,12 @@ void multiply_gated(const Kernels& kernels, const GatedProduct& p, std::int64_t 
                                tile_at(p.up, first)});
         kernels.linear_packed({p.x, p.rows, g, end, p.up, p.up_bias, up, stride, first, first, last,
                                tile_at(p.gate, end < groups ? first : next)});
-        for (int r = 0; r < rows; ++r) {
-            float* row = gate + r * n;
-            float* out = p.panels ? row : p.out + static_cast<std::int64_t>(start + r) * ff + first;
-            kernels.activate(p.activation, row, up + r * n, out, n);
+        for (int r = 0; p.panels == nullptr && r < rows; ++r) {
+            float* out = p.out + static_cast<std::int64_t>(start + r) * ff + first;
+            kernels.activate(p.activation, gate + r * n, up + r * n, out, n);
         }
         if (p.panels != nullptr) {
+            kernels.activate(p.activation, gate, up, gate, rows * n);
             kernels.quantise({{gate, stride, nullptr, rows},
                               p.rows,
                               ff,

@@ -71,18 +71,22 @@ void Program::reserve(const StepInputs& inputs) {
     step_.inputs = &inputs;
     const int outputs = static_cast<int>(inputs.out_rows.size());
     step_.counts = {static_cast<int>(inputs.tokens.size()), outputs, outputs - inputs.hidden_only};
+    portions_ = portions_of(inputs);
     for (const Array& value : values_) {
         // Products are made for whole row groups.
         const int spare = value.rows == Rows::Logits ? std::min(kPanelRows, inputs.hidden_only) : 0;
         const std::size_t rows = static_cast<std::size_t>(step_.counts.of(value.rows) + spare);
-        storages_[static_cast<std::size_t>(value.storage)]->reserve(rows * static_cast<std::size_t>(value.width));
+        if (portions_.empty() || !value.place->passing) {
+            value.place->storage->all.reserve(rows * static_cast<std::size_t>(value.width));
+        }
     }
     std::size_t scratch = 0;
+    scratch_.resize(static_cast<std::size_t>(threads_));
     for (const auto& op : ops_) {
-        op->reserve(step_.counts, shared_);
+        if (portions_.empty() || !op->by_rows()) op->reserve(step_.counts, shared_);
         scratch = std::max(scratch, op->scratch(step_.counts));
     }
-    scratch_.resize(static_cast<std::size_t>(threads_));
+    if (!portions_.empty()) scratch = std::max(scratch, reserve_portions());
     for (Growing<float>& memory : scratch_) memory.reserve(scratch);
     for (RopeTable& table : ropes_) {
         table.cos.reserve(inputs.tokens.size() * table.inv_freq.size());
@@ -108,17 +112,41 @@ void Program::run_rope_tables(Worker& worker) {
     });
 }
 
+Context Program::whole() { return {kernels_, shared_, step_, kv_, ropes_, scratch_, step_.counts}; }
+
+Context Program::portion(int number, int worker) {
+    const std::size_t i = static_cast<std::size_t>(number);
+    Counts counts;
+    counts.tokens = portions_[i + 1] - portions_[i];
+    Shared& own = own_[static_cast<std::size_t>(worker)];
+    return {kernels_, own, step_, kv_, ropes_, scratch_, counts, portions_[i], worker};
+}
+
+template <class Done>
+void Program::run_stretch(const Stretch& stretch, Worker& worker, Done done) {
+    const auto run_all = [&](Worker& self, const Context& context) {
+        for (std::size_t i = stretch.first; i < stretch.last; ++i) {
+            ops_[i]->run(self, context);
+            done(i);
+        }
+    };
+    if (portions_.empty() || !stretch.by_rows) return run_all(worker, whole());
+    worker.each(static_cast<int>(portions_.size()) - 1, [&](int number) {
+        Worker alone = worker.alone();
+        run_all(alone, portion(number, worker.index()));
+    });
+    done(ops_.size());
+}
+
 void Program::execute(Worker& worker) {
-    const Context context{kernels_, shared_, step_, kv_, ropes_, scratch_};
     kv_.edit(worker, *step_.inputs, ropes_);
     kv_.list_keys(worker, step_);
     run_rope_tables(worker);
-    for (const auto& op : ops_) op->run(worker, context);
+    for (const Stretch& stretch : stretches_) run_stretch(stretch, worker, [](std::size_t) {});
 }
 
 // An instruction ends for the first worker when it has ended for all.
 void Program::execute_measured(Worker& worker) {
-    const Context context{kernels_, shared_, step_, kv_, ropes_, scratch_};
     auto before = std::chrono::steady_clock::now();
     const auto account = [&](const std::string& kind) {
         const auto now = std::chrono::steady_clock::now();
@@ -129,9 +157,8 @@ void Program::execute_measured(Worker& worker) {
     kv_.list_keys(worker, step_);
     run_rope_tables(worker);
     account("before");
-    for (std::size_t i = 0; i < ops_.size(); ++i) {
-        ops_[i]->run(worker, context);
-        account(kinds_[i]);
+    for (const Stretch& stretch : stretches_) {
+        run_stretch(stretch, worker, [&](std::size_t op) { account(op < kinds_.size() ? kinds_[op] : "wait"); });
     }
 }
 
@@ -153,13 +180,13 @@ Logits Program::run(const StepInputs& inputs) {
     const auto job = [this](Worker& worker) { measuring_ ? execute_measured(worker) : execute(worker); };
     team_->run(job);
     const Array& logits = values_[static_cast<std::size_t>(logits_)];
-    return {logits.memory->share(), step_.counts.of(logits.rows), logits.width};
+    return {logits.place->storage->all.share(), step_.counts.of(logits.rows), logits.width};
 }
 
 Logits Program::hidden() const {
     if (hidden_ < 0) throw std::invalid_argument("the program has no hidden states to show");
     const Array& hidden = values_[static_cast<std::size_t>(hidden_)];
-    return {hidden.memory->share(), step_.counts.outputs, hidden.width};
+    return {hidden.place->storage->all.share(), step_.counts.outputs, hidden.width};
 }
 
 std::vector<Drawn> Program::sample(const SampleCall& call) {

@@ -79,7 +79,8 @@ class Program {
     std::vector<Drawn> sample(const SampleCall& call);
     // Starts (from zero) or stops the measuring of instructions; not while a step runs.
     void measure(bool on);
-    // Wall time, in seconds, of each kind of instruction in the steps measured so far.
+    // Wall time, in seconds, of each kind of instruction in the steps measured so far; where rows are taken by portions,
+    // the first worker's, and "wait" is its waiting for the others.
     const std::map<std::string, double>& measured() const { return measured_; }
 
     void set_threads(int threads);
@@ -113,6 +114,23 @@ class Program {
     // Whether the instruction that is about to be recorded finds value x as panels, because its maker makes them, too.
     bool claim_panels(int x, int scale_inputs);
     void reserve(const StepInputs& inputs);
+    // Room for portions; returns the floats of scratch that a worker needs.
+    std::size_t reserve_portions();
+
+    // Instructions first..last-1. With `by_rows` a worker can take a portion of the rows through all of them.
+    struct Stretch {
+        std::size_t first, last;
+        bool by_rows;
+    };
+    // After the last instruction.
+    void find_stretches();
+    // Where each portion of this step's rows begins, and the end of the last; empty: rows are not divided.
+    std::vector<int> portions_of(const StepInputs& inputs) const;
+    Context whole();
+    Context portion(int number, int worker);
+    // Runs a stretch; calls done(instruction) after each, and after a wait for other workers with the number of ops.
+    template <class Done>
+    void run_stretch(const Stretch& stretch, Worker& worker, Done done);
     void run_rope_tables(Worker& worker);
     void execute(Worker& worker);
     void execute_measured(Worker& worker);
@@ -129,7 +147,10 @@ class Program {
     HugePages packed_;
     std::vector<std::vector<float>> vectors_;
     std::vector<std::unique_ptr<std::vector<float>>> slopes_;  // of attention; moving one would leave it behind
-    std::vector<std::unique_ptr<Growing<float>>> storages_;
+    // By number and width: rows that one portion is done with must not lie where those of another, of another width, do.
+    std::map<std::pair<int, int>, std::unique_ptr<Storage>> storages_;
+    int storages_named_ = 0;
+    std::vector<std::unique_ptr<Place>> places_;  // of the values
     std::vector<Array> values_;
     std::vector<RopeTable> ropes_;
     std::vector<std::unique_ptr<Op>> ops_;
@@ -143,6 +164,10 @@ class Program {
     int logits_ = -1, hidden_ = -1;
     Step step_;
     Shared shared_;
+    std::vector<Stretch> stretches_;
+    std::size_t stretch_bytes_ = 0;  // the most repacked weights of a stretch
+    std::vector<int> portions_;      // of this step
+    std::vector<Shared> own_;        // per worker, for portions
     std::vector<Growing<float>> scratch_;
     std::vector<SampleScratch> sample_scratch_;  // per worker
     std::atomic_flag running_ = ATOMIC_FLAG_INIT;

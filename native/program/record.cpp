@@ -88,6 +88,10 @@ void Program::add_op(const char* kind, std::unique_ptr<Op> op, int makes) {
 bool Program::claim_panels(int x, int scale_inputs) {
     const int maker = made_by_[static_cast<std::size_t>(x)];
     if (maker < 0 || (maker != panels_maker_ && maker <= panels_user_)) return false;
+    // A portion's panels are gone when its stretch is over.
+    for (std::size_t i = static_cast<std::size_t>(maker); i < ops_.size(); ++i) {
+        if (!ops_[i]->by_rows()) return false;
+    }
     if (maker == panels_maker_ && scale_inputs != panels_scale_inputs_) return false;
     if (maker != panels_maker_ && !ops_[static_cast<std::size_t>(maker)]->make_panels(scale_inputs)) return false;
     panels_maker_ = maker;
@@ -102,11 +106,14 @@ int Program::add_vector(std::vector<float> values) {
 }
 
 int Program::add_value(int storage, Rows rows, int width) {
-    expect(storage >= 0 && storage <= static_cast<int>(storages_.size()), "storages are numbered without gaps");
+    expect(storage >= 0 && storage <= storages_named_, "storages are numbered without gaps");
     expect(width > 0, "a value is empty");
-    if (storage == static_cast<int>(storages_.size())) storages_.push_back(std::make_unique<Growing<float>>());
+    storages_named_ = std::max(storages_named_, storage + 1);
+    auto& memory = storages_[{storage, width}];
+    if (!memory) memory = std::make_unique<Storage>();
+    places_.push_back(std::make_unique<Place>(Place{memory.get(), kNoOp, 0}));
     made_by_.push_back(-1);
-    values_.push_back({rows, width, storage, storages_[static_cast<std::size_t>(storage)].get()});
+    values_.push_back({rows, width, places_.back().get()});
     return static_cast<int>(values_.size()) - 1;
 }
 
@@ -128,7 +135,12 @@ const float* Program::vector(int id, std::int64_t length) const {
     return v.data();
 }
 
-const Array& Program::value(int id) const { return at(values_, id, "value"); }
+const Array& Program::value(int id) const {
+    const Array& found = at(values_, id, "value");
+    found.place->first = std::min(found.place->first, ops_.size());
+    found.place->last = std::max(found.place->last, ops_.size());
+    return found;
+}
 
 const Array& Program::value(int id, std::int64_t width, Rows rows) const {
     const Array& v = value(id);
@@ -289,6 +301,7 @@ void Program::finish(int logits, int hidden) {
     expect(hidden == -1 || value(hidden).rows == Rows::Outputs, "hidden states are of output rows");
     logits_ = logits;
     hidden_ = hidden;
+    find_stretches();
 }
 
 }  // namespace plait

@@ -23,10 +23,13 @@ class Team;
 // One thread's view of its team, for one job.
 class Worker {
   public:
-    Worker(Team& team, int index, std::uint32_t phase) : team_(team), index_(index), phase_(phase) {}
+    Worker(Team& team, int index, std::uint32_t phase) : team_(&team), index_(index), phase_(phase) {}
 
     int index() const { return index_; }
     int threads() const;
+
+    // The same worker as a team of one: for what it does inside a piece of work, all by itself.
+    Worker alone() const { return Worker(index_); }
 
     // Calls work(i) once for every 0 <= i < n, spread over the team, and returns when all of it is done. Every worker
     // of the team calls it, with the same n. Outside of work(), a worker may be late: it must not read there what later
@@ -35,7 +38,9 @@ class Worker {
     void each(int n, Work work);
 
   private:
-    Team& team_;
+    explicit Worker(int index) : team_(nullptr), index_(index), phase_(0) {}
+
+    Team* team_;  // null: alone
     int index_;
     std::uint32_t phase_;
 };
@@ -95,7 +100,7 @@ class Team {
     alignas(64) std::atomic<std::uint32_t> phase_{0};  // the phase again, to wait for
 };
 
-inline int Worker::threads() const { return team_.threads(); }
+inline int Worker::threads() const { return team_ == nullptr ? 1 : team_->threads(); }
 
 inline int Team::take(std::uint32_t phase, int n) {
     std::uint64_t at = work_.load(std::memory_order_acquire);
@@ -108,12 +113,16 @@ inline int Team::take(std::uint32_t phase, int n) {
 template <class Work>
 void Worker::each(int n, Work work) {
     if (n <= 0) return;
-    const std::uint32_t phase = phase_++;
-    for (int i; (i = team_.take(phase, n)) >= 0;) {
-        work(i);
-        team_.finish_piece(phase, n);
+    if (team_ == nullptr) {
+        for (int i = 0; i < n; ++i) work(i);
+        return;
     }
-    team_.wait_for_end(phase, index_);
+    const std::uint32_t phase = phase_++;
+    for (int i; (i = team_->take(phase, n)) >= 0;) {
+        work(i);
+        team_->finish_piece(phase, n);
+    }
+    team_->wait_for_end(phase, index_);
 }
 
 }  // namespace plait

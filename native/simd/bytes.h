@@ -62,6 +62,59 @@ inline V load_bfloats(const std::uint8_t* p) {
 #endif
 }
 
+// The largest of the lanes, none negative.
+inline std::int32_t largest_lane(I v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_epi32(reinterpret_cast<__m512i>(v));
+#elif defined(__AVX2__)
+    const __m256i all = reinterpret_cast<__m256i>(v);
+    __m128i most = _mm_max_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+    most = _mm_max_epi32(most, _mm_unpackhi_epi64(most, most));
+    return _mm_cvtsi128_si32(_mm_max_epi32(most, _mm_shuffle_epi32(most, 1)));
+#elif defined(PLAIT_NEON)
+    return vmaxvq_s32(reinterpret_cast<int32x4_t>(v));
+#else
+    std::int32_t most = 0;
+    for (int i = 0; i < kWidth; ++i) most = v[i] > most ? v[i] : most;
+    return most;
+#endif
+}
+
+// out[i] = the lowest byte of lane i.
+inline void store_low_bytes(std::int8_t* out, I v) {
+#if defined(__AVX512F__)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(v)));
+#elif defined(__AVX2__)
+    const __m256i low = reinterpret_cast<__m256i>(v & 0xff);
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_packus_epi16(words, words));
+#elif defined(__SSE2__)
+    const __m128i low = reinterpret_cast<__m128i>(v & 0xff), words = _mm_packs_epi32(low, low);
+    const std::int32_t four = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+    __builtin_memcpy(out, &four, sizeof four);
+#elif defined(PLAIT_NEON)
+    const uint16x4_t words = vmovn_u32(reinterpret_cast<uint32x4_t>(v));
+    const uint8x8_t bytes = vmovn_u16(vcombine_u16(words, words));
+    vst1_lane_u32(reinterpret_cast<std::uint32_t*>(out), vreinterpret_u32_u8(bytes), 0);
+#else
+    for (int i = 0; i < kWidth; ++i) out[i] = static_cast<std::int8_t>(v[i] & 0xff);
+#endif
+}
+
+inline std::int32_t sum_16(const std::int8_t* q) {
+#if defined(__SSE2__)
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(q));
+    const __m128i raised = _mm_xor_si128(bytes, _mm_set1_epi8(-128)), sums = _mm_sad_epu8(raised, _mm_setzero_si128());
+    return _mm_cvtsi128_si32(_mm_add_epi32(sums, _mm_unpackhi_epi64(sums, sums))) - 16 * 128;
+#elif defined(PLAIT_NEON)
+    return vaddlvq_s8(vld1q_s8(q));
+#else
+    std::int32_t sum = 0;
+    for (int i = 0; i < 16; ++i) sum += q[i];
+    return sum;
+#endif
+}
+
 // kWidth unsigned or signed bytes.
 inline I load_unsigned(const std::uint8_t* p) {
 #if defined(__AVX512F__)

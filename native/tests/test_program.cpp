@@ -1,4 +1,5 @@
 // A small program, whole: any threads and any path give the same bits; bad steps and bad recordings are refused.
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -13,13 +14,14 @@ using namespace plait;
 
 namespace {
 
-constexpr int kWidth = 32, kVocabulary = 11, kPage = 4, kPages = 12;
+constexpr int kWidth = 32, kVocabulary = 11, kPage = 4, kPages = 36;
 
-// One layer of attention, a gated MLP and experts, over random weights that it owns.
+// One layer of attention, a gated MLP and experts, over random weights that it owns; those of the products before the
+// experts are of `format`.
 class Model {
   public:
-    Model(const std::string& path, int threads)
-        : program_(kernels_of(path), {4, 2, 8, 8, kPage, KvType::F16, {{{0}, 0, kPages}}}, threads) {
+    Model(const std::string& path, int threads, const char* format = "F32")
+        : format_(format), program_(kernels_of(path), {4, 2, 8, 8, kPage, KvType::F16, {{{0}, 0, kPages}}}, threads) {
         Program& p = program_;
         const int x = value(kWidth), h = value(kWidth), q = value(32), k = value(16), v = value(16), r = value(32);
         const int a = value(32), n = value(kWidth), t = value(kWidth), m = value(kWidth), e = value(kWidth);
@@ -28,11 +30,12 @@ class Model {
         const int table = matrix(kVocabulary, kWidth), norm = p.add_vector(std::vector<float>(kWidth, 1.0f));
         p.embed(table, x, false);
         p.rms_norm(x, -1, norm, 1e-5f, 0.0f, 1, h, -1);
-        p.linear(h, {matrix(32, kWidth), matrix(16, kWidth), matrix(16, kWidth)}, {-1, -1, -1}, {q, k, v});
+        p.linear(h, {weight(32, kWidth), weight(16, kWidth), weight(16, kWidth)}, {-1, -1, -1}, {q, k, v});
         p.rope_and_store(q, k, v, 0, RopeLayout::Half, {1.0, 0.1, 0.01, 0.001}, 1.0f, r);
         p.attention(r, 0, 0.35f, 0.0f, -1, {}, a);
         p.rms_norm(a, x, norm, 1e-5f, 0.0f, 1, n, t);
-        p.gated_mlp(n, {matrix(40, kWidth), matrix(40, kWidth), matrix(kWidth, 40)}, {-1, -1, -1}, Activation::Silu, m);
+        const int ff = format_ == "F32" ? 40 : 64;
+        p.gated_mlp(n, {weight(ff, kWidth), weight(ff, kWidth), weight(kWidth, ff)}, {-1, -1, -1}, Activation::Silu, m);
         p.moe(m, {matrix(3, kWidth), matrix(3 * 24, kWidth), matrix(3 * 24, kWidth), matrix(3 * kWidth, 24)}, 2, true,
               Activation::Gelu, e);
         p.take_rows(e, last);
@@ -51,9 +54,20 @@ class Model {
         const auto* bytes = reinterpret_cast<const std::uint8_t*>(data->data());
         return program_.add_matrix(make_matrix({bytes, data->size() * sizeof(float)}, "F32", rows, columns));
     }
+    int weight(int rows, int columns) {
+        if (format_ == "F32") return matrix(rows, columns);
+        auto& data = blocks_.emplace_back(std::make_unique<std::vector<std::uint8_t>>());
+        for (int block = 0; block < rows * columns / 32; ++block) {
+            data->insert(data->end(), {0, 0x18});  // the half 2^-9
+            for (int i = 0; i < 32; ++i) data->push_back(static_cast<std::uint8_t>(random_()));
+        }
+        return program_.add_matrix(make_matrix({data->data(), data->size()}, format_, rows, columns));
+    }
 
     std::mt19937 random_{1};
+    std::string format_;
     std::vector<std::unique_ptr<std::vector<float>>> weights_;
+    std::vector<std::unique_ptr<std::vector<std::uint8_t>>> blocks_;
     int storages_ = 0;
     Program program_;
 };
@@ -100,6 +114,51 @@ TEST(any_threads_and_any_path_give_the_same_bits) {
                 const std::vector<float> got = run(model, Inputs());
                 CHECK(got.size() == want.size() &&
                       std::memcmp(got.data(), want.data(), want.size() * sizeof(float)) == 0);
+            }
+        }
+    }
+}
+
+// Two sequences of 73 and 57 tokens.
+Inputs many_rows() {
+    Inputs inputs;
+    for (auto* ints : {&inputs.tokens, &inputs.positions, &inputs.row_seq, &inputs.out_rows, &inputs.store_row,
+                       &inputs.store_slot}) {
+        ints->clear();
+    }
+    inputs.entry_start = {0, 19, 34};
+    inputs.entries.clear();
+    for (int i = 0; i < 34; ++i) inputs.entries.push_back({34 - i, 0, i == 18 || i == 33 ? 1 : kPage});
+    for (int i = 0; i < 130; ++i) {
+        const int seq = i < 73 ? 0 : 1, position = i - 73 * seq;
+        inputs.tokens.push_back(i * 5 % kVocabulary);
+        inputs.positions.push_back(position);
+        inputs.row_seq.push_back(seq);
+        inputs.out_rows.push_back(i);
+        inputs.store_row.push_back(i);
+        inputs.store_slot.push_back((34 - 19 * seq - position / kPage) * kPage + position % kPage);
+    }
+    return inputs;
+}
+
+// Rows whose storing is not in order are not divided.
+TEST(rows_in_portions_give_the_bits_of_rows_that_are_not_divided) {
+    const Inputs divided = many_rows();
+    Inputs whole = divided;
+    std::reverse(whole.store_row.begin(), whole.store_row.end());
+    std::reverse(whole.store_slot.begin(), whole.store_slot.end());
+    for (const char* format : {"F32", "Q8_0"}) {
+        Model plain("scalar", 1, format);
+        plain.program().measure(true);
+        const std::vector<float> want = run(plain, whole);
+        CHECK(plain.program().measured().count("wait") == 0);
+        for (const std::string& path : usable_paths()) {
+            for (const int threads : {1, 2, 3, 5}) {
+                Model model(path, threads, format);
+                model.program().measure(true);
+                CHECK(run(model, divided) == want);
+                CHECK(model.program().measured().count("wait") == 1);
+                CHECK(run(model, whole) == want);
             }
         }
     }

@@ -68,6 +68,13 @@ class PromptTooLongError(RequestError):
     code = "prompt_too_long"
 
 
+class GrammarError(RequestError):
+    """A grammar that compiles, and that no answer can be held to: it grows beyond its bounds, or needs letters that no
+    token has."""
+
+    code = "grammar_failed"
+
+
 class QueueFullError(PlaitError):
     """The queue is at its bound; nothing of the request was looked at. `retry_after` is a guess in seconds."""
 

@@ -1,17 +1,17 @@
 """Plain data that crosses module seams: sampling parameters, requests, token events.
 
-Parsed and checked once, here, at the edge: a `SamplingParams` that exists is valid. Knows only `errors`.
+Parsed and checked once, here, at the edge: a `SamplingParams` that exists is valid. Knows only `errors` and `checks`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from numbers import Integral, Real
 from typing import Any, NamedTuple, TypeAlias, TypedDict, TypeVar
 
+from plait.checks import MAX_BIAS, MAX_NUMBER, is_bias, is_real, is_token, said
 from plait.errors import RequestError
 
 TokenId: TypeAlias = int
@@ -106,19 +106,11 @@ class Pooling(StrEnum):
 
 
 MAX_SEED = 2**64 - 1
-MAX_BIAS = 1e9
 MAX_SAMPLES = 1024
 _STAGES = frozenset(SamplerStage)
 _WHOLE = frozenset(
     "top_k n repeat_last_n dry_penalty_last_n dry_allowed_length max_tokens seed logprobs mirostat".split()  # noqa: SIM905
 )
-
-
-def _is_bias(entry: object) -> bool:
-    match entry:
-        case (Integral(), Real() as amount):
-            return bool(amount <= MAX_BIAS)  # minus infinity bans; not-a-number is no bias
-    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +173,7 @@ class SamplingParams:
         self._range("repeat_penalty", 0.01, 100)  # logits beyond it would not stay finite
         self._range("n", 1, MAX_SAMPLES)
         self._range("dry_base", 1)
-        self._range("top_n_sigma", -math.inf)
+        self._range("top_n_sigma", -MAX_NUMBER)
         self._range("mirostat", 0, 2)
         if self.max_tokens is not None:
             self._range("max_tokens", 0)
@@ -192,11 +184,11 @@ class SamplingParams:
 
         self._entries("stop", "strings", lambda entry: isinstance(entry, str))
         self._entries("dry_sequence_breakers", "strings", lambda entry: isinstance(entry, str))
-        self._entries("stop_token_ids", "token ids", lambda entry: isinstance(entry, Integral))
+        self._entries("stop_token_ids", "token ids", is_token)
         self._entries("samplers", f"stages ({', '.join(SamplerStage)})", lambda entry: entry in _STAGES)
-        self._entries("logit_bias", f"pairs of a token id and a number, at most {MAX_BIAS:g}", _is_bias)
+        self._entries("logit_bias", f"pairs of a token id and a number, at most {MAX_BIAS:g}", is_bias)
         if "" in self.stop:
-            raise RequestError("a stop string is empty; give at least one character, or leave it out")
+            raise RequestError("stop has an empty string; give at least one character, or leave it out")
         if len(set(self.samplers)) != len(self.samplers):
             raise RequestError("samplers names a stage twice; name each at most once")
         if self.grammar is not None and not isinstance(self.grammar, Grammar):
@@ -212,15 +204,15 @@ class SamplingParams:
         if not isinstance(value, (tuple, list)) or not all(map(sound, value)):
             raise RequestError(f"{name} is {value!r}; give a list of {what}")
 
-    def _range(self, name: str, low: float, high: float = math.inf) -> None:
+    def _range(self, name: str, low: float, high: float = MAX_NUMBER) -> None:
         value: Any = getattr(self, name)
         whole = name in _WHOLE
         a_number = isinstance(value, Integral if whole else Real)
         if not a_number:
             raise RequestError(f"{name} is {value!r}; give a {'whole ' if whole else ''}number")
-        if not low <= value <= high or value == math.inf:  # also refuses NaN
-            bound = f"at least {low}" if high == math.inf else f"between {low} and {high}"
-            raise RequestError(f"{name} is {value}; it must be {bound}")
+        if not low <= value <= high:  # also refuses NaN
+            bound = f"at least {low}" if high == MAX_NUMBER and value < low else f"between {low} and {high}"
+            raise RequestError(f"{name} is {said(value)}; it must be {bound}")
 
 
 class ServiceFields(TypedDict, total=False):
@@ -240,12 +232,13 @@ class ServiceFields(TypedDict, total=False):
 class Service:
     """How a request is served; changes none of its tokens.
 
-    `priority` is its class: high, normal, low or background. `tenant` is whose share it counts against. `timeout` and
-    `queue_timeout` are seconds from now, to its end and until it is begun: then it fails with `DeadlineError` or
-    `QueueTimeoutError`. `cache` says what it may do with the KV memory of equal prefixes: off, read or read-write.
-    Prefixes are shared only under an equal `salt`, but for the whole pages of the first `salt_from` tokens. `pin` is
-    for how many seconds after its end the request's prompt and answer stay in KV memory, for the next turn of a session
-    (0: as long as nobody else needs the room). A pin ends early where pages are missing for who runs or waits.
+    `priority` is its class: high, normal, low or background. `tenant` is whose share it counts against, by the part of
+    the name before the first slash. `timeout` and `queue_timeout` are seconds from now, to its end and until it is
+    begun: then it fails with `DeadlineError` or `QueueTimeoutError`. `cache` says what it may do with the KV memory of
+    equal prefixes: off, read or read-write. Prefixes are shared only under an equal `salt`, but for the whole pages of
+    the first `salt_from` tokens. `pin` is for how many seconds after its end the request's prompt and answer stay in KV
+    memory, for the next turn of a session (0: as long as nobody else needs the room). A pin ends early where pages are
+    missing for who runs or waits.
 
     Raises `RequestError` for a value of the wrong kind or out of range.
     """
@@ -267,14 +260,15 @@ class Service:
                 raise RequestError(f"{name} is {getattr(self, name)!r}; give text")
         for name in ("timeout", "queue_timeout"):
             seconds = getattr(self, name)
-            if seconds is not None and not (_is_real(seconds) and 0 < seconds < math.inf):
-                raise RequestError(f"{name} is {seconds!r}; give seconds greater than 0, or None for no bound")
-        if not isinstance(self.salt_from, Integral) or isinstance(self.salt_from, bool) or self.salt_from < 0:
-            raise RequestError(f"salt_from is {self.salt_from!r}; give a number of tokens, at least 0")
+            if seconds is not None and not (is_real(seconds) and 0 < seconds <= MAX_NUMBER):
+                raise RequestError(f"{name} is {said(seconds)}; give seconds greater than 0, or None for no bound")
+        whole = isinstance(self.salt_from, Integral) and not isinstance(self.salt_from, bool)
+        if not whole or not 0 <= self.salt_from <= MAX_NUMBER:
+            raise RequestError(f"salt_from is {said(self.salt_from)}; give a number of tokens, 0 to {MAX_NUMBER}")
         if self.salt_from and not self.salt:
             raise RequestError(f"salt_from is {self.salt_from} and there is no salt; give the rest a salt of its own")
-        if not _is_real(self.pin) or not 0 <= self.pin < math.inf:
-            raise RequestError(f"pin is {self.pin!r}; give seconds, or 0 for none")
+        if not is_real(self.pin) or not 0 <= self.pin <= MAX_NUMBER:
+            raise RequestError(f"pin is {said(self.pin)}; give seconds, or 0 for none")
         if self.pin and self.cache is not CacheMode.READ_WRITE:
             raise RequestError(f"pin is {self.pin} and cache is {self.cache}; what is to stay must be read-write")
 
@@ -304,10 +298,6 @@ def _named(value: Any, what: str, known: dict[str, _Choice]) -> _Choice:
     if found is None or isinstance(value, bool):
         raise RequestError(f"{what} is {value!r}; choose one of {', '.join(known)}")
     return found
-
-
-def _is_real(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import pytest
 
 from plait import LLM, SamplingParams
 from plait.engine.core import Engine
-from plait.errors import RequestError, StepError
+from plait.errors import GrammarError, RequestError
 from plait.models.registry import LoadedModel, load_model
 from plait.types import EngineRequest, FinishReason, Grammar, GrammarKind, Priority
 from support.serving import STREAMS, Letters, collect, each_alone, engine_of, serve, some_requests
@@ -141,7 +141,7 @@ def test_a_grammar_that_fails_is_its_own_requests_end(model: LoadedModel, in_fli
 
 def test_a_grammar_whose_letters_no_token_has_is_the_error_of_its_row(model: LoadedModel) -> None:
     streams = serve(engine_of(model, words=WORDS), [a_request("[A-Z]+")])
-    assert streams["a", 0] == ((), StepError)
+    assert streams["a", 0] == ((), GrammarError)
 
 
 def test_an_engine_without_a_tokenizer_refuses(model: LoadedModel) -> None:

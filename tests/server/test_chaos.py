@@ -9,7 +9,6 @@ import random
 import signal
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,15 +23,6 @@ KINDS: list[dict[str, Any]] = [
     {"temperature": 0.9, "seed": 15, "mirostat": 2, "mirostat_tau": 3.0, "mirostat_eta": 0.4},
     {"temperature": 0.6, "seed": 14, "grammar": 'root ::= " the " ("cat" | "dog" | "sun" | " and " | " ")*'},
 ]
-
-
-def engine_of(server: RunningServer) -> int | None:
-    """The engine's process id."""
-    for task in Path(f"/proc/{server.process.pid}/task").iterdir():
-        children = (task / "children").read_text().split()
-        if children:
-            return int(children[0])
-    return None
 
 
 def bodies(count: int) -> list[dict[str, Any]]:
@@ -61,7 +51,7 @@ def all_texts(server: RunningServer, asked: list[dict[str, Any]], width: int) ->
 def kill_now_and_then(server: RunningServer, times: int, done: threading.Event, killed: list[int]) -> None:
     draw = random.Random(5)
     while len(killed) < times and not done.wait(draw.uniform(0.05, 0.5)):
-        engine = engine_of(server)
+        engine = server.engine()
         status = server.status()
         if engine is not None and engine not in killed and status["health"]["state"] == "ready" and status["running"]:
             os.kill(engine, signal.SIGKILL)

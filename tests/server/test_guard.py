@@ -43,6 +43,23 @@ def test_both_keys_are_served(guarded: RunningServer) -> None:
         assert guarded.post("/v1/completions", {"prompt": "a", "max_tokens": 1}, key)[0] == 200
 
 
+@pytest.mark.parametrize("asked", ["body", "header"])
+def test_a_key_comes_before_others_only_where_that_is_allowed(guarded: RunningServer, asked: str) -> None:
+    one = {"prompt": "a", "max_tokens": 1}
+    for name, status in (("high", 400), ("normal", 200), ("background", 200)):
+        body = {**one, "plait": {"priority": name}} if asked == "body" else one
+        headers = SECOND if asked == "body" else {**SECOND, "X-Plait-Priority": name}
+        found, _, answer = guarded.post("/v1/completions", body, headers)
+        assert found == status
+        assert status == 200 or answer["error"]["param"] == "plait.priority"
+
+
+def test_the_operator_may_allow_it() -> None:
+    asked = {"prompt": "a", "max_tokens": 1, "plait": {"priority": "high"}}
+    with start_server("--api-key", "second-key", "--key-priority", "high") as running:
+        assert running.post("/v1/completions", asked, SECOND)[0] == 200
+
+
 def test_a_body_that_is_too_large_is_refused(guarded: RunningServer) -> None:
     status, _, answer = guarded.post("/v1/completions", {"prompt": "x" * (1 << 21)}, SECOND)
     assert (status, answer["error"]["code"]) == (413, "body_too_large")

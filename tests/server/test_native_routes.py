@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from tests.support.servers import RunningServer
 
 STORY = "Once upon a time"
@@ -35,14 +34,6 @@ def test_a_stop_word_is_named(server: RunningServer) -> None:
     word = plain.split()[5]
     found = server.post("/completion", {"prompt": STORY, "n_predict": 30, "temperature": 0, "stop": [word]})[2]
     assert (found["stop_type"], found["stopping_word"]) == ("word", word)
-
-
-@pytest.mark.parametrize("sampler", ["top_n_sigma", "xtc_probability", "mirostat", "dry_multiplier", "typical_p"])
-def test_every_sampler_has_its_field(server: RunningServer, sampler: str) -> None:
-    value = {"mirostat": 2, "top_n_sigma": 1.5}.get(sampler, 0.5)
-    status, _, found = server.post("/completion", {"prompt": STORY, "n_predict": 4, "seed": 1, sampler: value})
-    assert status == 200, found
-    assert found["generation_settings"][sampler] == value
 
 
 def test_tokens_there_and_back(server: RunningServer) -> None:

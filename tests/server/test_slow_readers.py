@@ -33,7 +33,7 @@ def stuck_reader(server: RunningServer, body: dict[str, object]) -> socket.socke
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     made.connect((where.hostname, where.port))
     data = json.dumps(body).encode()
-    head = f"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
+    head = f"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n"
     made.sendall(f"{head}\r\n".encode() + data)
     return made
 

@@ -108,6 +108,15 @@ def test_a_call_that_must_be_made_is_made(hermes: OpenAI, choice: Any, thinking:
     assert (message.content, reason) == (None, "tool_calls")
 
 
+def test_a_strict_function_is_held_to_its_schema_or_refused(hermes: OpenAI) -> None:
+    strict: Any = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}]
+    message, _ = answer(hermes, None, tools=strict, tool_choice="required")
+    assert json.loads(message.tool_calls[0].function.arguments)["city"] in ("Bern", "Rome")
+    with pytest.raises(BadRequestError, match="needs tool_choice") as caught:
+        answer(hermes, None, tools=strict)
+    assert caught.value.param == "tools.0.function.strict"
+
+
 def test_an_answer_with_a_schema_is_no_reasoning(hermes: OpenAI) -> None:
     schema: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": [17]}}}
     extra = {"chat_template_kwargs": {"thinking": True}}

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 READY_S = 60.0
@@ -36,6 +37,12 @@ class RunningServer:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         status, found, raw = self.send("POST", path, data, headers)
         return status, found, json.loads(raw)
+
+    def events(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """The events of a stream, but for its [DONE]."""
+        raw = self.send("POST", path, json.dumps({**body, "stream": True}).encode())[2].decode()
+        lines = [line.removeprefix("data: ") for line in raw.split("\n\n") if line]
+        return [json.loads(line) for line in lines if line != "[DONE]"]
 
     def send(
         self, method: str, path: str, data: bytes | None, headers: dict[str, str] | None = None
@@ -68,14 +75,25 @@ class RunningServer:
             time.sleep(0.05)
         raise AssertionError(f"still busy: {self.status()['running']}, {self.pages()}")
 
+    def engine(self) -> int | None:
+        """The engine's process id."""
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            children = (task / "children").read_text().split()
+            if children:
+                return int(children[0])
+        return None
+
 
 @contextmanager
-def start_server(*args: str, environ: dict[str, str] | None = None) -> Iterator[RunningServer]:
-    """`plait serve` on a free port, until the block ends; then SIGTERM, and the exit status must be 0."""
-    program = "import sys; from plait.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", program, "serve", "--port", "0", *args]
+def start_server(
+    *args: str, environ: dict[str, str] | None = None, status: int = 0, port: int = 0
+) -> Iterator[RunningServer]:
+    """`plait serve` until the block ends; then SIGTERM, and this exit status. On a free port, once it is ready; with a
+    `port`, from the very beginning."""
+    program = "from plait.cli.main import entry; entry()"
+    command = [sys.executable, "-c", program, "serve", "--port", str(port), *args]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)
-    running = RunningServer("", process)
+    running = RunningServer(f"http://127.0.0.1:{port}" if port else "", process)
     reader = threading.Thread(target=_read, args=(running,), daemon=True)
     reader.start()
     try:
@@ -88,7 +106,7 @@ def start_server(*args: str, environ: dict[str, str] | None = None) -> Iterator[
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            status = process.wait(30)
+            found = process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -96,7 +114,7 @@ def start_server(*args: str, environ: dict[str, str] | None = None) -> Iterator[
         reader.join(5)
         assert process.stderr is not None
         process.stderr.close()
-    assert status == 0, running.log
+    assert found == status, running.log
 
 
 def _read(running: RunningServer) -> None:

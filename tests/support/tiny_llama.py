@@ -162,7 +162,7 @@ class TinyLlama:
     def save(self, container: str, directory: Path, seed: int = 0) -> Path:
         """Writes the model with the containers' own packages; returns the file or directory to open."""
         if container == "gguf":
-            return _save_gguf(directory / "tiny.gguf", self.gguf_metadata(), self.gguf_tensors(seed))
+            return save_gguf(directory / "tiny.gguf", self.gguf_metadata(), self.gguf_tensors(seed))
         from safetensors.numpy import save_file
 
         save_file(self.hf_tensors(seed), directory / "model.safetensors", {"format": "pt"})
@@ -194,12 +194,16 @@ def gguf_name(hf_name: str) -> str:
     return f"blk.{layer}.{GGUF_PARTS[part]}.{kind}"
 
 
-def _save_gguf(path: Path, metadata: dict[str, object], tensors: Arrays) -> Path:
+def save_gguf(path: Path, metadata: dict[str, object], tensors: Arrays) -> Path:
     from gguf import GGUFWriter
 
     writer = GGUFWriter(path, "llama")
     for key, value in metadata.items():
-        if isinstance(value, int):
+        if isinstance(value, list):
+            writer.add_array(key, value)
+        elif isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, int):
             writer.add_uint32(key, value)
         elif isinstance(value, float):
             writer.add_float32(key, value)

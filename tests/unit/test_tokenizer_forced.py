@@ -11,7 +11,7 @@ from llguidance import LLMatcher, LLTokenizer
 from plait.tokenizer.grammar import check_grammar, source_of
 from plait.tokenizer.toolcalls import OutputParser, Text, ToolCallArguments, ToolCallStart, ToolFormat
 from plait.tokenizer.toolcalls.bodies import BODIES as OPENERS
-from plait.tokenizer.toolcalls.forced import forced_call
+from plait.tokenizer.toolcalls.forced import forced_call, holds
 from plait.tokenizer.toolcalls.formats import AnswerFormat
 
 PROPERTIES: dict[str, Any] = {"city": {"type": "string"}, "days": {"type": "integer"}}
@@ -101,3 +101,12 @@ def test_where_no_argument_is_required_all_may_be_left_out() -> None:
     for rest in (")]", 'city="a")]', 'city="a", days=1)]'):
         assert takes(source, rest)
     assert not takes(source, ", days=1)]")
+
+
+def test_a_text_between_tags_is_any_text() -> None:
+    """So a strict function with a choice of texts is not for those formats."""
+    plain = {"name": "f", "parameters": {"properties": {"a": {"type": "string", "description": "which"}}}}
+    chosen = {"name": "f", "parameters": {"properties": {"a": {"type": "string", "enum": ["x"]}}}}
+    for style in ToolFormat:
+        assert holds(style, plain)
+        assert holds(style, chosen) == (style not in (ToolFormat.QWEN_CODER, ToolFormat.GLM))

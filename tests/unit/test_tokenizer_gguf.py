@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from plait.errors import ModelNotFoundError, PlaitError, TokenizerError, UnsupportedModelError
 from plait.formats.open import open_model
 from plait.tokenizer import Tokenizer
+from plait.tokenizer.fim import FimToken
 
 GOLDENS = Path(__file__).parent.parent / "golden" / "tokenizers"
 KEY = "tokenizer.ggml."
@@ -126,6 +127,20 @@ def test_numpy_arrays_and_lists_are_the_same() -> None:
 )
 def test_the_ids_that_end_a_generation(texts: list[str], more: dict[str, object], expected: set[int]) -> None:
     assert load(tiny(texts, **more)).eog_ids == expected
+
+
+@pytest.mark.parametrize(
+    ("texts", "more", "expected"),
+    [
+        (["a", "<PRE>", "<SUF>", "<MID>"], {}, {FimToken.PREFIX: 1, FimToken.SUFFIX: 2, FimToken.MIDDLE: 3}),
+        (["a", "<｜fim▁begin｜>", "<｜fim▁hole｜>"], {}, {FimToken.PREFIX: 1, FimToken.SUFFIX: 2}),
+        (["a", "b", "<PRE>"], {"fim_pre_token_id": 1, "middle_token_id": 0}, {FimToken.PREFIX: 1, FimToken.MIDDLE: 0}),
+        (["a", "<|repo_name|>", "<|file_sep|>"], {}, {FimToken.REPOSITORY: 1, FimToken.FILE: 2}),
+        (["a", "b"], {"fim_pre_token_id": 9}, {}),
+    ],
+)
+def test_the_tokens_for_filling_in(texts: list[str], more: dict[str, object], expected: dict[FimToken, int]) -> None:
+    assert load(tiny(texts, **more)).fim_ids == expected
 
 
 def test_an_end_found_by_its_text_is_special_whatever_the_file_says() -> None:

@@ -74,6 +74,17 @@ from plait.types import (
         ("dry_sequence_breakers", "\n"),
         ("logit_bias", {5: 1.0}),
         ("logit_bias", (1,)),
+        ("logit_bias", ((2**64, 1.0),)),
+        ("stop_token_ids", (2**64,)),
+        ("max_tokens", 2**31),
+        ("max_tokens", 10**40),
+        ("top_k", 2**64),
+        ("repeat_last_n", 2**64),
+        ("dry_penalty_last_n", 2**64),
+        ("dry_allowed_length", 2**64),
+        ("dry_multiplier", 10**30),
+        ("dry_base", 10**30),
+        ("top_n_sigma", -(10**30)),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(name: str, value: object) -> None:

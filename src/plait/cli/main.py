@@ -103,5 +103,15 @@ def entry() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not where it is closed or replaced
             stream.reconfigure(errors="replace")
-    logging.basicConfig(format="plait: warning: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogLines())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     sys.exit(main())
+
+
+class LogLines(logging.Formatter):
+    """Lines of the log as the program's other lines: "plait: warning: ..."; what is only told has no such word."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        return f"plait: {level}{super().format(record)}"

@@ -10,16 +10,17 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from plait.errors import StepError, TokenizerError
+from plait.errors import GrammarError, StepError, TokenizerError
 from plait.ops.sampling import U32Array, mask_words
 from plait.scheduler.plan import Constraint, PlannedSampling, StepPlan
+from plait.tokenizer.deep import deep_threads
 from plait.types import EngineRequest, Grammar, TokenEvent, TokenId
 
 if TYPE_CHECKING:  # takes long to import
@@ -46,8 +47,8 @@ class Grammars:
         self._requests: dict[str, _Request] = {}
         self._matches: dict[Key, _Match] = {}
         self._masks: dict[Key, _Mask] = {}
-        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="plait-grammar")
-        self._workers = ThreadPoolExecutor(min(MASK_THREADS, os.cpu_count() or 1), thread_name_prefix="plait-mask")
+        self._compiler = deep_threads(1, "plait-grammar")
+        self._workers = deep_threads(min(MASK_THREADS, os.cpu_count() or 1), "plait-mask")
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
@@ -177,8 +178,7 @@ class _Match:
             self._feed(self._matcher, tokens[self.taken :])
             mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[: self._words]
             if self._matcher.is_error():
-                why = self._matcher.get_error().strip().splitlines()[:1]
-                raise StepError(f"the grammar failed on this sample: {' '.join(why)}")
+                raise _failure(self._matcher.get_error())
             return mask
 
     def take(self, tokens: tuple[TokenId, ...]) -> bool:
@@ -193,6 +193,14 @@ class _Match:
         if tokens:
             matcher.consume_tokens(list(tokens))
             self.taken += len(tokens)
+
+
+def _failure(said: str) -> GrammarError | StepError:
+    """The error of a matcher, of whose words only the first line is for people."""
+    why = " ".join(said.strip().splitlines()[:1])
+    if "panic" in why:
+        return StepError(f"the grammar failed on this sample: {why}")
+    return GrammarError(f"the answer cannot be held to this grammar: {why}")
 
 
 def words_of(tokenizer: Tokenizer, vocabulary: int) -> LLTokenizer:

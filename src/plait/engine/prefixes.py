@@ -1,6 +1,7 @@
 """What is cached of a prompt, to a file, back, and away: between two steps, for a caller who names tokens.
 
-Knows page bookkeeping, an executable's memory and the file; knows no requests.
+Paths are private to a salt, as requests have it. Knows page bookkeeping, an executable's memory and the file; knows no
+requests.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ class Prefixes:
         self._cache, self._caller, self._mark = cache, caller, mark
         self._size = cache.config.page_size
 
-    def save(self, tokens: tuple[TokenId, ...], path: Path) -> int:
+    def save(self, tokens: tuple[TokenId, ...], path: Path, salt: str = "", salt_from: int = 0) -> int:
         """Write the longest cached beginning of `tokens`, in whole pages; returns its tokens. Raises `RequestError`
         where nothing is cached, or the file cannot be written."""
         pages = []
-        for of_page in self._cache.cached_pages(tokens):
+        for of_page in self._cache.cached_pages(tokens, salt, salt_from):
             if not all(of_page):
                 break  # a window group gave it back
             pages.append(of_page)
@@ -48,7 +49,7 @@ class Prefixes:
             raise RequestError(f"{path}: cannot be written: {error.strerror or error}") from None
         return count
 
-    def restore(self, path: Path) -> int:
+    def restore(self, path: Path, salt: str = "", salt_from: int = 0) -> int:
         """Read such a file into the cache; returns its tokens. Raises `KVFileError` for a file that is none of ours, or
         of another model, `OutOfPagesError` where there is no room."""
         try:
@@ -58,17 +59,17 @@ class Prefixes:
         count, groups = len(saved.tokens), len(self._cache.config.num_pages)
         if saved.positions != tuple(range(count)) or len(saved.groups) != groups:
             raise KVFileError(path, "holds an edited sequence, not the beginning of a prompt")
-        self._cache.open(RESTORING, (), reuse=False)
+        self._cache.open(RESTORING, (), salt, reuse=False, salt_from=salt_from)
         try:
             self._fill(path, saved)
         finally:
             self._cache.close(RESTORING)
         return count
 
-    def erase(self, tokens: tuple[TokenId, ...]) -> int:
+    def erase(self, tokens: tuple[TokenId, ...], salt: str = "", salt_from: int = 0) -> int:
         """Drop what is cached of `tokens` and nobody uses, from the end, as far as nothing else goes on from it;
         returns its tokens."""
-        return self._cache.forget(tokens)
+        return self._cache.forget(tokens, salt, salt_from)
 
     def _fill(self, path: Path, saved: SavedKV) -> None:
         slots = self._cache.reserve(RESTORING, len(saved.tokens))

@@ -129,12 +129,12 @@ class EngineProcess:
                 self._stopped = True
             case AskStatus(call):
                 self._answer(call, lambda: Status(call, self._statuses.status()))
-            case SavePrefix(call, tokens, file):
-                self._answer(call, lambda: Count(call, self._prefixes.save(tokens, Path(file))))
-            case RestorePrefix(call, file):
-                self._answer(call, lambda: Count(call, self._prefixes.restore(Path(file))))
-            case ErasePrefix(call, tokens):
-                self._answer(call, lambda: Count(call, self._prefixes.erase(tokens)))
+            case SavePrefix(call, tokens, file, salt, salt_from):
+                self._answer(call, lambda: Count(call, self._prefixes.save(tokens, Path(file), salt, salt_from)))
+            case RestorePrefix(call, file, salt, salt_from):
+                self._answer(call, lambda: Count(call, self._prefixes.restore(Path(file), salt, salt_from)))
+            case ErasePrefix(call, tokens, salt, salt_from):
+                self._answer(call, lambda: Count(call, self._prefixes.erase(tokens, salt, salt_from)))
             case Load():
                 raise AssertionError("a model is loaded once")
 
@@ -155,6 +155,9 @@ class EngineProcess:
         try:
             answer = work()
         except PlaitError as error:
+            answer = CallFailed(call, fault_of(error))
+        except Exception as error:  # who asked hears of it, and nobody else has to
+            _log.exception("a question fails")
             answer = CallFailed(call, fault_of(error))
         self._channel.send(encode(answer))
 

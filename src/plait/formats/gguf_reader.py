@@ -127,8 +127,9 @@ def _read_info(file: MappedFile, cursor: HeaderCursor, name: str) -> _TensorInfo
     type_id = cursor.u32()
     info_type = KNOWN_TYPES.get(type_id)
     if info_type is None:
-        reason = f"is of a type that Plait does not know, ggml's number {type_id}; it reads {', '.join(BLOCK_FORMATS)}"
-        raise UnsupportedModelError(file.path, reason, name)
+        known = f"it reads {', '.join(BLOCK_FORMATS)}"
+        text = f"is of a type that Plait does not know, ggml's number {type_id}; {known}"
+        raise UnsupportedModelError(file.path, text, name)
     if reason := _shape_defect(shape, info_type):
         raise ModelFileError(file.path, reason, name)
     return _TensorInfo(name, shape, info_type, cursor.u64())

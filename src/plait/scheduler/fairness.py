@@ -30,7 +30,9 @@ class FairShare:
         self._last = 0.0
 
     def enter(self, tenant: str) -> Account:
-        """A request of the tenant begins to count."""
+        """A request of the tenant begins to count. Tenants with the same name before the first slash share one account:
+        who has one key has one share, whatever names its requests go by."""
+        tenant = tenant.partition("/")[0]
         account = self._active.get(tenant)
         if account is None:
             least = min((other.tokens for other in self._active.values()), default=self._last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -15,14 +16,16 @@ from starlette.types import ASGIApp
 from plait import __version__
 from plait.server import health
 from plait.server.context import Server
-from plait.server.guard import Guard
+from plait.server.guard import Guard, Headers
 from plait.server.keys import KeyRing
 from plait.server.native import bodies as native
 from plait.server.native import completion as native_completion
-from plait.server.native import tools
+from plait.server.native import infill, tools
 from plait.server.openai import bodies as openai
 from plait.server.openai import chat, completions, embeddings
 from plait.server.openapi import describe
+from plait.server.options import ServerOptions
+from plait.server.origin import check_page
 
 Handler = Callable[[Server, Request], Awaitable[Response]]
 
@@ -51,14 +54,14 @@ ROUTES: tuple[Entry, ...] = (
     Entry("/v1/embeddings", "POST", embeddings.embeddings, openai.EmbeddingBody),
     Entry("/completion", "POST", native_completion.completion, native.CompletionBody, STREAMED),
     Entry("/completions", "POST", native_completion.completion, native.CompletionBody, STREAMED),
-    Entry("/infill", "POST", native_completion.infill, native.InfillBody, STREAMED),
+    Entry("/infill", "POST", infill.infill, native.InfillBody, STREAMED),
     Entry("/tokenize", "POST", tools.tokenize, native.TokenizeBody),
     Entry("/detokenize", "POST", tools.detokenize, native.DetokenizeBody),
     Entry("/apply-template", "POST", tools.apply_template, openai.ChatBody),
     Entry("/embedding", "POST", tools.embedding, native.EmbeddingBody),
     Entry("/props", "GET", tools.props),
     Entry("/slots", "GET", tools.slots),
-    Entry("/slots/{slot:int}", "POST", tools.slot_action, native.SlotBody),
+    Entry("/slots/{slot}", "POST", tools.slot_action, native.SlotBody),
 )
 
 
@@ -71,12 +74,18 @@ def make_app(server: Server, keys: KeyRing) -> ASGIApp:
         return Response(described, media_type="application/json")
 
     routes.append(Route("/openapi.json", openapi, methods=["GET"]))
-    guarded: ASGIApp = Guard(Router(routes, redirect_slashes=False), keys, server.gate)
+    guarded: ASGIApp = Guard(Router(routes, redirect_slashes=False), keys, server.gate, _page_check(server.options))
     if server.options.cors_origins:
         guarded = CORSMiddleware(
             guarded, allow_origins=server.options.cors_origins, allow_methods=["*"], allow_headers=["*"]
         )
     return guarded
+
+
+def _page_check(options: ServerOptions) -> Callable[[Headers], None]:
+    """By names only this machine itself can be called at an address that only it can reach."""
+    names = None if options.is_public else options.allowed_host
+    return partial(check_page, names=names, origins=options.cors_origins)
 
 
 def _endpoint(server: Server, handler: Handler) -> Callable[[Request], Awaitable[Response]]:

@@ -8,19 +8,20 @@ import time
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from plait.errors import EngineDownError
-from plait.server.bodies import parse
-from plait.server.errors import TooLargeError
+from plait.server.bodies import LARGE, parse
+from plait.server.errors import FieldError, TooLargeError
 from plait.server.fields import Extension, service_of
 from plait.server.generation import Generation
 from plait.server.keys import Gate
+from plait.server.leaving import ClientGoneError
 from plait.server.options import ServerOptions
 from plait.server.prompts import Prompts
-from plait.supervisor.client import EngineClient, EngineInfo
+from plait.supervisor.client import EngineClient, EngineInfo, EngineState
 from plait.tokenizer.tokenizer import Tokenizer
-from plait.types import Pooling, SamplingParams, TokenId
+from plait.types import Pooling, SamplingParams, Service, TokenId
 
 _log = logging.getLogger("plait.server")
 T = TypeVar("T")
@@ -50,6 +51,19 @@ class Server:
         """The model's name in the API."""
         return self.options.alias or self.info.model
 
+    async def work(self, request: Request, kind: type[T]) -> T:
+        """The typed body of a request to the engine. Raises `EngineDownError` before it is read if there is none."""
+        health = self.client.health()
+        if health.state in (EngineState.DRAINING, EngineState.FAILED):
+            raise EngineDownError(f"the engine accepts no requests: {health.reason or health.state}")
+        _ = self.info
+        return await self.body(request, kind)
+
+    def service(self, request: Request, extension: Extension | None) -> Service:
+        """How a request is served, by its body, its headers and its key. Raises `FieldError`."""
+        tenant, options = request.state.seat.tenant, self.options
+        return service_of(extension, request.headers, tenant, options.timeout, options.share_prefixes)
+
     async def body(self, request: Request, kind: type[T]) -> T:
         """The typed body of a request. Raises `TooLargeError` or `FieldError`."""
         most = self.options.max_body_mib * 1024 * 1024
@@ -57,12 +71,16 @@ class Server:
         if length.isdecimal() and int(length) > most:
             raise TooLargeError(f"the body has {length} bytes; this server takes {most}")
         parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
-                raise TooLargeError(f"the body has more than the {most} bytes that this server takes")
-            parts.append(part)
-        return parse(b"".join(parts), kind)
+        try:
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise TooLargeError(f"the body has more than the {most} bytes that this server takes")
+                parts.append(part)
+        except ClientDisconnect:
+            raise ClientGoneError from None
+        body = b"".join(parts)
+        return await self.prompts.aside(len(body), LARGE, lambda: parse(body, kind))
 
     def submit(
         self,
@@ -80,7 +98,10 @@ class Server:
         """Hand a prompt to the engine. `keep` are special tokens that are shown. Raises `FieldError`, `RateLimitError`
         or `EngineDownError`."""
         seat: Seat = request.state.seat
-        service = service_of(extension, request.headers, seat.tenant, self.options.timeout, self.options.share_prefixes)
+        service = self.service(request, extension)
+        highest = self.options.highest
+        if seat.tenant and int(service.priority) < highest:
+            raise FieldError(f"a key may ask for the class {highest.name.lower()} at most", "plait.priority")
         if not cache:
             service = replace(service, cache="off")
         seat.claim(len(prompt) + self._most_new(params, len(prompt)) * params.n)
@@ -111,8 +132,8 @@ class Seat:
         self._claimed = 0
 
     def claim(self, tokens: int) -> None:
-        """Raises `RateLimitError`."""
-        self._gate.size(self.tenant, tokens, time.monotonic())
+        """Raises `RateLimitError` or `FieldError`."""
+        self._gate.size(self.tenant, tokens, time.monotonic(), self._claimed)
         self._claimed += tokens
 
     def leave_generations(self) -> None:

@@ -24,6 +24,12 @@ class AuthenticationError(PlaitError):
     code = "invalid_api_key"
 
 
+class ForeignPageError(PlaitError):
+    """A browser sent it for a page that is not ours."""
+
+    code = "foreign_page"
+
+
 class NotFoundError(PlaitError):
     """No such route, model or slot."""
 
@@ -74,16 +80,19 @@ class Answer(NamedTuple):
 TABLE: dict[str, Answer] = {
     "invalid_request": Answer(400, "invalid_request_error"),
     "prompt_too_long": Answer(400, "invalid_request_error"),
+    "grammar_failed": Answer(400, "invalid_request_error"),
     "chat_template": Answer(400, "invalid_request_error"),
     "tokenizer": Answer(400, "invalid_request_error"),
     "bad_kv_file": Answer(400, "invalid_request_error"),
     "invalid_api_key": Answer(401, "authentication_error"),
+    "foreign_page": Answer(403, "permission_error"),
     "not_found": Answer(404, "not_found_error"),
     "method_not_allowed": Answer(405, "invalid_request_error"),
     "body_too_large": Answer(413, "invalid_request_error"),
     "rate_limit_exceeded": Answer(429, "rate_limit_error"),
     "not_supported": Answer(501, "not_supported_error"),
     "overloaded": Answer(503, "overloaded_error"),
+    "out_of_pages": Answer(503, "overloaded_error"),
     "queue_full": Answer(503, "overloaded_error"),
     "queue_timeout": Answer(503, "overloaded_error"),
     "engine_down": Answer(503, "unavailable_error"),
@@ -92,7 +101,7 @@ TABLE: dict[str, Answer] = {
 """What is not here is our own fault: 500."""
 
 OURS = Answer(500, "server_error")
-RETRY_S = {"queue_timeout": 1.0, "engine_down": 2.0}
+RETRY_S = {"out_of_pages": 1.0, "queue_timeout": 1.0, "engine_down": 2.0}
 PUBLIC_CODE = {"prompt_too_long": "context_length_exceeded"}
 """Where OpenAI has a name of its own."""
 

@@ -8,12 +8,23 @@ from typing import Any
 
 import msgspec
 
+from plait.checks import MAX_BIAS
 from plait.errors import RequestError
 from plait.server.errors import FieldError
-from plait.types import OPENAI_CHAIN, Grammar, SamplingParams, Service
+from plait.types import OPENAI_CHAIN, Grammar, SamplerStage, SamplingParams, Service, TokenId
 
 OPENAI_DEFAULTS = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, samplers=OPENAI_CHAIN)
 MAX_STOPS = 64
+NO_NAMES: Mapping[str, str] = {}
+RANDOM_SEED = -1
+"""As llama.cpp has it: like a request without a seed."""
+MAX_STOP_LENGTH = 1000
+MAX_BREAKERS = 32
+MAX_BIASES = 16384
+MAX_SAMPLES = 128
+MAX_DIGITS = 18
+LEAST_BIAS = -1e30
+"""How much of each a body may ask for; each costs time beside everybody else's."""
 HEADERS = {
     "x-plait-priority": "priority",
     "x-plait-tenant": "tenant",
@@ -39,8 +50,17 @@ class Extension(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     pin: float | None = None
 
 
-class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The fields of `SamplingParams` that every body may have, by the same names."""
+class GrammarFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What an answer must look like, in one of four ways: `grammar` is GBNF, as llama.cpp has it."""
+
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
+    regex: str | None = None
+    lark: str | None = None
+
+
+class SamplingFields(GrammarFields, kw_only=True, forbid_unknown_fields=True):
+    """The fields of `SamplingParams` that every body may have, by the same names, and those of `GrammarFields`."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -72,34 +92,47 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     plait: Extension | None = None
 
 
-_PLAIN = tuple(
-    name for name in SamplingFields.__struct_fields__ if name not in {"seed", "stop", "logit_bias", "stream", "plait"}
-)
+_OTHERS = {"seed", "stop", "logit_bias", "stream", "plait", *GrammarFields.__struct_fields__}
+_PLAIN = tuple(name for name in SamplingFields.__struct_fields__ if name not in _OTHERS)
 _LISTS = {"dry_sequence_breakers", "samplers"}
 
 
 def sampling_params(
-    body: SamplingFields, defaults: SamplingParams, vocab_size: int, grammar: Grammar | None = None, **fixed: Any
+    body: SamplingFields,
+    defaults: SamplingParams,
+    vocab_size: int,
+    grammar: Grammar | None = None,
+    names: Mapping[str, str] = NO_NAMES,
+    **fixed: Any,
 ) -> SamplingParams:
-    """The parameters that a body asks for. Raises `FieldError`, naming the field."""
+    """The parameters that a body asks for. `names` are the body's for parameters that it calls otherwise. Raises
+    `FieldError`, naming the field."""
     given: dict[str, Any] = {}
     for name in _PLAIN:
         value = getattr(body, name)
         if value is not None:
             given[name] = tuple(value) if name in _LISTS else value
-    if body.seed is not None and body.seed >= 0:
+    if body.seed not in (None, RANDOM_SEED):
         given["seed"] = body.seed
     if body.stop:
         given["stop"] = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
         if len(given["stop"]) > MAX_STOPS:
             raise FieldError(f"there are {len(given['stop'])} stop strings; give at most {MAX_STOPS}", "stop")
+        if max(map(len, given["stop"])) > MAX_STOP_LENGTH:
+            raise FieldError(f"a stop string has more than {MAX_STOP_LENGTH} characters", "stop")
+    _bound(body.dry_sequence_breakers, "dry_sequence_breakers", MAX_BREAKERS)
+    _bound(body.samplers, "samplers", len(SamplerStage))
+    if body.n is not None and body.n > MAX_SAMPLES:
+        raise FieldError(f"n is {body.n}; ask for at most {MAX_SAMPLES} samples", "n")
     if body.logit_bias:
         given["logit_bias"] = _biases(body.logit_bias, vocab_size)
     try:
         return replace(defaults, **given, grammar=grammar, **fixed)
     except RequestError as error:
-        name = str(error).partition(" ")[0]
-        raise FieldError(str(error), name if name in type(body).__struct_fields__ else None) from None
+        parameter, _, said = str(error).partition(" ")
+        name = names.get(parameter, parameter)
+        known = name in type(body).__struct_fields__
+        raise FieldError(f"{name} {said}" if known else str(error), name if known else None) from None
 
 
 def _biases(given: Any, vocab_size: int) -> tuple[tuple[int, float], ...]:
@@ -107,18 +140,33 @@ def _biases(given: Any, vocab_size: int) -> tuple[tuple[int, float], ...]:
     pairs = list(given.items()) if isinstance(given, dict) else given
     if not isinstance(pairs, list):
         raise FieldError("logit_bias is an object of token ids and numbers", "logit_bias")
-    found = []
+    if len(pairs) > MAX_BIASES:
+        raise FieldError(f"logit_bias has {len(pairs)} entries; give at most {MAX_BIASES}", "logit_bias")
+    found: dict[TokenId, float] = {}
     for pair in pairs:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise FieldError("logit_bias has an entry that is no pair of a token id and a number", "logit_bias")
         token, bias = pair
         bias = -1e9 if bias is False else bias
-        if not isinstance(bias, (int, float)) or isinstance(bias, bool):
-            raise FieldError(f"logit_bias has the bias {bias!r}; give a number", "logit_bias")
-        if not str(token).isdecimal() or not 0 <= int(token) < vocab_size:
-            raise FieldError(f"logit_bias names the token {token!r}; ids are 0 to {vocab_size - 1}", "logit_bias")
-        found.append((int(token), float(bias)))
-    return tuple(found)
+        if not isinstance(bias, (int, float)) or isinstance(bias, bool) or bias > MAX_BIAS:
+            raise FieldError(f"logit_bias has a bias that is no number of at most {MAX_BIAS:g}", "logit_bias")
+        number = _token_id(token)
+        if not 0 <= number < vocab_size:
+            raise FieldError(f"logit_bias names a token that there is not; ids are 0 to {vocab_size - 1}", "logit_bias")
+        found[number] = found.get(number, 0.0) + float(max(bias, LEAST_BIAS))
+    return tuple(found.items())
+
+
+def _token_id(given: Any) -> int:
+    """-1 for what is none. More digits than any vocabulary's are not even read."""
+    if isinstance(given, str):
+        return int(given) if len(given) <= MAX_DIGITS and given.isascii() and given.isdecimal() else -1
+    return given if isinstance(given, int) and not isinstance(given, bool) else -1
+
+
+def _bound(given: list[str] | None, name: str, most: int) -> None:
+    if given is not None and len(given) > most:
+        raise FieldError(f"{name} has {len(given)} entries; give at most {most}", name)
 
 
 def service_of(

@@ -43,6 +43,7 @@ class Usage:
     decode_s: float = 0.0
     queue_s: float = 0.0
     batch_tokens: tuple[float, ...] = ()
+    samples: int = 1
 
 
 class Generation:
@@ -54,7 +55,7 @@ class Generation:
     ) -> None:
         """Raises `EngineDownError`."""
         self.request = request
-        self.usage = Usage(prompt_tokens=len(request.prompt))
+        self.usage = Usage(prompt_tokens=len(request.prompt), samples=request.sampling.n)
         self.prompt_logprobs: tuple[tuple[Logprob, ...], ...] = ()
         self._outputs = [OutputText(tokenizer, request.sampling.stop, keep) for _ in range(request.sampling.n)]
         self._open = request.sampling.n

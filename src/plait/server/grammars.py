@@ -9,7 +9,10 @@ from typing import Any
 from plait.errors import RequestError
 from plait.server.bodies import in_field
 from plait.server.errors import FieldError
+from plait.server.fields import GrammarFields
 from plait.types import Grammar, GrammarKind
+
+_KINDS = {"grammar": GrammarKind.GBNF, "regex": GrammarKind.REGEX, "lark": GrammarKind.LARK}
 
 
 async def checked(kind: GrammarKind, source: str, field: str) -> Grammar:
@@ -31,8 +34,16 @@ async def schema_grammar(schema: Any, field: str) -> Grammar:
     return await checked(GrammarKind.JSON_SCHEMA, json.dumps(schema), field)
 
 
-async def own_grammar(grammar: str | None, json_schema: Any) -> Grammar | None:
-    """What llama.cpp's two fields say, which every body may have."""
-    if grammar:
-        return await checked(GrammarKind.GBNF, grammar, "grammar")
-    return None if json_schema is None else await schema_grammar(json_schema, "json_schema")
+async def own_grammar(body: GrammarFields, *others: str) -> Grammar | None:
+    """What the fields say that every body may have. `others` are further fields of it that set a form for the answer.
+    Raises `FieldError` for more than one."""
+    named = [name for name in GrammarFields.__struct_fields__ if getattr(body, name) not in (None, "")]
+    given = [*named, *others]
+    if len(given) > 1:
+        raise FieldError(f"'{given[0]}' and '{given[1]}' both say what the answer must look like; send one", given[1])
+    if not named:
+        return None
+    source = getattr(body, named[0])
+    if named[0] == "json_schema":
+        return await schema_grammar(source, "json_schema")
+    return await checked(_KINDS[named[0]], source, named[0])

@@ -11,6 +11,7 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable, Mapping
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -27,14 +28,16 @@ MOST_DISCARDED = 16 * 1024 * 1024
 DISCARD_S = 5.0
 """Bytes of a refused body that are read, and how long that may take."""
 _SOUND_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
+Headers = Mapping[bytes, bytes]
 _log = logging.getLogger("plait.server")
 
 
 class Guard:
     """Around the whole application."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, gate: Gate) -> None:
-        self._app, self._keys, self._gate = app, keys, gate
+    def __init__(self, app: ASGIApp, keys: KeyRing, gate: Gate, check_page: Callable[[Headers], None]) -> None:
+        """`check_page` raises for a browser's page that is not to use the API."""
+        self._app, self._keys, self._gate, self._check_page = app, keys, gate, check_page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,13 +49,14 @@ class Guard:
         answer, body = _Answer(send, request_id), _Body(receive)
         began = time.monotonic()
         try:
+            self._check_page(headers)
             await self._serve(scope, body, answer, headers.get(b"authorization", b""), request_id)
         except ClientGoneError:
             answer.status = 499  # nobody hears it; the log does
         except Exception as error:
             await self._fail(_ours(error, scope), scope, body, answer, request_id)
         _log.info(
-            "%s %s %s %d %.0f ms", request_id, scope["method"], scope["path"], answer.status,
+            "%s %s %s %d %.0f ms", request_id, scope["method"], _printable(scope["path"]), answer.status,
             1000 * (time.monotonic() - began),
         )  # fmt: skip
 
@@ -125,10 +129,15 @@ def _ours(error: Exception, scope: Scope) -> Exception:
     """The router's complaints, in our words."""
     if not isinstance(error, HTTPException):
         return error
-    where = f"{scope['method']} {scope['path'][:200]}"
+    where = f"{scope['method']} {_printable(scope['path'])}"
     if error.status_code == 405:
         return MethodError(f"{where}: the route has no such method")
     return NotFoundError(f"{where}: there is no such route")
+
+
+def _printable(path: str) -> str:
+    """A path came from outside: a line end in it would make a line of the log."""
+    return path[:200].encode("unicode_escape").decode()
 
 
 def _request_id(given: bytes) -> str:

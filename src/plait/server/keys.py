@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from plait.errors import OptionError
-from plait.server.errors import AuthenticationError, OverloadedError, RateLimitError
+from plait.server.errors import AuthenticationError, FieldError, OverloadedError, RateLimitError
 
 MINUTE_S = 60.0
 
@@ -68,8 +68,7 @@ class _Bucket:
             return 0.0
         self.level = max(0.0, self.level - (now - self.at) * self.per_minute / MINUTE_S)
         self.at = now
-        # What is larger than a minute's worth fits into an empty bucket, or it never would.
-        over = self.level + min(amount, self.per_minute) - self.per_minute
+        over = self.level + amount - self.per_minute
         return max(0.0, over) * MINUTE_S / self.per_minute
 
 
@@ -121,24 +120,33 @@ class Gate:
         account.open_requests += 1
         self.open += 1
 
-    def size(self, tenant: str, tokens: int, now: float) -> None:
-        """A request that is in turns out to need so many tokens. Raises `RateLimitError`; it is still in then."""
-        account = self._account(tenant)
-        most = self.limits.tokens
-        if most and account.open_tokens + tokens > most and account.open_tokens:
+    def size(self, tenant: str, tokens: int, now: float, had: int = 0) -> None:
+        """A request that is in turns out to need so many tokens, beside the `had` it said before: they are taken from
+        the key's minute. Raises `RateLimitError`, or `FieldError` for one that would never fit; it is still in then."""
+        account, limits = self._account(tenant), self.limits
+        for most, when in ((limits.tokens, "at once"), (limits.tokens_per_minute, "a minute")):
+            if most and had + tokens > most:
+                raise FieldError(
+                    f"this request may come to {had + tokens} tokens in all, and this key has {most} {when}; "
+                    "shorten the prompt, or give a smaller max_tokens", "max_tokens",
+                )  # fmt: skip
+        most = limits.tokens
+        if most and account.open_tokens + tokens > most:
             raise RateLimitError(f"this key has {account.open_tokens} tokens in flight of the {most} it may have", 1.0)
         wait = account.tokens.wait(tokens, now)
         if wait:
-            raise RateLimitError(f"this key may use {self.limits.tokens_per_minute} tokens a minute", wait)
+            raise RateLimitError(f"this key may use {limits.tokens_per_minute} tokens a minute", wait)
         account.open_tokens += tokens
+        account.tokens.level += tokens
 
     def leave(self, tenant: str, tokens: int, used: int, now: float) -> None:
-        """A request is over: `tokens` as it said them (0 if it never did), of which it `used` so many."""
+        """A request is over: `tokens` as it said them (0 if it never did), of which it `used` so many. The rest is
+        given back."""
         account = self._account(tenant)
         account.open_requests -= 1
         account.open_tokens -= tokens
         account.tokens.wait(0, now)
-        account.tokens.level += used
+        account.tokens.level = max(0.0, account.tokens.level + used - tokens)
         self.open -= 1
 
     def _account(self, tenant: str) -> _Account:

@@ -16,19 +16,34 @@ async def merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, 
         while pieces := await generations[0].pieces():
             yield 0, pieces
         return
-    waiting = {asyncio.ensure_future(one.pieces()): number for number, one in enumerate(generations)}
+    # One queue for all: to wait for the first of many tasks costs as much as there are, each time.
+    queue: asyncio.Queue[tuple[int, list[Piece] | Exception]] = asyncio.Queue(maxsize=len(generations))
+    pumps = [asyncio.ensure_future(_pump(one, number, queue)) for number, one in enumerate(generations)]
+    left = len(pumps)
     try:
-        while waiting:
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                number = waiting.pop(task)
-                pieces = task.result()
-                if pieces:
-                    waiting[asyncio.ensure_future(generations[number].pieces())] = number
-                    yield number, pieces
+        while left:
+            number, found = await queue.get()
+            if isinstance(found, Exception):
+                raise found
+            left -= not found
+            if found:
+                yield number, found
     finally:
-        for task in waiting:
-            task.cancel()
+        for pump in pumps:
+            pump.cancel()
+
+
+async def _pump(one: Generation, number: int, queue: asyncio.Queue[tuple[int, list[Piece] | Exception]]) -> None:
+    """The pieces, and at the end none, or what went wrong."""
+    pieces: list[Piece] | Exception | None = None
+    while pieces or pieces is None:
+        try:
+            pieces = await one.pieces()
+        except Exception as error:
+            pieces = error
+        await queue.put((number, pieces))
+        if isinstance(pieces, Exception):
+            return
 
 
 @dataclass(slots=True)

@@ -75,7 +75,7 @@ def _operation(entry: _Entry, schemas: dict[type[msgspec.Struct], dict[str, Any]
     summary = (inspect.getdoc(entry.handler) or "").partition("\n\n")[0]
     found: dict[str, Any] = {"summary": summary, "responses": responses}
     parameters = [_parameter(name, kind) for name, kind in _PARAMETER.findall(entry.path)]
-    if entry.path == "/slots/{slot:int}":
+    if entry.path == "/slots/{slot}":
         choices = {"type": "string", "enum": ["save", "restore", "erase"]}
         parameters.append({"name": "action", "in": "query", "required": True, "schema": choices})
     if parameters:
@@ -86,5 +86,5 @@ def _operation(entry: _Entry, schemas: dict[type[msgspec.Struct], dict[str, Any]
 
 
 def _parameter(name: str, kind: str) -> dict[str, Any]:
-    schema = {"type": "integer", "minimum": 0, "maximum": 2**31} if kind == "int" else {"type": "string"}
+    schema = {"type": "integer", "minimum": 0, "maximum": 2**31} if name == "slot" else {"type": "string"}
     return {"name": name, "in": "path", "required": True, "schema": schema}

@@ -10,10 +10,11 @@ from typing import Any
 
 from plait.config import flag_of, option
 from plait.errors import OptionError
+from plait.types import Priority
 
 MOST = 2**31 - 1
 _WHOLE = ["port", "max_body_mib", "max_connections", "key_requests", "key_tokens", "key_rpm", "key_tpm"]
-_SECONDS = ("timeout", "send_timeout")
+_SECONDS = ("timeout", "send_timeout", "receive_timeout")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,17 +36,26 @@ class ServerOptions:
     cors_origins: tuple[str, ...] = option(
         (), "--cors-origin", help="Let pages of this origin use the API; may be given several times; * is all."
     )
+    allowed_host: tuple[str, ...] = option(
+        (),
+        "--allowed-host",
+        help="Another name by which the server may be called, beside addresses and localhost; * is all. Asked where "
+        "it listens on this machine alone, against pages whose name points here.",
+    )
     chat_template: str = option(
         "",
         "--chat-template",
         "--chat-template-file",
         help="A file with the chat template (Jinja) to use, not the model's own; or a plain one by its name, chatml.",
     )
-    timeout: float = option(0.0, "-to", "--timeout", help="Seconds a request may take from its arrival; 0 is no bound.")
+    timeout: float = option(0.0, "-to", "--timeout", help="Seconds the engine may take for a request; 0 is no bound.")
     send_timeout: float = option(
         60.0, "--send-timeout", help="Cut off a reader that takes nothing for so many seconds."
     )
-    max_body_mib: int = option(32, "--max-body", help="Refuse bodies of more MiB.")
+    receive_timeout: float = option(
+        60.0, "--receive-timeout", help="Cut off a client whose request, body and all, takes more seconds to come."
+    )
+    max_body_mib: int = option(8, "--max-body", help="Refuse bodies of more MiB.")
     max_connections: int = option(
         2048, "--max-connections", help="Answer 503 beyond so many requests at once; 0 is no bound."
     )
@@ -53,6 +63,9 @@ class ServerOptions:
     key_tokens: int = option(0, "--key-tokens", help="Tokens of one key at once: prompts, and what may be generated.")
     key_rpm: int = option(0, "--key-rpm", help="Requests of one key in a minute.")
     key_tpm: int = option(0, "--key-tpm", help="Tokens of one key in a minute, prompts and generated.")
+    key_priority: str = option(
+        "normal", "--key-priority", help="Highest class of requests with a key: high, normal, low or background."
+    )
     share_prefixes: bool = option(
         False, "--share-prefixes/--no-share-prefixes", help="Let different keys share the KV memory of equal prefixes."
     )
@@ -67,6 +80,8 @@ class ServerOptions:
                 raise OptionError(f"{flag_of(ServerOptions, name)} is {value!r}; give 0 or more")
         if self.port > 65535:
             raise OptionError(f"--port is {self.port}; give 0 to 65535")
+        if self.key_priority.upper() not in Priority.__members__:
+            raise OptionError(f"--key-priority is '{self.key_priority}'; give high, normal, low or background")
         if not self.host:
             raise OptionError("--host is empty; give an address, such as 127.0.0.1")
         if bool(self.ssl_cert_file) != bool(self.ssl_key_file):
@@ -77,6 +92,11 @@ class ServerOptions:
                 raise OptionError(f"{flag_of(ServerOptions, name)}: there is no file {file}")
         if self.slot_save_path and not Path(self.slot_save_path).is_dir():
             raise OptionError(f"--slot-save-path: there is no folder {self.slot_save_path}")
+
+    @property
+    def highest(self) -> Priority:
+        """The class above which no request with a key comes."""
+        return Priority[self.key_priority.upper()]
 
     @property
     def is_public(self) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from plait.server.errors import error_body
+from plait.server.errors import OURS, answer_to, error_body
 from plait.server.leaving import gone
 
 DONE = b"data: [DONE]\n\n"
@@ -55,7 +55,8 @@ class EventStream(Response):
         except OSError:
             raise
         except Exception as error:  # the status is out: it can only be told in the stream
-            _log.debug("a stream ended with an error: %s", error)
+            if answer_to(error) is OURS:
+                _log.error("a stream failed: %s: %s", type(error).__name__, error, exc_info=error)
             await self._write(send, event(error_body(error)))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -18,6 +18,8 @@ from plait.wire.frames import Frames, framed
 from plait.wire.marks import Marks
 from plait.wire.messages import FromEngine, Message, decode_from_engine, encode
 
+LEAVING_S = 2.0
+"""A process that has closed its end has so long to leave by itself: its exit status says why."""
 REAPING_S = 10.0
 """So long a killed process may take to give its memory back, before we go on without it."""
 
@@ -50,7 +52,11 @@ class Child(asyncio.Protocol):
             theirs.close()
             os.close(marks)
         ours.setblocking(False)
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: child, ours)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: child, ours)
+        except BaseException:
+            child.kill()
+            raise
         return child
 
     @property
@@ -78,17 +84,24 @@ class Child(asyncio.Protocol):
             self._take(decode_from_engine(message))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.kill()
+        if exc is not None:  # it was we who failed, and it does not leave of itself
+            self.kill()
         self._reaper = asyncio.get_running_loop().create_task(self._reap())
 
     async def _reap(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            status = await loop.run_in_executor(None, self._process.wait, REAPING_S)
-        except subprocess.TimeoutExpired:
-            status = -signal.SIGKILL
+        status = await self._left(LEAVING_S)
+        if status is None:
+            self.kill()
+            status = await self._left(REAPING_S)
         if not self.gone.done():
-            self.gone.set_result(status)
+            self.gone.set_result(-signal.SIGKILL if status is None else status)
+
+    async def _left(self, seconds: float) -> int | None:
+        """Its exit status, if it ends within that time."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, self._process.wait, seconds)
+        except subprocess.TimeoutExpired:
+            return None
 
 
 def _spawn(connection: int, marks: int) -> subprocess.Popen[bytes]:

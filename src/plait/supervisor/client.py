@@ -26,7 +26,8 @@ __all__ = [
 
 
 class EngineState(StrEnum):
-    """Where the engine is. Requests are accepted in all but the last two: while it restarts, they wait."""
+    """Where the engine is. A client takes requests in all but the last two, and they wait while there is no engine; the
+    HTTP server takes none before the first engine was ready, since it does not know the model."""
 
     STARTING = "starting"
     READY = "ready"
@@ -90,14 +91,15 @@ class EngineClient(Protocol):
         """Raises `EngineDownError` where the engine does not answer in time."""
         ...
 
-    async def save_prefix(self, tokens: tuple[int, ...], file: str) -> int:
-        """Write the KV memory of the longest cached beginning of `tokens` to `file`; returns how many tokens."""
+    async def save_prefix(self, tokens: tuple[int, ...], file: str, salt: str = "", salt_from: int = 0) -> int:
+        """Write the KV memory of the longest cached beginning of `tokens` to `file`; returns how many tokens. Salts are
+        those of `Service`, here and below."""
         ...
 
-    async def restore_prefix(self, file: str) -> int:
+    async def restore_prefix(self, file: str, salt: str = "", salt_from: int = 0) -> int:
         """Read such a file back into the cache; returns how many tokens. Raises `KVFileError`."""
         ...
 
-    async def erase_prefix(self, tokens: tuple[int, ...]) -> int:
+    async def erase_prefix(self, tokens: tuple[int, ...], salt: str = "", salt_from: int = 0) -> int:
         """Drop what is cached of `tokens` alone; returns how many tokens."""
         ...

@@ -108,6 +108,11 @@ class Roster:
                 entry.sent = entry.accepted = True
         return found
 
+    def unsendable(self, number: int, why: str) -> list[TokenEvent]:
+        """One that was due cannot be put into a message: its final events. Nobody else is concerned."""
+        entry = self._entries[self._ids[number]]
+        return [self._final(entry, index, error=RequestError(why)) for index in entry.left]
+
     def _may_run(self, entry: Entry) -> bool:
         """After a first crash, streams that have begun go on before others take their places."""
         number, suspects = entry.number, self.suspects

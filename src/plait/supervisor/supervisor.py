@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import signal
 import time
@@ -18,7 +17,8 @@ from typing import Any
 
 from plait.config import EngineOptions, NotGiven, NotNamed, SupervisorOptions
 from plait.errors import EngineDownError, PlaitError, QueueFullError, QueueTimeoutError
-from plait.supervisor.child import Child
+from plait.supervisor.calls import Calls
+from plait.supervisor.child import REAPING_S, Child
 from plait.supervisor.client import EngineInfo, EngineState, EngineStatus, Health
 from plait.supervisor.restarts import Restarts
 from plait.supervisor.roster import Roster
@@ -27,6 +27,7 @@ from plait.supervisor.troubles import Troubles
 from plait.types import EngineRequest, TokenEvent, TokenId
 from plait.wire.faults import error_of
 from plait.wire.messages import (
+    UNSENDABLE,
     Abort,
     AskStatus,
     CallFailed,
@@ -54,6 +55,7 @@ PREFIX_S = 120.0
 LAST_WORDS_S = 5.0
 """An engine that was told to stop has so long to do it."""
 WATCH_EVERY_S = 0.25
+WATCH_AGAIN_S = 5.0
 _log = logging.getLogger("plait")
 
 
@@ -81,11 +83,11 @@ class Supervisor:
         self._refusal: PlaitError | None = None  # why the child of now could not load
         self._roster = Roster(Restarts(self._options.max_restarts))
         self._streams: dict[str, Stream] = {}
-        self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._call_ids = itertools.count()
+        self._calls = Calls()
         self._began = clock()
         self._troubles = Troubles(self._began)
         self._first: asyncio.Future[EngineInfo] | None = None
+        self._given_up = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -103,35 +105,39 @@ class Supervisor:
         assert self._first is not None, "start() comes first"
         return await asyncio.shield(self._first)
 
-    async def stop(self, drain_s: float | None = None) -> None:
-        """Accept nothing more; wait at most `drain_s` seconds (default: the option's) for what runs, abort the rest,
-        and end the engine. Every stream has its end by then. May be called again, with less patience."""
+    async def gave_up(self) -> str:
+        """Wait until there is no engine and will be none though nobody stopped it; returns why."""
+        await self._given_up.wait()
+        return self._reason
+
+    async def stop(self, drain_s: float | None = None, *, last_words_s: float = LAST_WORDS_S) -> None:
+        """Accept nothing more; wait at most `drain_s` seconds (default: the option's) for what runs, hand the rest back
+        with `EngineDownError`, and end the engine, by force after `last_words_s`. Every stream has its end by then, and
+        the process is dead. May be called again with less patience, once this call was cancelled."""
         if self._state is not EngineState.FAILED:
             self._state, self._reason = EngineState.DRAINING, "the server is stopping"
         await self._until_idle(self._options.drain_timeout if drain_s is None else drain_s)
-        for request_id in self._roster.request_ids:
-            self._abort(request_id)
-        await self._until_idle(LAST_WORDS_S)
-        self._end_all(EngineDownError("the server is stopping"))
-        child, self._child = self._child, None
+        error = EngineDownError("the server is stopping, and did not come to the end of this; send it again")
+        self._end_all(error)
+        self._calls.fail(error)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if child is not None:
-            await self._bury(child)
-        self._serving = False
+        if self._child is not None:
+            await self._bury(self._child, last_words_s)
+        self._child, self._serving = None, False
         self._state, self._reason = EngineState.FAILED, "the server was stopped"
 
     async def _until_idle(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
 
-    async def _bury(self, child: Child) -> None:
+    async def _bury(self, child: Child, last_words_s: float) -> None:
         if self._serving:
             child.send(Stop())
-            await asyncio.wait([child.gone], timeout=LAST_WORDS_S)
+            await asyncio.wait([child.gone], timeout=last_words_s)
         child.kill()
-        await child.gone
+        await asyncio.wait([child.gone], timeout=REAPING_S)
 
     async def _live(self) -> None:
         try:
@@ -163,7 +169,7 @@ class Supervisor:
         why = str(self._refusal) if self._refusal else _cause(status)
         numbers = child.marks.numbers()
         child.marks.close()
-        self._fail_calls(EngineDownError(f"the engine process ended: {why}"))
+        self._calls.fail(EngineDownError(f"the engine process ended: {why}"))
         if self._info is None:
             self._give_up(self._refusal or EngineDownError(f"the engine process ended before it was ready: {why}"))
             return None
@@ -180,6 +186,7 @@ class Supervisor:
 
     def _give_up(self, error: PlaitError) -> None:
         self._state, self._reason = EngineState.FAILED, str(error)
+        self._given_up.set()
         self._end_all(error if isinstance(error, EngineDownError) else EngineDownError(str(error)))
         assert self._first is not None
         if not self._first.done():
@@ -191,12 +198,19 @@ class Supervisor:
         limit = self._options.step_timeout
         while True:
             await asyncio.sleep(min(WATCH_EVERY_S, limit / 4 or WATCH_EVERY_S))
-            self._hand_out(self._roster.expired(self._clock()))
-            child, why = self._child, self._hangs(limit)
-            if child is not None and why:
-                _log.error("%s: the engine is killed", why)
-                child.kill()
-                await asyncio.wait([child.gone])
+            try:
+                await self._look(limit)
+            except Exception:  # whatever it is, nobody else watches
+                _log.exception("the engine's watchdog fails, and goes on")
+                await asyncio.sleep(WATCH_AGAIN_S)
+
+    async def _look(self, limit: float) -> None:
+        self._hand_out(self._roster.expired(self._clock()))
+        child, why = self._child, self._hangs(limit)
+        if child is not None and why:
+            _log.error("%s: the engine is killed", why)
+            child.kill()
+            await asyncio.wait([child.gone])
 
     def _hangs(self, limit: float) -> str:
         age = self._step_age()
@@ -260,7 +274,11 @@ class Supervisor:
     def _send_due(self) -> None:
         if self._serving:
             for number, request in self._roster.due(self._clock()):
-                self._send(Submit(number, request))
+                try:
+                    self._send(Submit(number, request))
+                except UNSENDABLE as error:  # or it would be due for ever, and end every engine that becomes ready
+                    why = f"the request cannot be handed to the engine: {error}"
+                    self._hand_out(self._roster.unsendable(number, why))
 
     def _send(self, message: Message) -> None:
         if self._child is not None:
@@ -282,9 +300,9 @@ class Supervisor:
             case LogLine(level, name, text):
                 logging.getLogger(name).log(level, "%s", text)
             case Status(call, value) | Count(call, value):
-                self._answer(call).set_result(value)
+                self._calls.answer(call).set_result(value)
             case CallFailed(call, fault):
-                self._answer(call).set_exception(error_of(fault))
+                self._calls.answer(call).set_exception(error_of(fault))
 
     def _is_ready(self, info: EngineInfo) -> None:
         self._info, self._serving = info, True
@@ -327,17 +345,17 @@ class Supervisor:
         status: EngineStatus = await self._ask(AskStatus, STATUS_S)
         return status
 
-    async def save_prefix(self, tokens: tuple[TokenId, ...], file: str) -> int:
+    async def save_prefix(self, tokens: tuple[TokenId, ...], file: str, salt: str = "", salt_from: int = 0) -> int:
         """See `EngineClient`. Raises `RequestError` for a file that cannot be written."""
-        return await self._count(SavePrefix, tokens, file)
+        return await self._count(SavePrefix, tokens, file, salt, salt_from)
 
-    async def restore_prefix(self, file: str) -> int:
+    async def restore_prefix(self, file: str, salt: str = "", salt_from: int = 0) -> int:
         """See `EngineClient`. Raises `KVFileError`."""
-        return await self._count(RestorePrefix, file)
+        return await self._count(RestorePrefix, file, salt, salt_from)
 
-    async def erase_prefix(self, tokens: tuple[TokenId, ...]) -> int:
+    async def erase_prefix(self, tokens: tuple[TokenId, ...], salt: str = "", salt_from: int = 0) -> int:
         """See `EngineClient`."""
-        return await self._count(ErasePrefix, tokens)
+        return await self._count(ErasePrefix, tokens, salt, salt_from)
 
     async def _count(self, kind: Callable[..., Message], *what: Any) -> int:
         count: int = await self._ask(kind, PREFIX_S, *what)
@@ -346,27 +364,7 @@ class Supervisor:
     async def _ask(self, kind: Callable[..., Message], seconds: float, *what: Any) -> Any:
         if not self._serving:
             raise EngineDownError(f"the engine does not answer: {self._reason or self._state}")
-        call = next(self._call_ids)
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._calls[call] = answer
-        self._send(kind(call, *what))
-        try:
-            return await asyncio.wait_for(answer, seconds)
-        except TimeoutError:
-            raise EngineDownError(f"the engine did not answer within {seconds:.0f} s") from None
-        finally:
-            self._calls.pop(call, None)
-
-    def _answer(self, call: int) -> asyncio.Future[Any]:
-        """Where the answer goes; nowhere if nobody waits any more."""
-        waiting = self._calls.pop(call, None)
-        if waiting is None or waiting.done():
-            return asyncio.get_running_loop().create_future()
-        return waiting
-
-    def _fail_calls(self, error: PlaitError) -> None:
-        for call in list(self._calls):
-            self._answer(call).set_exception(error)
+        return await self._calls.ask(self._send, seconds, kind, *what)
 
 
 def _given(options: EngineOptions) -> dict[str, Any]:

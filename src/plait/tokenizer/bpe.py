@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from plait.errors import TokenizerError
+from plait.tokenizer.library import encoded
 from plait.tokenizer.pre import PreTokenizer, Split, Whole
 from plait.tokenizer.vocabulary import LETTER_OF_BYTE, SPACE_MARK
 from plait.types import TokenId
@@ -69,13 +70,13 @@ class BpeMerger:
         return ids
 
     def _run(self, text: str) -> list[TokenId]:
-        ids: list[TokenId] = self._library.encode(text, add_special_tokens=False).ids
+        ids = encoded(self._library, text)
         return [token for token in ids if token < self._count] if self._has_gaps else ids
 
 
 def _pairs(merges: Sequence[str], file: str) -> list[tuple[str, str]]:
     """Each cut at the first space that is not its first character."""
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     append = pairs.append
     try:
         for merge in merges:  # hundreds of thousands: everything in locals

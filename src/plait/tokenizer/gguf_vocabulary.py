@@ -5,13 +5,14 @@ Knows the keys `tokenizer.ggml.*` and their defaults; does not know how text is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from plait.errors import TokenizerError
+from plait.tokenizer.fim import FimToken, spelled_in
 from plait.tokenizer.vocabulary import (
     BYTE,
     CONTROL,
@@ -59,26 +60,16 @@ EOG_TEXTS = (
     "<|observation|>",  # GLM-4 writes it after a call; its GGUF files name <|user|> alone
 )
 
-# Fill-in-the-middle tokens that a file need not name: key (and an older key) to texts. Those of the last three kinds
-# end a generation.
-_FIM_TEXTS: Mapping[tuple[str, ...], tuple[str, ...]] = {
-    ("fim_pre_token_id", "prefix_token_id"): (
-        *("<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>"),
-        *("<|code_prefix|>", "<|prefix|>"),
-    ),
-    ("fim_suf_token_id", "suffix_token_id"): (
-        *("<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>"),
-        *("<|code_suffix|>", "<|suffix|>"),
-    ),
-    ("fim_mid_token_id", "middle_token_id"): (
-        *("<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>"),
-        *("<|code_middle|>", "<|middle|>"),
-    ),
-    ("fim_pad_token_id",): ("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
-    ("fim_rep_token_id",): ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
-    ("fim_sep_token_id",): ("<|file_sep|>",),
+# Keys of the fill-in-the-middle tokens; the last of them counts. A file need not have any.
+_FIM_KEYS: Mapping[FimToken, tuple[str, ...]] = {
+    FimToken.PREFIX: ("fim_pre_token_id", "prefix_token_id"),
+    FimToken.SUFFIX: ("fim_suf_token_id", "suffix_token_id"),
+    FimToken.MIDDLE: ("fim_mid_token_id", "middle_token_id"),
+    FimToken.PAD: ("fim_pad_token_id",),
+    FimToken.REPOSITORY: ("fim_rep_token_id",),
+    FimToken.FILE: ("fim_sep_token_id",),
 }
-_FIM_THAT_END = frozenset({"fim_pad_token_id", "fim_rep_token_id", "fim_sep_token_id"})
+_FIM_THAT_END = (FimToken.PAD, FimToken.REPOSITORY, FimToken.FILE)
 
 _HARMONY_TEXTS = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
 _LSTRIP_MASK_PRES = ("jina-v2-de", "jina-v2-es", "jina-v2-code")
@@ -145,9 +136,10 @@ def read_vocabulary(meta: Metadata, spelling: Spelling, strips_space: bool) -> t
     is_sentencepiece = meta.get("model", str) == "llama"
     bos = _special_id(meta, "bos_token_id", len(texts), 1 if is_sentencepiece else None)
     eos = _special_id(meta, "eos_token_id", len(texts), 2 if is_sentencepiece else None)
-    eog = _collect_eog(meta, texts, ids, attributes, eos)
+    fim = _collect_fim(meta, ids, attributes)
+    eog = _collect_eog(meta, texts, ids, attributes, eos, fim)
     _set_strips(meta, ids, attributes)
-    vocabulary = Vocabulary(Texts(texts), bytes(attributes), spelling, bos, eos, eog, strips_space)
+    vocabulary = Vocabulary(Texts(texts), bytes(attributes), spelling, bos, eos, eog, strips_space, fim=fim)
     return vocabulary, ids
 
 
@@ -176,25 +168,28 @@ def _special_id(meta: Metadata, name: str, count: int, default: TokenId | None =
     return default if default is not None and default < count else None
 
 
-def _first_of(ids: Mapping[str, TokenId], texts: Iterable[str]) -> TokenId | None:
-    return min((ids[text] for text in texts if text in ids), default=None)
+def _collect_fim(meta: Metadata, ids: Mapping[str, TokenId], attributes: bytearray) -> dict[FimToken, TokenId]:
+    """By their keys, or by their texts. Marks those found by text as control tokens, whatever the file calls them."""
+    found = spelled_in(ids)
+    for kind, keys in _FIM_KEYS.items():
+        given = [token for key in keys if (token := _special_id(meta, key, len(attributes))) is not None]
+        if given:
+            found[kind] = given[-1]
+        elif kind in found:
+            attributes[found[kind]] |= CONTROL
+    return found
 
 
 def _collect_eog(
-    meta: Metadata, texts: list[str], ids: Mapping[str, TokenId], attributes: bytearray, eos: TokenId | None
+    meta: Metadata,
+    texts: list[str],
+    ids: Mapping[str, TokenId],
+    attributes: bytearray,
+    eos: TokenId | None,
+    fim: Mapping[FimToken, TokenId],
 ) -> frozenset[TokenId]:
     """Ids that end a generation. Marks tokens found by their text as control tokens, whatever the file calls them."""
-    count = len(texts)
-    eog: set[TokenId] = set()
-    for keys, known in _FIM_TEXTS.items():
-        given = [token for key in keys if (token := _special_id(meta, key, count)) is not None]
-        found = given[-1] if given else _first_of(ids, known)
-        if found is None:
-            continue
-        if not given:
-            attributes[found] |= CONTROL
-        if keys[0] in _FIM_THAT_END:
-            eog.add(found)
+    eog = {fim[kind] for kind in _FIM_THAT_END if kind in fim}
     for text in EOG_TEXTS:
         if text in ids:
             eog.add(ids[text])
@@ -202,7 +197,9 @@ def _collect_eog(
     for text in _HARMONY_TEXTS:
         if text in ids:
             attributes[ids[text]] = USER_DEFINED
-    eog |= {token for key in ("eot_token_id", "eom_token_id") if (token := _special_id(meta, key, count)) is not None}
+    eog |= {
+        token for key in ("eot_token_id", "eom_token_id") if (token := _special_id(meta, key, len(texts))) is not None
+    }
     if eos is not None:
         eog.add(eos)
     _drop_false_ends(texts, ids, attributes, eog)

@@ -11,9 +11,10 @@ import json
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits
-from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from plait.errors import RequestError
+from plait.tokenizer.deep import deep_thread
+from plait.tokenizer.gbnf import lark_of
 from plait.types import Grammar, GrammarKind
 
 MAX_CHARACTERS = 128 * 1024
@@ -21,7 +22,8 @@ MAX_DEPTH = 64
 """Levels of brackets in a source, or of objects and arrays in a schema."""
 WHITESPACE = r"( |\n{1,2}[ \t]{0,20})?"
 """Between the parts of JSON, as llama.cpp has it: without a bound a small model may write nothing else for ever."""
-LIMITS = LLParserLimits(verbose_errors=False)
+LIMITS = LLParserLimits(verbose_errors=False, initial_lexer_fuel=250_000)
+"""A quarter of llguidance's own fuel: what takes more takes seconds, and then mostly fails."""
 _OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
 _MOST_SAID = 200
 
@@ -29,7 +31,7 @@ _MOST_SAID = 200
 def check_grammar(grammar: Grammar) -> None:
     """Compile the grammar, and forget it. Raises `RequestError`, in one sentence, for one that does not compile, that
     asks for what cannot be enforced, or that is larger or nested more deeply than anybody needs."""
-    problem = LLMatcher.validate_grammar_with_warnings(source_of(grammar), limits=LIMITS)
+    problem = deep_thread(lambda: LLMatcher.validate_grammar_with_warnings(source_of(grammar), limits=LIMITS))
     if problem[1]:
         raise refused(grammar, problem[1][0])
 
@@ -48,7 +50,7 @@ def source_of(grammar: Grammar) -> str:
     if grammar.kind is GrammarKind.LARK:
         return LLMatcher.grammar_from_lark(source)
     try:
-        return LLMatcher.grammar_from_lark(gbnf_to_lark(source))
+        return LLMatcher.grammar_from_lark(lark_of(source))
     except Exception as error:  # the converter raises its own and plain ones, and RecursionError
         raise refused(grammar, str(error)) from None
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 from plait.errors import TokenizerError, UnsupportedModelError
 from plait.tokenizer.data import SPECIAL, TokenizerData
+from plait.tokenizer.fim import spelled_in
 from plait.tokenizer.gguf_vocabulary import EOG_TEXTS
+from plait.tokenizer.library import encoded
 from plait.tokenizer.vocabulary import (
     BYTE,
     CONTROL,
@@ -44,8 +46,7 @@ class HuggingFaceEncoder:
 
     def encode(self, text: str, add_special: bool, parse_special: bool) -> list[TokenId]:
         library = self._library if parse_special else self._literally()
-        ids: list[TokenId] = library.encode(text, add_special_tokens=add_special).ids
-        return ids
+        return encoded(library, text, add_special)
 
     def _literally(self) -> Library:
         # A copy: the switch belongs to the tokenizer, not to the call, and other threads may be encoding.
@@ -135,7 +136,16 @@ def _vocabulary(file: Path, library: Library, decoder: Decoder) -> Vocabulary:
     if eos is not None:
         eog.add(eos)
     bos, spelling = config.token(ids, "bos"), decoder.spelling
-    return Vocabulary(Texts(texts), bytes(attributes), spelling, bos, eos, frozenset(eog), decoder.strips_space)
+    return Vocabulary(
+        Texts(texts),
+        bytes(attributes),
+        spelling,
+        bos,
+        eos,
+        frozenset(eog),
+        decoder.strips_space,
+        fim=spelled_in(ids),
+    )
 
 
 @dataclass(frozen=True, slots=True)

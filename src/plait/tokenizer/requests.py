@@ -39,17 +39,28 @@ class Requests:
                 "shorten it, or give a larger --ctx-size"
             )
 
+    def check_count(self, tokens: int, context: int) -> None:
+        """The same for a prompt of ids."""
+        if tokens > context:
+            raise PromptTooLongError(
+                f"the prompt has {tokens} tokens, more than a context of {context} can hold; "
+                "shorten it, or give a larger --ctx-size"
+            )
+
+    def breaker_ids(self, params: SamplingParams) -> tuple[tuple[TokenId, ...], ...]:
+        """What DRY takes for the end of a repetition."""
+        return self._ids_containing(tuple(params.dry_sequence_breakers)) if params.dry_multiplier else ()
+
     def make(self, request_id: str, prompt: Sequence[TokenId], params: SamplingParams) -> EngineRequest:
         """The request: with a seed, with the ids that end it, and with those of the sequence breakers."""
         if params.seed is None:
             params = replace(params, seed=secrets.randbits(63))
         # A grammar ends where it is complete, which the model says with its end token.
         ends = frozenset() if params.ignore_eos and params.grammar is None else self._tokenizer.eog_ids
-        breakers = self._ids_containing(tuple(params.dry_sequence_breakers)) if params.dry_multiplier else ()
         return EngineRequest(
             request_id=request_id,
             prompt=tuple(prompt),
             sampling=params,
             stop_token_ids=frozenset(params.stop_token_ids) | ends,
-            dry_breaker_ids=breakers,
+            dry_breaker_ids=self.breaker_ids(params),
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from plait.errors import ModelNotFoundError, TemplateError, TokenizerError
 from plait.tokenizer.data import TokenizerData
 from plait.tokenizer.decode import StreamDecoder, decode
+from plait.tokenizer.fim import FimToken
 from plait.tokenizer.vocabulary import utf8
 from plait.types import ChatMessage, TokenId
 
@@ -86,9 +87,13 @@ class Tokenizer:
         return len(self._vocabulary.texts)
 
     @cached_property
+    def _pieces(self) -> tuple[bytes, ...]:
+        return tuple(self.token_bytes(token) for token in range(self.vocab_size))
+
+    @cached_property
     def longest_token(self) -> int:
         """Bytes of the longest token: a text of n bytes has at least n / longest_token tokens."""
-        return max(len(self.token_bytes(token)) for token in range(self.vocab_size))
+        return max(map(len, self._pieces))
 
     @property
     def bos_id(self) -> TokenId | None:
@@ -102,6 +107,16 @@ class Tokenizer:
     def eog_ids(self) -> frozenset[TokenId]:
         """All ids that end a generation: end of text, of turn, of message, and their kin."""
         return self._vocabulary.eog_ids
+
+    @property
+    def fim_ids(self) -> Mapping[FimToken, TokenId]:
+        """The tokens for filling in the middle of a text that the model has."""
+        return self._vocabulary.fim
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether a prompt begins with the begin token, as the model wants it."""
+        return self.bos_id is not None and self.encode("a")[:1] == [self.bos_id]
 
     @property
     def chat_template(self) -> str | None:
@@ -147,11 +162,12 @@ class Tokenizer:
         found: dict[tuple[TokenId, ...], None] = {}
         for text in texts:
             wanted = utf8(text)
-            starts = [wanted[:n] for n in range(len(wanted) - 1, 0, -1)]
-            for token in range(self.vocab_size):
-                piece = self.token_bytes(token)
+            starts = tuple(wanted[:n] for n in range(len(wanted) - 1, 0, -1))
+            for token, piece in enumerate(self._pieces):
                 if wanted in piece:
                     found[token,] = None
+                    continue
+                if not piece.endswith(starts):
                     continue
                 for start in starts:
                     if piece.endswith(start):
@@ -200,9 +216,8 @@ class Tokenizer:
     def encode_rendered(self, prompt: str) -> list[TokenId]:
         """The ids of what `render_chat` gave."""
         ids = self.encode(prompt, add_special=False)
-        bos = self.bos_id
-        if bos is not None and ids[:1] != [bos] and self.encode("a")[:1] == [bos]:
-            ids.insert(0, bos)
+        if self.bos_id is not None and self.adds_bos and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
         return ids
 
     def with_template(self, source: str) -> Tokenizer:

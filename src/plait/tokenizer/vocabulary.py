@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import accumulate
 from typing import overload
 
 from plait.errors import TokenizerError
+from plait.tokenizer.fim import FimToken
 from plait.types import TokenId
 
 # Attributes of a token: one byte, several bits may be set.
@@ -85,6 +86,7 @@ class Vocabulary:
     strips_space: bool = False
     verbatim: int = CONTROL | UNKNOWN | USER_DEFINED
     hidden: int = CONTROL | UNKNOWN
+    fim: Mapping[FimToken, TokenId] = field(default_factory=dict)
     _pieces: dict[TokenId, bytes] = field(default_factory=dict)
 
     def check_id(self, token: TokenId) -> None:

@@ -57,16 +57,22 @@ class SavePrefix(Message, tag=5, frozen=True):
     call: int
     tokens: tuple[TokenId, ...]
     file: str
+    salt: str = ""
+    salt_from: int = 0
 
 
 class RestorePrefix(Message, tag=6, frozen=True):
     call: int
     file: str
+    salt: str = ""
+    salt_from: int = 0
 
 
 class ErasePrefix(Message, tag=7, frozen=True):
     call: int
     tokens: tuple[TokenId, ...]
+    salt: str = ""
+    salt_from: int = 0
 
 
 class Stop(Message, tag=8, frozen=True):
@@ -160,8 +166,12 @@ _to_engine = msgspec.msgpack.Decoder(ToEngine)
 _from_engine = msgspec.msgpack.Decoder(FromEngine)
 
 
+UNSENDABLE = (ValueError, TypeError, OverflowError)
+"""What `encode` and `framed` raise for what no message can hold, such as whole numbers of more than 64 bits."""
+
+
 def encode(message: Message) -> bytes:
-    """A message's bytes."""
+    """A message's bytes. Raises one of `UNSENDABLE`."""
     return _encoder.encode(message)
 
 

@@ -53,7 +53,8 @@ def _of(name: str, codes: npt.NDArray[np.int64] | U8Array) -> npt.NDArray[np.int
 
 
 def _four_sevens(words: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return (words[:, :, None] >> np.array([0, 7, 14, 21])).reshape(len(words), -1)
+    sevens: npt.NDArray[np.int64] = words[:, :, None] >> np.array([0, 7, 14, 21])
+    return sevens.reshape(len(words), -1)
 
 
 def levels_iq2_xxs(blocks: U8Array) -> Levels:

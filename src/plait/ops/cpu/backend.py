@@ -141,7 +141,8 @@ class CpuExecutable:
         self._native.measure(on)
 
     def measured(self) -> dict[str, float]:
-        """Seconds by kind of instruction, over the steps since `measure(True)`; "before" is what precedes them."""
+        """Seconds by kind of instruction, over the steps since `measure(True)`; "before" is what precedes them. In
+        steps that are run portion by portion they are one thread's; "wait" is how long it waited for the others."""
         return self._native.measured
 
     def set_threads(self, threads: int) -> None:

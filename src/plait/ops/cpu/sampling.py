@@ -63,6 +63,8 @@ class _Packed:
     dry: bool
     plain: bool  # nothing but the record
     first_mu: float
+    biased: IndexArray
+    biases: F64Array
 
 
 class PackedParams:
@@ -126,20 +128,18 @@ class _Step:
 
     def _add_extras(self, packed: _Packed, row: SampleRow) -> tuple[int, int, int, int]:
         params = packed.params
-        # Tokens that no vocabulary has need not fit into 64 bits.
-        biased = np.array([min(max(token, -1), _MOST_TOKENS) for token, _ in params.logit_bias], np.int64)
         window, dry_tokens, penalties = _NO_TOKENS, _NO_TOKENS, _NO_VALUES
         if packed.penalties:
             window = last_tokens(row.history, params.repeat_last_n)
         if packed.dry:
             dry_tokens, penalties = dry_penalties(params, row.history, row.dry_breaker_ids)
-        self._tokens += (biased, window, dry_tokens)
-        self._values += (np.array([value for _, value in params.logit_bias], np.float64), penalties)
+        self._tokens += (packed.biased, window, dry_tokens)
+        self._values += (packed.biases, penalties)
         mask = -1
         if row.mask is not None:
             mask = len(self.masks)
             self.masks.append(np.ascontiguousarray(row.mask, dtype=np.uint32))
-        return len(biased), len(window), len(dry_tokens), mask
+        return len(packed.biased), len(window), len(dry_tokens), mask
 
 
 def _pack(params: SamplingParams) -> _Packed:
@@ -168,7 +168,10 @@ def _pack(params: SamplingParams) -> _Packed:
     )
     penalties, dry = SamplerStage.PENALTIES in stages, SamplerStage.DRY in stages
     plain = not (penalties or dry or params.logit_bias)
-    return _Packed(params, record, penalties, dry, plain, 2 * params.mirostat_tau)
+    # Tokens that no vocabulary has need not fit into 64 bits.
+    biased = np.array([min(max(token, -1), _MOST_TOKENS) for token, _ in params.logit_bias], np.int64)
+    biases = np.array([value for _, value in params.logit_bias], np.float64)
+    return _Packed(params, record, penalties, dry, plain, 2 * params.mirostat_tau, biased, biases)
 
 
 def _is_on(stage: SamplerStage, params: SamplingParams, greedy: bool) -> bool:

@@ -11,48 +11,28 @@ from starlette.responses import Response
 
 from plait.server.bodies import refuse
 from plait.server.context import Server
-from plait.server.errors import FieldError, NotSupportedError
+from plait.server.errors import FieldError
 from plait.server.fields import sampling_params
+from plait.server.foreign import LLAMA_CPP, refuse_foreign, refuse_unequal
 from plait.server.generation import Generation, Piece
 from plait.server.grammars import own_grammar
 from plait.server.leaving import unless_gone
 from plait.server.merge import Whole, collected
-from plait.server.native.bodies import CompletionBody, InfillBody, NativeBody
-from plait.server.openai.usage import service_of, timings_of
+from plait.server.native.bodies import CompletionBody, NativeBody
 from plait.server.replies import encode, reply, spelled
 from plait.server.sse import event, stream_of
-from plait.tokenizer.tokenizer import Tokenizer
+from plait.server.usage import served, timings_of
 from plait.types import Logprob, SamplingParams, TokenId
 
 DEFAULTS = SamplingParams()
-_INFILL = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), ("<PRE>", "<SUF>", "<MID>"), (
-    "<fim_prefix>", "<fim_suffix>", "<fim_middle>",
-)  # fmt: skip
-"""Spellings of the three tokens of models that fill in."""
+MAX_PARTS = 4096
 
 
 async def completion(server: Server, request: Request) -> Response:
     """POST /completion."""
-    body = await server.body(request, CompletionBody)
+    body = await server.work(request, CompletionBody)
     prompt = await _prompt(server, body.prompt)
-    return await _answer(server, request, body, prompt, body.prompt if isinstance(body.prompt, str) else "")
-
-
-async def infill(server: Server, request: Request) -> Response:
-    """POST /infill. Raises `NotSupportedError` for a model without the tokens."""
-    body = await server.body(request, InfillBody)
-    prefix, suffix, middle = _infill_tokens(server.tokenizer)
-    before = body.input_prefix + (body.prompt or "")
-    parts = [await server.prompts.encode(text, special=False) for text in (before, body.input_suffix)]
-    return await _answer(server, request, body, (prefix, *parts[0], suffix, *parts[1], middle), before)
-
-
-def _infill_tokens(tokenizer: Tokenizer) -> tuple[TokenId, TokenId, TokenId]:
-    for words in _INFILL:
-        ids = [tokenizer.encode(text, add_special=False) for text in words]
-        if all(len(one) == 1 and tokenizer.is_special(one[0]) for one in ids):
-            return ids[0][0], ids[1][0], ids[2][0]
-    raise NotSupportedError("this model has no tokens for filling in; use /completion")
+    return await answer(server, request, body, prompt, body.prompt if isinstance(body.prompt, str) else "")
 
 
 async def _prompt(server: Server, given: Any) -> tuple[TokenId, ...]:
@@ -60,23 +40,29 @@ async def _prompt(server: Server, given: Any) -> tuple[TokenId, ...]:
     if isinstance(given, str):
         return await server.prompts.encode(given)
     ids: list[TokenId] = []
+    if all(isinstance(part, int) for part in given):
+        return await server.prompts.checked(given)
+    if len(given) > MAX_PARTS:
+        raise FieldError(f"a prompt has {len(given)} texts and ids mixed; give at most {MAX_PARTS}", "prompt")
     for part in given:
         if isinstance(part, str):
             ids += await server.prompts.encode(part, special=not ids)
         elif isinstance(part, int) and not isinstance(part, bool):
-            ids += server.prompts.checked([part])
+            ids += await server.prompts.checked([part])
         else:
             raise FieldError("a prompt is text, or a list of texts and token ids; send one prompt at a time", "prompt")
     return tuple(ids)
 
 
-async def _answer(
+async def answer(
     server: Server, request: Request, body: NativeBody, prompt: tuple[TokenId, ...], text: str
 ) -> Response:
     if body.n not in (None, 1):
         refuse(body.n, "n", "use /v1/completions for several samples")
-    refuse(body.post_sampling_probs or None, "post_sampling_probs", "n_probs are those of the model itself")
+    refuse_foreign(body, LLAMA_CPP)
+    refuse_unequal(body, "n_predict", "max_tokens")
     params = await _params(server, body)
+    await server.prompts.breakers(params)
     generation = server.submit(request, prompt, params, body.plait, cache=body.cache_prompt is not False, logged=text)
     answer = _Answer(server, generation, body, text)
     if body.stream:
@@ -85,8 +71,9 @@ async def _answer(
 
 
 async def _params(server: Server, body: NativeBody) -> SamplingParams:
-    grammar = await own_grammar(body.grammar, body.json_schema)
-    most = body.n_predict if body.n_predict is not None else body.max_tokens
+    grammar = await own_grammar(body)
+    bound = "max_tokens" if body.n_predict is None else "n_predict"
+    most = getattr(body, bound)
     return sampling_params(
         body,
         DEFAULTS,
@@ -94,6 +81,7 @@ async def _params(server: Server, body: NativeBody) -> SamplingParams:
         grammar,
         max_tokens=None if most in (None, -1, -2) else most,
         logprobs=body.n_probs or None,
+        names={"logprobs": "n_probs", "max_tokens": bound},
     )
 
 
@@ -103,8 +91,10 @@ class _Answer:
     generation: Generation
     body: NativeBody
     prompt: str
+    has_new_line: bool = False
 
     def whole(self, sample: Whole) -> dict[str, Any]:
+        self.has_new_line = "\n" in sample.text
         found = self._end(sample.finish_reason, sample.stop_string)
         found |= {"content": sample.text, "tokens": sample.tokens if self.body.return_tokens else []}
         if self.body.n_probs:
@@ -118,6 +108,7 @@ class _Answer:
     def _event(self, piece: Piece) -> bytes:
         if piece.error is not None:
             raise piece.error
+        self.has_new_line |= "\n" in piece.text
         found: dict[str, Any] = {"index": 0, "content": piece.text, "tokens": piece.tokens, "stop": piece.final}
         found["id_slot"] = self.body.id_slot or 0
         found["tokens_predicted"] = self.generation.usage.generated_tokens
@@ -142,13 +133,13 @@ class _Answer:
             "stop_type": kind,
             "stopping_word": stop or "",
             "truncated": False,
-            "has_new_line": False,
+            "has_new_line": self.has_new_line,
             "tokens_predicted": usage.generated_tokens,
             "tokens_evaluated": usage.prompt_tokens,
             "tokens_cached": usage.cached_tokens,
             "generation_settings": settings_of(sampling),
             "timings": timings_of(usage),
-            "plait": service_of([usage]),
+            "plait": served(usage),
         }
 
     def _probabilities(

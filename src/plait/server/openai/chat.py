@@ -19,9 +19,9 @@ from plait.server.leaving import unless_gone
 from plait.server.merge import Whole, collected
 from plait.server.openai.bodies import ChatBody
 from plait.server.openai.conversation import Conversation, read_conversation
-from plait.server.openai.usage import timings_of, usage_of
 from plait.server.replies import encode, reply, spelled
 from plait.server.sse import DONE, event, stream_of
+from plait.server.usage import timings_of, usage_of
 from plait.tokenizer.tokenizer import Tokenizer
 from plait.tokenizer.toolcalls import (
     OutputParser,
@@ -36,11 +36,12 @@ from plait.types import Logprob, SamplingParams, TokenId
 
 async def chat(server: Server, request: Request) -> Response:
     """The route."""
-    body = await server.body(request, ChatBody)
+    body = await server.work(request, ChatBody)
     if body.top_logprobs is not None and not body.logprobs:
         raise FieldError("top_logprobs needs logprobs to be true", "top_logprobs")
     conversation = await read_conversation(server, body)
-    most = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    bound = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    most = getattr(body, bound)
     params = sampling_params(
         body,
         OPENAI_DEFAULTS,
@@ -48,7 +49,9 @@ async def chat(server: Server, request: Request) -> Response:
         conversation.grammar,
         max_tokens=None if most == -1 else most,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        names={"logprobs": "top_logprobs", "max_tokens": bound},
     )
+    await server.prompts.breakers(params)
     generation = server.submit(
         request,
         conversation.prompt,
@@ -85,10 +88,6 @@ class _Answer:
             "system_fingerprint": f"plait-{self.server.info.numerics[:16]}",
         }
 
-    def _parser(self) -> OutputParser | None:
-        """None where the text is the content, as it is: what nearly all answers are."""
-        return self.conversation.parser()
-
     # --- whole ------------------------------------------------------------------------------------------------------
 
     def whole(self, samples: list[Whole]) -> dict[str, Any]:
@@ -96,12 +95,15 @@ class _Answer:
         return {
             **self._head("chat.completion"),
             "choices": choices,
-            "usage": usage_of([self.generation]),
-            "timings": timings_of(self.generation.usage),
+            **self._counts(),
         }
 
+    def _counts(self) -> dict[str, Any]:
+        usage = self.generation.usage
+        return {"usage": usage_of(usage), "timings": timings_of(usage)}
+
     def _choice(self, index: int, sample: Whole) -> dict[str, Any]:
-        parser = self._parser()
+        parser = self.conversation.parser()
         parts: Iterable[Part] = [Text(sample.text)] if parser is None else [*parser.push(sample.text), *parser.finish()]
         message, calls = _message(parts)
         logprobs = None
@@ -113,7 +115,7 @@ class _Answer:
     # --- events -----------------------------------------------------------------------------------------------------
 
     async def events(self, usage: bool) -> AsyncIterator[bytes]:
-        samples = [_Streamed(self._parser()) for _ in range(self.params.n)]
+        samples = [_Streamed(self.conversation.parser()) for _ in range(self.params.n)]
         head = b"data: " + encode(self._head("chat.completion.chunk"))[:-1]
         tail = b',"usage":null}\n\n' if usage else b"}\n\n"
         while pieces := await self.generation.pieces():
@@ -125,8 +127,7 @@ class _Answer:
                 chunks += [b'%s,"choices":[%s]%s' % (head, choice, tail) for choice in choices]
             yield b"".join(chunks)
         if usage:
-            last = {"choices": [], "usage": usage_of([self.generation]), "timings": timings_of(self.generation.usage)}
-            yield event(encode({**self._head("chat.completion.chunk"), **last}))
+            yield event(encode({**self._head("chat.completion.chunk"), "choices": [], **self._counts()}))
         yield DONE
 
     def _choices(self, piece: Piece, sample: _Streamed) -> list[bytes]:

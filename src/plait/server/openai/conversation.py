@@ -7,12 +7,23 @@ from typing import Any
 
 import msgspec
 
+from plait.server.bodies import check_shape
 from plait.server.context import Server
 from plait.server.errors import FieldError, NotSupportedError
 from plait.server.grammars import checked, own_grammar, schema_grammar
-from plait.server.openai.bodies import MAX_MESSAGES, ChatBody, Message, Tool, refuse_message
+from plait.server.openai.bodies import (
+    MAX_MESSAGES,
+    ChatBody,
+    FunctionCall,
+    Message,
+    ResponseFormat,
+    Tool,
+    refuse_chat,
+    refuse_message,
+)
 from plait.tokenizer.toolcalls import AnswerFormat, OutputParser, answer_format
-from plait.tokenizer.toolcalls.forced import forced_call
+from plait.tokenizer.toolcalls.forced import forced_call, holds
+from plait.tokenizer.toolcalls.formats import ToolFormat
 from plait.types import ChatMessage, Grammar, GrammarKind, TokenId
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -44,6 +55,7 @@ class Conversation:
 
 async def read_conversation(server: Server, body: ChatBody) -> Conversation:
     """Raises `FieldError` for what cannot be said, `TemplateError` for what the model's template refuses."""
+    refuse_chat(body)
     if not body.messages:
         raise FieldError("there are no messages; send at least one", "messages")
     if len(body.messages) > MAX_MESSAGES:
@@ -58,6 +70,8 @@ async def read_conversation(server: Server, body: ChatBody) -> Conversation:
     text, prompt = await server.prompts.chat(messages, _prefill(body, messages[-1]), tools, _flags(body, variables))
     form = answer_format(server.tokenizer.template_for(tools))
     form = form if may_call else form.without_tools()
+    if form.tools is not None:
+        _refuse_strict(body, form.tools, forced)
     grammar = await _grammar(body)
     begun, opener = form.reasoning_begun(text), ""
     if form.tools is not None and forced is not None:
@@ -105,8 +119,8 @@ def _message(message: Message, place: str) -> ChatMessage:
     extra: dict[str, object] = {}
     if message.tool_calls:
         extra["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": _called(call.function.name, call.function.arguments)}
-            for call in message.tool_calls
+            {"id": call.id, "type": "function", "function": _called(call.function, f"{place}.tool_calls.{i}")}
+            for i, call in enumerate(message.tool_calls)
         ]
     for name in ("name", "tool_call_id", "reasoning_content"):
         if (value := getattr(message, name)) is not None:
@@ -117,8 +131,10 @@ def _message(message: Message, place: str) -> ChatMessage:
     return ChatMessage(role=role, content=_content(message, place), extra=extra)
 
 
-def _called(name: str, arguments: str) -> dict[str, Any]:
+def _called(function: FunctionCall, place: str) -> dict[str, Any]:
     """Templates want arguments as an object, where they are one."""
+    name, arguments = function.name, function.arguments
+    check_shape(arguments.encode("utf-8", "replace"), f"{place}.function.arguments")
     try:
         return {"name": name, "arguments": msgspec.json.decode(arguments)}
     except msgspec.DecodeError:
@@ -159,10 +175,22 @@ def _tools(body: ChatBody) -> tuple[list[dict[str, Any]], str | None, bool]:
         return tools, None, True
     if choice == "required":
         return tools, "", True
-    match choice:
-        case {"type": "function", "function": {"name": str(name)}} if name in names:
+    for name in names:
+        if choice == {"type": "function", "function": {"name": name}}:
             return tools, name, True
     raise FieldError("tool_choice is none, auto, required, or names one of the tools", "tool_choice")
+
+
+def _refuse_strict(body: ChatBody, style: ToolFormat, forced: str | None) -> None:
+    """Raises `FieldError` for a strict function that the answer may call without being held to its schema."""
+    for i, tool in enumerate(body.tools or ()):
+        function, place = tool.function, f"tools.{i}.function.strict"
+        if function is None or not function.strict or forced not in (None, "", function.name):
+            continue
+        if forced is None:
+            raise FieldError(f"'{place}' needs tool_choice to be required, or to name the function", place)
+        if not holds(style, msgspec.to_builtins(function)):
+            raise FieldError(f"'{place}' cannot be kept: texts in calls of the form {style} have no schema", place)
 
 
 def _as_sent(tool: Tool) -> dict[str, Any]:
@@ -173,18 +201,27 @@ def _as_sent(tool: Tool) -> dict[str, Any]:
 
 async def _grammar(body: ChatBody) -> Grammar | None:
     wanted = body.response_format
-    own = await own_grammar(body.grammar, body.json_schema)
-    if own is not None:
-        return own
     if wanted is None or wanted.type == "text":
-        return None
+        _nothing_but(wanted, ())
+        return await own_grammar(body)
+    own = await own_grammar(body, "response_format")
+    assert own is None  # it would be a second one
     if wanted.type == "json_object":
+        _nothing_but(wanted, ("schema",))
         return await schema_grammar(wanted.schema or {"type": "object"}, "response_format.schema")
     if wanted.type == "json_schema":
-        schema = (wanted.json_schema or {}).get("schema", wanted.schema)
+        _nothing_but(wanted, ("json_schema",) if wanted.json_schema else ("schema",))
+        schema = wanted.json_schema.schema if wanted.json_schema else wanted.schema
         if schema is None:
             raise FieldError("json_schema has no schema", "response_format.json_schema.schema")
         return await schema_grammar(schema, "response_format.json_schema.schema")
     raise FieldError(
         f"'{wanted.type[:40]}' is no format; choose one of text, json_object, json_schema", "response_format.type"
     )
+
+
+def _nothing_but(wanted: ResponseFormat | None, names: tuple[str, ...]) -> None:
+    """Raises `FieldError` for a part of the format that its type has no use for."""
+    for name in ("json_schema", "schema"):
+        if wanted is not None and name not in names and getattr(wanted, name) is not None:
+            raise FieldError(f"a format of the type {wanted.type} has no '{name}'", f"response_format.{name}")

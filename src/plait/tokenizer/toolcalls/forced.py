@@ -79,6 +79,12 @@ def forced_call(style: ToolFormat, tools: Sequence[Mapping[str, Any]], name: str
     return _alternatives(opener, closer, functions, lambda f: behind, lambda f: _tagged_arguments(f, key, end))
 
 
+def holds(style: ToolFormat, function: Mapping[str, Any]) -> bool:
+    """Whether a forced call keeps to the whole schema. Between tags a text is any text."""
+    members = _members(function) if style in _TAGS else []
+    return not any(schema.get("type") == "string" and set(schema) - _NOTES for _, schema, _ in members)
+
+
 def _json(schema: Mapping[str, Any]) -> Grammar:
     return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema))
 
@@ -107,6 +113,8 @@ def _alternatives(opener: str, closer: str, functions: Any, behind: Any, body: A
     return ForcedCall(opener, _lark(f"start: ({ways}){end}"))
 
 
+_NOTES = {"type", "title", "description", "default", "examples"}
+"""Keywords that do not bound what a text may be."""
 _VALUES = {"\n</parameter>": "lines", "</arg_value>": "value"}
 """Rules of a text up to what ends it."""
 
