@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0-4")
     parser.add_argument("--phase", type=float, default=5.0, help="seconds of each phase")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--earlier", type=Path, help="results of replay.py on these seeds, which are not run again")
+    parser.add_argument("--earlier", type=Path, help="results of one run of replay.py on these seeds, not run again")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     seeds = seeds_of(given.seeds)
