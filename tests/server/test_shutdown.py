@@ -116,8 +116,8 @@ def free_port() -> int:
 
 
 def stopped_engine(server: RunningServer) -> int:
-    """The engine, stopped while it loads."""
-    while (engine := server.engine()) is None:
+    """The engine, stopped while it loads; not before it is a program of its own, since until then its parent waits."""
+    while (engine := server.engine()) is None or b"plait.engine" not in Path(f"/proc/{engine}/cmdline").read_bytes():
         assert server.process.poll() is None
         time.sleep(0.001)
     os.kill(engine, signal.SIGSTOP)
