@@ -124,6 +124,8 @@ def test_an_engine_is_degraded_for_a_reason_and_for_a_time() -> None:
     troubles.refused(10.0)
     assert "queue is full" in troubles.why(19.9, None)
     assert troubles.why(20.0, None) == ""
+    troubles.full(20.0, 3.0)
+    assert (troubles.retry_s(20.05), troubles.retry_s(20.1)) == (3.0, None)
     troubles.crashed(30.0)
     assert "ended 59 s ago" in troubles.why(89.0, None)
     assert troubles.why(90.0, None) == ""

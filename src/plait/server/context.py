@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from plait.errors import EngineDownError
+from plait.errors import EngineDownError, QueueFullError
 from plait.server.bodies import LARGE, parse
 from plait.server.errors import FieldError, TooLargeError
 from plait.server.fields import Extension, service_of
@@ -54,10 +54,13 @@ class Server:
         return self.options.alias or self.info.model
 
     async def work(self, request: Request, kind: type[T]) -> T:
-        """The typed body of a request to the engine. Raises `EngineDownError` before it is read if there is none."""
+        """The typed body of a request to the engine. Raises `EngineDownError`, before it is read, if there is none, and
+        `QueueFullError` if its queue was full just now."""
         health = self.client.health()
         if health.state in (EngineState.DRAINING, EngineState.FAILED):
             raise EngineDownError(f"the engine accepts no requests: {health.reason or health.state}")
+        if health.queue_retry_s is not None:
+            raise QueueFullError("the queue is full; try again later", health.queue_retry_s)
         _ = self.info
         body = await self.body(request, kind)
         for _ in range(EOF_TURNS):  # of the loop, until the connection's end is seen that lies behind the body

@@ -40,7 +40,8 @@ class EngineState(StrEnum):
 class Health:
     """`step_age_s` is the time since the current step began, None between steps. `restarts` counts crashes since the
     start. `reason` says in a sentence why the state is not READY, or READY is `degraded`: a crash in the last minute, a
-    step of more than 5 s, or requests that found the queue full in the last 10 s."""
+    step of more than 5 s, or requests that found the queue full in the last 10 s. `queue_retry_s` is
+    there if one did just now and the next would: when to come again."""
 
     state: EngineState
     degraded: bool = False
@@ -48,6 +49,7 @@ class Health:
     restarts: int = 0
     uptime_s: float = 0.0
     reason: str = ""
+    queue_retry_s: float | None = None
 
 
 class RequestStream(Protocol):

@@ -71,7 +71,9 @@ class Supervisor:
         progress: Callable[[int, int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._load = Load(model, _given(engine_options or EngineOptions()))
+        engine_options = engine_options or EngineOptions()
+        self._load = Load(model, _given(engine_options))
+        self._refuses_any = not engine_options.max_queue_tokens  # with that bound a small request might find room
         self._options = options or SupervisorOptions()
         self._progress = progress
         self._clock = clock
@@ -246,6 +248,7 @@ class Supervisor:
             restarts=self._roster.restarts.crashes,
             uptime_s=now - self._began,
             reason=self._reason or why,
+            queue_retry_s=self._troubles.retry_s(now),
         )
 
     def submit(self, request: EngineRequest) -> Stream:
@@ -318,6 +321,8 @@ class Supervisor:
         for event in events:
             if isinstance(event.error, (QueueFullError, QueueTimeoutError)):
                 self._troubles.refused(self._clock())
+            if isinstance(event.error, QueueFullError) and self._refuses_any:
+                self._troubles.full(self._clock(), event.error.retry_after)
             wanted, freed = self._roster.take(event)
             more |= freed
             if wanted:

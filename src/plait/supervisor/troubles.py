@@ -6,6 +6,8 @@ RECENT_S = 60.0
 """So long a crash is news."""
 LONG_STEP_S = 5.0
 REFUSED_S = 10.0
+FULL_S = 0.1
+"""A queue that was full is taken to be full for so long: who comes then is refused without a look at the request."""
 LEAST_START_S = 60.0
 STARTS = 5.0
 """A start anew may take so many times what the first one took, with the files still in memory."""
@@ -17,6 +19,8 @@ class Troubles:
     def __init__(self, now: float) -> None:
         self._crashed_s: float | None = None
         self._refused_s: float | None = None
+        self._full_s: float | None = None
+        self._retry_s = 0.0
         self._started_s = now
         self._first_start: float | None = None
 
@@ -36,6 +40,14 @@ class Troubles:
     def refused(self, now: float) -> None:
         """A request found the queue full, or waited there for too long."""
         self._refused_s = now
+
+    def full(self, now: float, retry_s: float) -> None:
+        """A request found so many others in the queue that any would have been refused, and was to come again later."""
+        self._full_s, self._retry_s = now, retry_s
+
+    def retry_s(self, now: float) -> float | None:
+        """If that was just now: when to come again."""
+        return self._retry_s if self._full_s is not None and now - self._full_s < FULL_S else None
 
     def hangs(self, now: float) -> bool:
         """Whether a start anew takes so long that nothing will come of it. The first one may take any time: it may
