@@ -62,8 +62,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > MAX_HEAD:
+        if self._head_is_large():
             raise ValueError("the headers are too large")  # the parser stops, and `send_400_response` answers
         super().on_headers_complete()
 
@@ -73,8 +72,10 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        size = 0 if self.headers is None else sum(len(name) + len(value) for name, value in self.headers)
-        self._refuse(*(TOO_LARGE if size + len(self.url) > MAX_HEAD else (400, msg)))
+        self._refuse(*(TOO_LARGE if self._head_is_large() else (400, msg)))
+
+    def _head_is_large(self) -> bool:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers or ()) > MAX_HEAD
 
     def _refuse(self, status: int, message: str) -> None:
         phrase = HTTPStatus(status).phrase
