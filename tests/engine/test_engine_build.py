@@ -85,7 +85,7 @@ def planned(sequence: int, entries: list[tuple[int, int, int]], first: int, coun
     page, start, length = entries[-1]
     slots = tuple(range(page * 16 + start + length - count, page * 16 + start + length))
     tokens = tuple(FromStep(3, sequence) if i == 0 else 100 + i for i in range(count))
-    return PlannedSequence(sequence, tokens, first, (tuple(entries),), (slots,))
+    return PlannedSequence(sequence, tokens, first, ((tuple(entries[:-1]), entries[-1]),), (slots,))
 
 
 def test_packing_follows_tables_that_grow_change_and_shrink() -> None:

@@ -84,7 +84,9 @@ def row(sequence: int, tokens: tuple[int, ...], first: int, table: tuple[tuple[i
     """The last tokens of a table, each in its slot, and a draw after them."""
     slots = [page * SIZE + offset + i for page, offset, count in table for i in range(count)]
     draw = PlannedSampling(PARAMS, 0, first + len(tokens))
-    return PlannedSequence(sequence, tokens, first, (table,), (tuple(slots[first:]),), ((len(tokens) - 1, draw),))
+    return PlannedSequence(
+        sequence, tokens, first, ((table[:-1], table[-1]),), (tuple(slots[first:]),), ((len(tokens) - 1, draw),)
+    )
 
 
 def drawn(device: PathDevice, plans: list[StepPlan]) -> list[tuple[object, ...]]:

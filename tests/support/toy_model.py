@@ -123,11 +123,9 @@ class ToyRunner:
     def _path(self, planned: PlannedSequence, group: int) -> list[int]:
         """The tokens that the page table leads to, their positions checked."""
         size = self.config.page_size
-        cells = [
-            self._memory[group][page * size + first + i]
-            for page, first, count in planned.tables[group]
-            for i in range(count)
-        ]
+        before, last = planned.tables[group]
+        entries = (*before, last)
+        cells = [self._memory[group][page * size + first + i] for page, first, count in entries for i in range(count)]
         end = planned.first_position + len(planned.tokens)
         assert [position for position, _ in cells] == list(range(end - len(cells), end)), "memory holds another path"
         return [token for _, token in cells]

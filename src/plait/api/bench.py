@@ -207,7 +207,7 @@ class Bench:
             if place is None:
                 reserved = cache.reserve(seq, len(tokens))
                 assert reserved is not None, f"the KV memory has no room for sequence {seq} at {first}"
-                place = (reserved, tuple([cache.table(seq, group) for group in groups]))
+                place = (reserved, tuple([cache.parted(seq, group) for group in groups]))
             slots, tables = place
             planned.append(PlannedSequence(seq, tokens, first, tables, slots))
             rows += len(tokens)

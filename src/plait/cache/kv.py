@@ -16,7 +16,7 @@ from plait.cache.memory import Reserved, SequenceMemory
 from plait.cache.radix import Salt
 from plait.cache.sequence import CacheSequence
 from plait.cache.store import PageStore
-from plait.cache.table import Entry
+from plait.cache.table import Entry, Parted
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +120,14 @@ class KVCache:
             sequence.grow(1)
         return slots
 
-    def extend_one(self, seq: int) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[Entry, ...], ...]] | None:
-        """`reserve` of one token and `table` of every group in one go, the way of a sequence that decodes; None where
+    def extend_one(self, seq: int) -> tuple[tuple[tuple[int, ...], ...], tuple[Parted, ...]] | None:
+        """`reserve` of one token and `parted` of every group in one go, the way of a sequence that decodes; None where
         there is no room in a page of the sequence's own: then nothing has changed, and `reserve` may still do it."""
         sequence = self._sequences[seq]
         tables = sequence.tables
         if len(tables) > 1 or sequence.positions is not None:
             slots = self._one_more(sequence)
-            return (slots, tuple([table.entries() for table in tables])) if slots else None
+            return (slots, tuple([table.parted() for table in tables])) if slots else None
         (table,) = tables  # what follows is `_one_more` for one group, and is what every step does
         page, first, count, size = table.page, table.first, table.count, self._page_size
         offset = first + count
@@ -138,7 +138,7 @@ class KVCache:
             fresh[page] = offset
         table.count = count = count + 1
         sequence.length += 1
-        return ((page * size + offset,),), (table.before_last() + ((page, first, count),),)  # noqa: RUF005 (hot)
+        return ((page * size + offset,),), ((table.before_last(), (page, first, count)),)
 
     def commit_one(self, seq: int, token: int) -> None:
         """`commit` of one token that is cacheable."""
@@ -203,6 +203,11 @@ class KVCache:
         """Entries (page, first, count) of all tokens that have slots, in order; a window group's table may begin later,
         at a multiple of 64 tokens (`CacheConfig.block_tokens`)."""
         return self._sequences[seq].tables[group].entries()
+
+    def parted(self, seq: int, group: int = 0) -> Parted:
+        """`table` of a sequence that has tokens, the last entry apart; those before it are the same object until they
+        change."""
+        return self._sequences[seq].tables[group].parted()
 
     def pages_needed(self, seq: int, count: int) -> tuple[int, ...]:
         """New pages that `reserve` would take, for each group."""

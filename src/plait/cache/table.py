@@ -8,6 +8,9 @@ from typing import TypeAlias
 Entry: TypeAlias = tuple[int, int, int]
 """(page, first, count): the slots page * page_size + first, and count - 1 more."""
 
+Parted: TypeAlias = tuple[tuple[Entry, ...], Entry]
+"""A table with its last entry apart: those before it, and the last."""
+
 Span: TypeAlias = tuple[int, int]
 """Half-open range of token indices."""
 
@@ -32,6 +35,10 @@ class PageTable:
         if self.page == 0:
             return ()
         return self.before_last() + ((self.page, self.first, self.count),)  # noqa: RUF005 (unpacking is slower)
+
+    def parted(self) -> Parted:
+        """All entries, of which there is one at least, the last one apart."""
+        return self.before_last(), (self.page, self.first, self.count)
 
     def before_last(self) -> tuple[Entry, ...]:
         """All entries but the last one; the same object until they change."""

@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from plait.cache.edits import GroupEdits
+from plait.cache.table import Entry, Parted
 from plait.ops.api import I32Array, KVInputs, Reposition, SlotCopy, StepInputs
 from plait.scheduler.plan import FromStep, PlannedSequence
 from plait.types import TokenId
 
-Entries: TypeAlias = tuple[tuple[int, int, int], ...]
-
 
 class _Table:
-    """A sequence's page table as an array. From step to step, as a rule, only the last entry's count changes."""
+    """A sequence's page table as an array: the entries `before` the last, and a row for that one, which is new in every
+    step and is left to whoever packs."""
 
-    __slots__ = ("_before", "_last", "_rows", "_used")
+    __slots__ = ("_room", "before", "rows")
 
     def __init__(self) -> None:
-        self._before: Entries = ()
-        self._last = (0, 0, 0)
-        self._rows = np.empty((8, 3), np.int32)
-        self._used = self._rows[:0]
+        self.before: tuple[Entry, ...] = ()
+        self._room = np.empty((8, 3), np.int32)
+        self.rows = self._room[:1]
 
-    def update(self, entries: Entries) -> I32Array:
-        before, last = entries[:-1], entries[-1]
-        if before == self._before and last[:2] == self._last[:2]:
-            self._used[-1, 2] = last[2]
-        else:
-            self._rewrite(before, last)
-        self._last = last
-        return self._used
-
-    def _rewrite(self, before: Entries, last: tuple[int, int, int]) -> None:
-        kept, count = len(self._before), len(before) + 1
-        if before[:kept] != self._before:
+    def rewrite(self, before: tuple[Entry, ...]) -> None:
+        """Other entries before the last, as a rule those of the last step and one more."""
+        kept, count = len(self.before), len(before) + 1
+        if before[:kept] != self.before:
             kept = 0
-        if count > len(self._rows):
-            rows = np.empty((2 * count, 3), np.int32)
-            rows[:kept] = self._rows[:kept]
-            self._rows = rows
-        self._rows[kept:count] = (*before[kept:], last)
-        self._before, self._used = before, self._rows[:count]
+        if count > len(self._room):
+            room = np.empty((2 * count, 3), np.int32)
+            room[:kept] = self._room[:kept]
+            self._room = room
+        if kept < count - 1:
+            self._room[kept : count - 1] = before[kept:]
+        self.before, self.rows = before, self._room[:count]
 
 
 def only_edits(edits: Sequence[GroupEdits]) -> StepInputs:
@@ -79,38 +71,44 @@ class Packer:
     ) -> StepInputs:
         """A step without its edits, see `only_edits`. `out_rows` are the rows that something is made of, the last
         `hidden_only` of them without logits; `token` resolves those that the plan does not know."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        row_seq: list[int] = []
-        for index, planned in enumerate(sequences):
-            first, given = planned.first_position, planned.tokens
-            if len(given) == 1:
-                tokens.append(given[0] if isinstance(given[0], int) else token(given[0]))
-                positions.append(first)
-                row_seq.append(index)
-                continue
-            tokens.extend([t if isinstance(t, int) else token(t) for t in given])
-            positions.extend(range(first, first + len(given)))
-            row_seq.extend([index] * len(given))
+        names, given, first, tables, slots, *_ = _columns(sequences)
+        counts = list(map(len, given))
+        tokens = [t if isinstance(t, int) else token(t) for of_one in given for t in of_one]
+        row_seq, positions = np.arange(len(counts), dtype=np.int32), np.array(first, np.int32)
         store_row = np.arange(len(tokens), dtype=np.int32)
+        if len(tokens) > len(counts):
+            starts = np.cumsum(counts, dtype=np.int32) - np.array(counts, np.int32)
+            positions = store_row + np.repeat(positions - starts, counts)
+            row_seq = np.repeat(row_seq, counts)
         return StepInputs(
             tokens=np.array(tokens, np.int32),
-            positions=np.array(positions, np.int32),
-            row_seq=np.array(row_seq, np.int32),
+            positions=positions,
+            row_seq=row_seq,
             out_rows=np.array(out_rows, np.int32),
-            kv=tuple(self._pack_group(group, sequences, store_row) for group in range(len(self._tables))),
+            kv=tuple(
+                self._pack_group(group, names, of_group, store_row, [t for of_one in places for t in of_one])
+                for group, (of_group, places) in enumerate(zip(_columns(tables), _columns(slots), strict=True))
+            ),
             hidden_only=hidden_only,
         )
 
-    def _pack_group(self, group: int, sequences: Sequence[PlannedSequence], store_row: I32Array) -> KVInputs:
-        known, tables = self._tables[group], {}
+    def _pack_group(
+        self, group: int, names: Sequence[int], tables: Sequence[Parted], store_row: I32Array, slots: list[int]
+    ) -> KVInputs:
+        known, found = self._tables[group], {}
         parts: list[I32Array] = []
-        slots: list[int] = []
-        starts = [0]
-        for sequence, _, _, entries, of_rows, *_ in sequences:
-            table = tables[sequence] = known.get(sequence) or _Table()
-            parts.append(table.update(entries[group]))
-            starts.append(starts[-1] + len(entries[group]))
-            slots += of_rows[group]
-        self._tables[group] = tables
-        return KVInputs(np.array(starts, np.int32), np.concatenate(parts), store_row, np.array(slots, np.int32))
+        for name, (before, _) in zip(names, tables, strict=True):
+            table = found[name] = known.get(name) or _Table()
+            if before is not table.before:
+                table.rewrite(before)
+            parts.append(table.rows)
+        self._tables[group] = found
+        starts = np.zeros(len(parts) + 1, np.int32)
+        np.cumsum(list(map(len, parts)), out=starts[1:])
+        entries = np.concatenate(parts)
+        entries[starts[1:] - 1] = [last for _, last in tables]
+        return KVInputs(starts, entries, store_row, np.array(slots, np.int32))
+
+
+def _columns(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    return zip(*rows, strict=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from plait.cache.edits import GroupEdits
+from plait.cache.table import Parted
 from plait.types import Logprob, SamplingParams, TokenId
 
 SequenceId: TypeAlias = int
@@ -68,7 +69,8 @@ RowUse: TypeAlias = PlannedSampling | PromptToken | PooledRow | None
 class PlannedSequence(NamedTuple):
     """The rows of one sequence: consecutive tokens at consecutive positions from `first_position`.
 
-    `tables[g]` is the page table of KV group g up to and including these tokens, entries (page, first, count);
+    `tables[g]` is the page table of KV group g up to and including these tokens, as (entries before the last, last
+    entry), entries (page, first, count): of a sequence that decodes, as a rule, only the last is new in a step;
     `slots[g]` the slot of each row in group g. `outputs` are the rows (by index in `tokens`) that something is
     made of, each with what. The last `drafts` tokens are guesses: each row
     draws, and the scheduler takes the draws as far as the guesses were right."""
@@ -76,7 +78,7 @@ class PlannedSequence(NamedTuple):
     sequence: SequenceId
     tokens: tuple[TokenId | FromStep, ...]
     first_position: int
-    tables: tuple[tuple[tuple[int, int, int], ...], ...]
+    tables: tuple[Parted, ...]
     slots: tuple[tuple[int, ...], ...]
     outputs: tuple[tuple[int, RowUse], ...] = ()
     drafts: int = 0

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from plait.cache.edits import GroupEdits
 from plait.cache.kv import CacheStats, KVCache
+from plait.cache.table import Parted
 from plait.scheduler import policy
 from plait.scheduler.pins import Pins
 from plait.scheduler.plan import FromStep
@@ -18,7 +19,7 @@ from plait.types import CacheMode, EngineRequest, TokenId
 
 Slots: TypeAlias = tuple[tuple[int, ...], ...]
 Head: TypeAlias = tuple[str, tuple[TokenId, ...]]
-Tables: TypeAlias = tuple[tuple[tuple[int, int, int], ...], ...]
+Tables: TypeAlias = tuple[Parted, ...]
 
 
 class Sequences:
@@ -94,7 +95,7 @@ class Sequences:
         slots = self._cache.reserve(sample.sequence, count)
         if slots is None:
             return None
-        return slots, tuple(self._cache.table(sample.sequence, group) for group in self._groups)
+        return slots, tuple(self._cache.parted(sample.sequence, group) for group in self._groups)
 
     def commit(self, sample: Sample, first: int, count: int, sound: bool = True) -> None:
         """`count` tokens of the sample from index `first` on, those of them that it still has, are computed. Others
