@@ -348,3 +348,45 @@ def test_ids_are_used_once() -> None:
 def test_sizes_that_cannot_be(config: CacheConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KVCache(config)
+
+
+def test_forgetting_a_path_whose_beginning_was_evicted_takes_what_is_left_of_it() -> None:
+    """Where all groups have windows, nodes without pages may lead to one that has some; they go with it."""
+    kv = KVCache(CacheConfig(2, (5,), (2,), 1))
+    serve(kv, 0, [1, 2, 3, 4, 5, 6])
+    kv.close(0)
+    serve(kv, 1, [7, 8, 9, 9])
+    kv.close(1)
+    assert kv.stats().evictions > 0
+    assert kv.cached_prefix([1, 2, 3, 4, 5, 6, 0]) == 6
+    assert kv.forget([1, 2, 3, 4, 5, 6]) == 6
+    assert kv.cached_prefix([1, 2, 3, 4, 5, 6, 0]) == 0
+    kv.check()
+    assert kv.forget([1, 2, 3, 4, 5, 6]) == 0
+
+
+def test_a_page_that_only_the_tree_shares_is_taken_back_where_there_is_none_for_a_copy() -> None:
+    kv = cache(num_pages=3)
+    serve(kv, 0, [1, 2, 3, 4, 5, 6])
+    kv.share_tail(0)
+    assert kv.cached_prefix([1, 2, 3, 4, 5, 6, 7]) == 6
+    assert kv.pages_needed(0, 1) == (1,)
+    assert kv.reserve(0, 3) is None
+    assert kv.cached_prefix([1, 2, 3, 4, 5, 6, 7]) == 6, "nothing has changed"
+    assert kv.reserve(0, 2) == ((10, 11),)
+    assert kv.take_edits() == (GroupEdits(),), "nothing is copied"
+    kv.commit(0, [7, 8])
+    assert kv.cached_prefix([1, 2, 3, 4, 5, 6, 7, 8, 9]) == 8
+    kv.check()
+
+
+def test_a_page_that_another_sequence_shares_is_not_taken_back() -> None:
+    kv = cache(num_pages=3)
+    serve(kv, 0, [1, 2, 3, 4, 5, 6])
+    kv.share_tail(0)
+    assert kv.open(1, [1, 2, 3, 4, 5, 6, 7]) == 4, "no room for a copy of the rest"
+    kv.fork(0, 2)
+    assert kv.reserve(0, 1) is None
+    kv.close(2)
+    assert kv.reserve(0, 1) == ((10,),)
+    kv.check()

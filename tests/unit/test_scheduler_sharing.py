@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from test_scheduler_rules import Loop, prompt_of, request
+from test_scheduler_rules import Loop, ends, prompt_of, request
 
-from plait.types import Priority
+from plait.types import FinishReason, Priority
 from support.toy_model import POISON
 
 
@@ -105,3 +105,13 @@ def test_a_chain_of_equal_prompts_is_computed_once_though_each_first_is_aborted(
         loop.scheduler.abort(name)
     loop.drain()
     assert loop.prompt_tokens == 60
+
+
+def test_a_prompt_that_is_waited_for_may_fill_the_memory() -> None:
+    """Its ragged end is shared, so its next token would go to a copy, and there is no page for one."""
+    loop = Loop(pages=10)
+    for name in "ab":
+        loop.scheduler.add(request(name, prompt_of(38), max_tokens=2))
+    events = loop.drain()
+    assert ends(events) == {("a", 0): FinishReason.LENGTH, ("b", 0): FinishReason.LENGTH}
+    assert loop.prompt_tokens <= 38 + 2, "no more than what the page that was missing held"

@@ -85,15 +85,17 @@ class KVCache:
 
     def reserve(self, seq: int, count: int) -> tuple[tuple[int, ...], ...] | None:
         """Slots for the next `count` tokens, one tuple for each group. Evicts cached pages as needed; copies first
-        where the last page is shared. None if there is no room: then nothing has changed."""
+        where the last page is shared, or, where there is no page for that, takes it back from the tree. None if there
+        is no room: then nothing has changed."""
         sequence = self._sequences[seq]
         if count == 1 and (slots := self._one_more(sequence)):
             return slots
-        if not self._store.fits(self.pages_needed(seq, count)):
+        store = self._store
+        if not store.fits(self.pages_needed(seq, count)) and not store.spare_copies(sequence.tables, count):
             return None
         taken = []
         for group, table in enumerate(sequence.tables):
-            group_slots, ragged = self._store.extend(group, (table,), count)
+            group_slots, ragged = store.extend(group, (table,), count)
             taken.append(tuple(group_slots))
             if ragged:
                 sequence.plain = sequence.cacheable = False

@@ -199,8 +199,12 @@ class RadixTree:
 
     def evict(self, group: int) -> None:
         """Frees the least recently used page of `group` that no sequence holds (there must be one)."""
-        node = self._owners[group][next(iter(self._pools[group].idle))]
         self.evictions += 1
+        self.give_up(group, next(iter(self._pools[group].idle)))
+
+    def give_up(self, group: int, page: int) -> None:
+        """The tree lets go of a page of `group` that it knows, whether a sequence holds it or not."""
+        node = self._owners[group][page]
         if self._windows[group] is None:
             self._remove(node)
         else:
@@ -220,9 +224,10 @@ class RadixTree:
                 self._remove(leaf)
                 dropped = max(dropped, count)
         for node in reversed(path):
-            if node.children or not self._unused(node):
-                break
-            self._remove(node)
+            if node.parent is not None:  # else it went with what followed it: it had no page any more
+                if node.children or not self._unused(node):
+                    break
+                self._remove(node)
             dropped += self._page_size
         return dropped
 

@@ -77,6 +77,24 @@ class PageStore:
             return -(-count // size)
         return 1 - (-max(0, count - room) // size)
 
+    def spare_copies(self, tables: Sequence[PageTable], count: int) -> bool:
+        """There is no room for `count` more tokens of these tables, one for each group. Whether there is once tails
+        that only the tree shares are not copied: then the tree has given up those pages, and what follows them. A
+        sequence that fills the memory by itself needs that: there is no page for the copy."""
+        short = []
+        for group, (pool, table) in enumerate(zip(self.pools, tables, strict=True)):
+            if self.pages_needed(group, table, count) <= pool.available:
+                continue
+            room, page = self.page_size - table.first - table.count, table.page
+            of_tree = page in pool.known and pool.refs[page] == 2 and room > 0
+            if not of_tree or -(-max(0, count - room) // self.page_size) > pool.available:
+                return False
+            short.append((group, page))
+        for group, page in short:
+            if page in self.pools[group].known:  # else it went with that of another group
+                self.tree.give_up(group, page)
+        return True
+
     def forget_cached(self) -> None:
         """Evict everything that no sequence holds."""
         for group in self.groups:
