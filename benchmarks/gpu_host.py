@@ -4,8 +4,8 @@
 Prompts as token ids go through `LLM.generate` with the backend's kernel executable on torch's CPU device, and the
 milliseconds are of the whole process: from one call of the engine to the next, everything between them included, in the
 steps in which every sequence decodes. Of `--rounds` the one with the least median is told, and the quickest tenth of
-its steps: a host that is shared changes its speed by a factor of two within seconds. A second run says how the time is divided; its clocks cost something, too,
-so that its parts are told as shares of their sum.
+its steps: a host that is shared changes its speed by a factor of two within seconds. A second run says how the time is
+divided; its clocks cost something, too.
 
 What it leaves out is what only a GPU has: the program is not run (its kernels and the drawing are replaced by a
 function that writes tokens to where they would be drawn), so that the launch of a captured graph, of the two drawing

@@ -21,8 +21,32 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
+SELDOM = 50_000
+"""New objects after which the youngest are looked at, in place of Python's 700: a step keeps some thousand alive until
+the next, and every look at them finds nothing."""
+
+
+@contextmanager
+def seldom_collected() -> Iterator[None]:
+    """For a block of many steps: what was there before it is left alone, and what is new is looked at seldom. After it
+    all is as it was. Of several such blocks at a time, in one another or on several threads, the first decides."""
+    before = gc.get_threshold()
+    if not 0 < before[0] < SELDOM or gc.get_freeze_count():
+        yield
+        return
+    gc.set_threshold(SELDOM, *before[1:])
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
+
+
 def settle() -> None:
-    """What is there now stays for the life of the process: no collection looks at it again. For a process of one's own,
-    once it is loaded: with torch in it there are a million such objects, and a full collection would hold up a step."""
+    """What is there now stays for the life of the process: no collection looks at it again, and at what is new seldom.
+    For a process of one's own, once it is loaded: with torch in it there are a million such objects, and a full
+    collection would hold up a step."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(SELDOM, *gc.get_threshold()[1:])

@@ -24,6 +24,7 @@ from plait.engine.build import build_engine
 from plait.engine.core import Engine
 from plait.engine.stats import EngineStats
 from plait.errors import OptionError, RequestError, StepError
+from plait.garbage import seldom_collected
 from plait.ops.api import Progress
 from plait.tokenizer.output import OutputText
 from plait.tokenizer.requests import Requests
@@ -119,8 +120,9 @@ class LLM:
         """
         running = self._submit(prompts, params, service)
         collected: dict[tuple[int, int], list[Delta]] = {}
-        for delta in self._deltas(running):
-            collected.setdefault((delta.prompt_index, delta.index), []).append(delta)
+        with seldom_collected():
+            for delta in self._deltas(running):
+                collected.setdefault((delta.prompt_index, delta.index), []).append(delta)
         return [
             Generation(
                 prompt=one.prompt,
