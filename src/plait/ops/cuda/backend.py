@@ -91,11 +91,10 @@ class CudaBackend:
             return CudaExecutable(program, weights.each, memory)
         from plait.ops.cuda.executable import KernelExecutable
         from plait.ops.cuda.kernel_run import Model
-        from plait.ops.cuda.products import Choices, Products
+        from plait.ops.cuda.products import Choices, Products, measured_products
 
         halves = self.device.type == "cuda" and self.dtype.itemsize == 2
-        measured = Choices.of_device(torch.cuda.get_device_name(self.device)) if halves else Choices()
-        products = Products(self.device, measured)
+        products = measured_products(self.device) if halves else Products(self.device, Choices())
         return KernelExecutable(Model.of(program, weights, memory, products))
 
 

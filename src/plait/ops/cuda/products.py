@@ -1,4 +1,5 @@
-"""Products with a weight: cuBLAS through torch, or our kernel for few rows, as a table of measured choices says."""
+"""Products with a weight: cuBLAS through torch or by an algorithm of ours, or our kernel for few rows, as tables of
+measured choices say."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ import torch
 from torch.nn import functional
 
 from plait.ops.api import Activation
-from plait.ops.cuda import formulas
 from plait.ops.cuda.kernels.gate import gate
 from plait.ops.cuda.kernels.rows import MOST_ROWS, Tickets, Tiling, rows_matmul
+from plait.ops.cuda.lt_products import LtProducts
 
 Tensor: TypeAlias = torch.Tensor
 Key = tuple[int, int, int, bool]
@@ -61,13 +62,17 @@ def default_tiling(rows: int, columns: int, depth: int, gated: bool) -> Tiling |
 
 
 class Products:
-    """Computes products; holds what the kernels need between launches."""
+    """Computes products; holds what the kernels need between launches. What `lt` computes goes before `choices`: it was
+    measured against them."""
 
-    def __init__(self, device: torch.device, choices: Choices) -> None:
-        self.choices, self._tickets = choices, Tickets(device)
+    def __init__(self, device: torch.device, choices: Choices, lt: LtProducts | None = None) -> None:
+        self.choices, self.lt, self._tickets = choices, lt, Tickets(device)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x (rows, K) @ weight (N, K).T + bias."""
+        chosen = self._by_lt(x, weight, bias, x.dtype)
+        if chosen is not None:
+            return chosen
         tiling = self.choices.of(len(x), len(weight), weight.shape[1], False)
         if tiling is None:
             return functional.linear(x, weight, bias)
@@ -75,6 +80,9 @@ class Products:
 
     def gated(self, x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
         """act(gate) * up; weight (2 * N, K) holds gate, then up."""
+        chosen = self._by_lt(x, weight, bias, x.dtype)
+        if chosen is not None:
+            return gate(chosen, activation)
         tiling = self.choices.of(len(x), len(weight) // 2, weight.shape[1], True)
         if tiling is None:
             return gate(functional.linear(x, weight, bias), activation)
@@ -82,6 +90,9 @@ class Products:
 
     def logits(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same as `linear`, but rounded to float32: among the largest logits, ties of a half type are common."""
+        chosen = self._by_lt(x, weight, bias, torch.float32)
+        if chosen is not None:
+            return chosen
         tiling = self.choices.of(len(x), len(weight), weight.shape[1], False)
         if tiling is not None:
             return rows_matmul(x, weight, bias, tiling, self._tickets, out_dtype=torch.float32)
@@ -89,7 +100,13 @@ class Products:
             return functional.linear(x, weight, bias).float()
         return torch.mm(x, weight.t(), out_dtype=torch.float32)
 
+    def _by_lt(self, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """Products with a bias were not measured."""
+        return None if self.lt is None or bias is not None else self.lt(x, weight, dtype)
 
-def split_gated(x: Tensor, gate_weight: Tensor, up_weight: Tensor, activation: Activation) -> Tensor:
-    """Where gate and up could not be laid over one another."""
-    return formulas.activate(functional.linear(x, gate_weight), activation) * functional.linear(x, up_weight)
+
+def measured_products(device: torch.device) -> Products:
+    """By what was measured for half types on this card."""
+    name = torch.cuda.get_device_name(device)
+    lt = LtProducts.of_device(device, MEASURED / "cublaslt" / f"{file_name(name)}.json")
+    return Products(device, Choices.of_device(name), lt)
