@@ -13,7 +13,7 @@ import torch
 
 from plait.ops.api import Activation, RopeLayout
 from plait.ops.cuda.kernels import decode, gate, norm, prefill, rope, rows, sample
-from plait.ops.cuda.work import Sequences, work_of
+from plait.ops.cuda.work import SPLITS, Sequences, work_of
 
 BF16 = torch.bfloat16
 
@@ -123,10 +123,11 @@ def attention(rate: float) -> None:
         at = torch.full((count,), context - 1, dtype=torch.int32, device="cuda")
         out = torch.empty_like(q)
         items = decode.DecodeItems(*device, counts)
+        tickets = rows.Tickets(torch.device("cuda"), SPLITS * kv_heads)
         shape = decode.Shape(dim**-0.5, None, None, None)
         where = decode.Pages(table, starts, positions, page)
         calls = [
-            lambda a=a, b=b: decode.decode_attention(q, a, b, at, where, items, shape, out)
+            lambda a=a, b=b: decode.decode_attention(q, a, b, at, where, items, tickets, shape, out)
             for a, b in zip(k, v, strict=True)
         ]
         seconds = timed(calls)

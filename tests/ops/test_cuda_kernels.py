@@ -14,7 +14,7 @@ from plait.ops.cuda import formulas  # noqa: E402
 from plait.ops.cuda.kernels import decode, embed, gate, norm, prefill, rope, rows  # noqa: E402
 from plait.ops.cuda.kernels.shared import SharedItems  # noqa: E402
 from plait.ops.cuda.sharing import LEAST_KEYS, find_shared  # noqa: E402
-from plait.ops.cuda.work import Sequences, work_of  # noqa: E402
+from plait.ops.cuda.work import SPLITS, Sequences, work_of  # noqa: E402
 from support.triton_interpreter import DEVICE  # noqa: E402 - torch may be missing
 
 pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("one_torch_thread")]
@@ -148,19 +148,26 @@ def test_decode_attention(
     window: int | None,
     sinks: bool,
 ) -> None:
-    """Rows 0, 2 and 3 of four are single rows; one sequence is split over three programs, one sees no key."""
+    """Rows 0, 2 and 3 of four are single rows; two sequences are split over programs, one sees no key. A second launch
+    finds the tickets as the first did."""
     paged = Paged([150, 7, 21], heads, kv_heads, dim, v_dim, dtype)
     shape = decode.Shape(0.3, cap, window, normal(heads) if sinks else None)
     q, at = normal(4, heads * dim, dtype=dtype), [149, 0, 6, -1]
-    items = [(0, 0, 0, 64), (0, 0, 64, 128), (0, 0, 128, 150), (2, 1, 0, 7), (3, 2, 0, 21)]
+    items = [
+        *[(0, 0, 0, 64, 0), (0, 0, 64, 128, 0), (0, 0, 128, 150, 0)],
+        *[(2, 1, 0, 7, 1), (3, 2, 0, 16, 2), (3, 2, 16, 21, 2)],
+    ]
     capacity = 7
-    table = np.zeros((4, capacity), np.int32)
+    table = np.zeros((5, capacity), np.int32)
     table[:, : len(items)] = np.array(items).T
-    work = decode.DecodeItems(ints(table), ints([[0, 2, 3, 0, 0], [0, 3, 4, 5, 0]]), ints([5, 3]))
-    out = torch.full((4, heads * v_dim), 77.0, dtype=dtype, device=DEVICE)
-    decode.decode_attention(q, paged.k, paged.v, ints(at), paged.pages, work, shape, out)
-    near(out[[0, 2, 3]], paged.want(q[[0, 2, 3]], [0, 1, 2], [149, 6, -1], shape))
-    assert (out[1] == 77).all()
+    work = decode.DecodeItems(ints(table), ints([[0, 2, 3, 0, 0], [0, 3, 4, 6, 0]]), ints([6, 3]))
+    tickets = rows.Tickets(torch.device(DEVICE), 3 * kv_heads)
+    for _ in range(2):
+        out = torch.full((4, heads * v_dim), 77.0, dtype=dtype, device=DEVICE)
+        decode.decode_attention(q, paged.k, paged.v, ints(at), paged.pages, work, tickets, shape, out)
+        near(out[[0, 2, 3]], paged.want(q[[0, 2, 3]], [0, 1, 2], [149, 6, -1], shape))
+        assert (out[1] == 77).all()
+        assert not tickets.zeros.any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -176,21 +183,22 @@ def test_a_shared_beginning_changes_nothing(dtype: torch.dtype, cap: float | Non
     table = np.concatenate(paged.tables)
     starts = np.concatenate(([0], np.cumsum([len(t) for t in paged.tables])))[:-1]
     pages = decode.Pages(ints(table), ints(starts), paged.pages.positions, PAGE)
-    rows = np.array([7, 6, 5, 4, 3, 2, 1, 0])
+    order = np.array([7, 6, 5, 4, 3, 2, 1, 0])
     own, sequences = np.array(lengths), np.arange(8)
-    shared = find_shared(table.astype(np.int32), starts.astype(np.int32), own, sequences, rows, PAGE)
+    shared = find_shared(table.astype(np.int32), starts.astype(np.int32), own, sequences, order, PAGE)
     assert shared.skip.tolist() == [PAGE * common] * 6 + [0, 0]
     assert shared.items.shape[1] == 2
     none = np.zeros(0, np.int64)
-    work = work_of(Sequences(sequences, rows, none, none, none), own, 32, False, shared)
+    work = work_of(Sequences(sequences, order, none, none, none), own, 32, False, shared)
     counts = ints([work.items.shape[1], 8])
     items = SharedItems(ints(shared.items), ints(shared.members), ints(shared.of_row), ints([shared.items.shape[1]]))
     shape = decode.Shape(0.3, cap, None, normal(heads) if sinks else None)
-    q, at = normal(8, heads * dim, dtype=dtype), own[np.argsort(rows)] - 1
+    q, at = normal(8, heads * dim, dtype=dtype), own[np.argsort(order)] - 1
     out = torch.full((8, heads * dim), 77.0, dtype=dtype, device=DEVICE)
     made = decode.DecodeItems(ints(work.items), ints(work.rows), counts, items)
-    decode.decode_attention(q, paged.k, paged.v, ints(at), pages, made, shape, out)
-    near(out, paged.want(q, np.argsort(rows).tolist(), at.tolist(), shape))
+    tickets = rows.Tickets(torch.device(DEVICE), SPLITS * kv_heads)
+    decode.decode_attention(q, paged.k, paged.v, ints(at), pages, made, tickets, shape, out)
+    near(out, paged.want(q, np.argsort(order).tolist(), at.tolist(), shape))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

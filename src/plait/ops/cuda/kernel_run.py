@@ -29,12 +29,14 @@ from plait.ops.cuda.kernels.embed import embed
 from plait.ops.cuda.kernels.norm import rms_norm
 from plait.ops.cuda.kernels.prefill import prefill_attention
 from plait.ops.cuda.kernels.rope import Table, angles, rope_and_store, store_positions
+from plait.ops.cuda.kernels.rows import Tickets
 from plait.ops.cuda.kernels.shared import SharedItems
 from plait.ops.cuda.memory import DeviceKV
 from plait.ops.cuda.products import Products
 from plait.ops.cuda.staging import StepTensors
 from plait.ops.cuda.values import Values
 from plait.ops.cuda.weights import DeviceWeights
+from plait.ops.cuda.work import SPLITS
 from plait.ops.program import head_of
 
 Tensor: TypeAlias = torch.Tensor
@@ -43,7 +45,8 @@ Tensor: TypeAlias = torch.Tensor
 @dataclass(frozen=True, slots=True)
 class Model:
     """A program with its weights, its KV memory and what its products need. `biases` are those of fused matrices;
-    `head` is the value that logits are made from by scaling and capping alone, None if there is none."""
+    `head` is the value that logits are made from by scaling and capping alone, None if there is none. `tickets` are those
+    of `decode_attention`."""
 
     program: Program
     weights: DeviceWeights
@@ -52,6 +55,7 @@ class Model:
     biases: dict[tuple[int, ...], Tensor | None]
     inv_freq: dict[Rope, Tensor]
     head: Value | None
+    tickets: Tickets
 
     @staticmethod
     def of(program: Program, weights: DeviceWeights, memory: DeviceKV, products: Products) -> Model:
@@ -64,7 +68,8 @@ class Model:
             elif isinstance(op, GatedMlp):
                 biases[_keys((op.gate, op.up))] = _fused_bias((op.gate, op.up), op.biases[:2], weights)
         head = head_of(program)
-        return Model(program, weights, memory, products, biases, inv_freq, head.out[0] if head else None)
+        tickets = Tickets(memory.device, SPLITS * memory.shape.n_kv_heads)
+        return Model(program, weights, memory, products, biases, inv_freq, head.out[0] if head else None, tickets)
 
 
 def run_program(model: Model, step: StepTensors, drawn: Tensor, single: bool, several: bool) -> Tensor:
@@ -166,7 +171,7 @@ class _Run(Values):
         if self.single:
             shared = SharedItems(group.shared, group.members, group.of_row, group.num_shared)
             work = DecodeItems(group.items, group.single, group.counts, shared if group.shared.shape[1] else None)
-            decode_attention(q, k, v, self.step.positions, pages, work, shape, out)
+            decode_attention(q, k, v, self.step.positions, pages, work, self.model.tickets, shape, out)
         self._put(op.out, out)
 
 

@@ -44,7 +44,7 @@ class GroupTensors:
     store_row: Tensor
     store_slot: Tensor
     starts: Tensor
-    items: Tensor  # (4, items)
+    items: Tensor  # (5, items)
     single: Tensor  # (2, rows + 1)
     counts: Tensor  # (2,): items and single rows
     tiles: Tensor  # (5, tiles)
@@ -157,7 +157,7 @@ class Layout:
         yield from (("tokens", (c.rows,)), ("positions", (c.rows,)), ("out_rows", (c.outputs,)))
         for g in range(c.groups):
             yield from ((f"{g}.store_row", (c.stores,)), (f"{g}.store_slot", (c.stores,)), (f"{g}.starts", (c.rows,)))
-            yield from ((f"{g}.items", (4, c.items)), (f"{g}.single", (2, c.rows + 1)), (f"{g}.counts", (2,)))
+            yield from ((f"{g}.items", (5, c.items)), (f"{g}.single", (2, c.rows + 1)), (f"{g}.counts", (2,)))
             yield from ((f"{g}.tiles", (5, c.tiles)), (f"{g}.num_tiles", (1,)))
             rows = c.rows if c.shared else 0
             yield from ((f"{g}.shared", (5, c.shared)), (f"{g}.members", (rows,)), (f"{g}.of_row", (3, rows)))

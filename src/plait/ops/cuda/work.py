@@ -17,12 +17,12 @@ I64Array: TypeAlias = npt.NDArray[np.int64]
 KEYS_AT_LEAST = 128
 """A program's keys are not fewer than this where its sequence has them: merging costs, too."""
 SPLITS = 32
-"""Items beyond one for each row, at most: enough to fill the device with the longest of sequences."""
+"""Items beyond one for each single row, at most: enough to fill the device with the longest of sequences."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Items of single rows (4, n) and their rows (2, m + 1), items of tiles of rows (5, k), and what single rows share;
+    """Items of single rows (5, n) and their rows (2, m + 1), items of tiles of rows (5, k), and what single rows share;
     as `kernels.decode` and `kernels.prefill` read them."""
 
     items: I32Array
@@ -98,7 +98,8 @@ def _singles(sequences: Sequences, lengths: I64Array, skip: I64Array) -> tuple[I
     which = np.repeat(np.arange(len(own)), counts)
     first = (np.arange(total) - np.repeat(ends - counts, counts)) * size
     last = np.minimum(first + size, own[which])
-    items = np.stack((sequences.single_row[which], sequences.single[which], first + skip[which], last + skip[which]))
+    own_rows, own_sequences = sequences.single_row[which], sequences.single[which]
+    items = np.stack((own_rows, own_sequences, first + skip[which], last + skip[which], which))
     rows = np.zeros((2, len(own) + 1), np.int32)
     rows[0, :-1], rows[1, 1:] = sequences.single_row, ends
     return items.astype(np.int32), rows
