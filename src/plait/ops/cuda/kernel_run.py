@@ -45,8 +45,8 @@ Tensor: TypeAlias = torch.Tensor
 @dataclass(frozen=True, slots=True)
 class Model:
     """A program with its weights, its KV memory and what its products need. `biases` are those of fused matrices;
-    `head` is the value that logits are made from by scaling and capping alone, None if there is none. `tickets` are those
-    of `decode_attention`."""
+    `head` is the value that logits are made from by scaling and capping alone, None if there is none. `tickets` are for
+    `decode_attention`."""
 
     program: Program
     weights: DeviceWeights
