@@ -47,7 +47,7 @@ class Played:
     def sample(self, logits: F32Array, picks: Sequence[int], rows: Sequence[SampleRow]) -> list[Sampled]:
         drawn = self._inner.sample(logits, picks, rows)
         return [
-            replace(one, token=as_id(ANSWER_BASE + row.position, self._vocab))
+            one._replace(token=as_id(ANSWER_BASE + row.position, self._vocab))
             for one, row in zip(drawn, rows, strict=True)
         ]
 

@@ -49,7 +49,7 @@ class Launching:
             raise StepError("thirteen")
         self.num_launched += 1
         tokens = [self._known(t) for t in step.tokens.tolist()]
-        rows = [replace(row, history=[self._known(t) for t in row.history]) for row in rows]
+        rows = [row._replace(history=[self._known(t) for t in row.history]) for row in rows]
         logits = self.run(replace(step, tokens=np.array(tokens, np.int32)))
         self._drawn = self.sample(logits, picks, rows) if rows else []
         return Done(self._drawn)

@@ -57,7 +57,7 @@ def nudged(row: SampleRow) -> Iterator[tuple[SampleRow, float]]:
             xtc_threshold=min(p.xtc_threshold * rarer, 1.0),
         )
         mu = (2 * p.mirostat_tau if row.mu is None else row.mu) * rarer
-        yield replace(row, params=params, mu=mu), uniform
+        yield row._replace(params=params, mu=mu), uniform
 
 
 def assert_agree(logits: F32Array, row: SampleRow, ours: Sampled) -> bool:

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from plait.ops.cuda.draws import draw_arrays, drawn_on_device, outcome  # noqa: E402
+from plait.ops.cuda.draws import KnownFacts, draw_arrays, outcomes  # noqa: E402
 from plait.ops.cuda.kernels.sample import Draws, draw  # noqa: E402
 from plait.ops.sampling import SampleRow, sample_rows  # noqa: E402
 from plait.types import LLAMA_CPP_CHAIN, OPENAI_CHAIN, SamplerStage, SamplingParams  # noqa: E402
@@ -18,14 +18,13 @@ VOCABULARY = 3000
 
 
 def drawn_by_kernels(logits: np.ndarray, rows: list[SampleRow], drawn: list[int] | None = None) -> list[object]:
-    assert all(map(drawn_on_device, rows))
+    assert KnownFacts(len(rows)).drawn_on_device(rows)
     arrays = draw_arrays(range(len(rows)), rows)
     made = Draws(*(torch.tensor(a, device=DEVICE) for a in (arrays.ints, arrays.floats, arrays.history)), arrays.copy)
     tokens = torch.tensor(drawn or [0] * len(rows), dtype=torch.int32, device=DEVICE)
     status = torch.zeros(len(rows), dtype=torch.int32, device=DEVICE)
     draw(torch.tensor(logits, device=DEVICE), made, tokens, status)
-    pairs = zip(tokens.tolist(), status.tolist(), strict=True)
-    return [outcome(token, state, logits.shape[1]) for token, state in pairs]
+    return outcomes(tokens.tolist(), status.tolist(), logits.shape[1])
 
 
 def random_row(rng: np.random.Generator, chain: tuple[SamplerStage, ...]) -> SampleRow:
@@ -78,4 +77,32 @@ def test_rows_that_are_not_sound_fail_alone_in_the_words_of_the_host() -> None:
     ],
 )  # fmt: skip
 def test_what_only_the_host_draws_is_left_to_it(params: SamplingParams) -> None:
-    assert not drawn_on_device(SampleRow(params, 0, 1, ()))
+    rows = [SampleRow(SamplingParams(seed=1), 0, 1, ()), SampleRow(params, 0, 1, ())]
+    known = KnownFacts(2)
+    assert known.drawn_on_device(rows[:1])
+    assert not known.drawn_on_device(rows)
+
+
+def test_parameters_remembered_and_forgotten_give_what_they_give_anew() -> None:
+    """Rows that come and go over more parameters than are remembered, with positions beyond 32 bits, and a mask."""
+    rng = np.random.default_rng(1)
+    rows = [random_row(rng, LLAMA_CPP_CHAIN)._replace(history=[1] * int(rng.integers(4))) for _ in range(12)]
+    known = KnownFacts(5)
+    for _ in range(30):
+        chosen = [rows[i] for i in rng.choice(12, int(rng.integers(1, 6)))]
+        picks = rng.integers(0, 50, len(chosen)).tolist()
+        assert known.drawn_on_device(chosen)
+        assert not known.drawn_on_device([*chosen[:-1], chosen[-1]._replace(mask=np.zeros(1, np.uint32))])
+        got, alone = (
+            draw_arrays(picks, chosen, known),
+            [draw_arrays([p], [r]) for p, r in zip(picks, chosen, strict=True)],
+        )
+        np.testing.assert_array_equal(got.floats, np.concatenate([one.floats for one in alone]))
+        own = [0, 1, 2, 3, 4, 5, *range(8, got.ints.shape[1])]
+        np.testing.assert_array_equal(got.ints[:, own], np.concatenate([one.ints for one in alone])[:, own])
+        assert got.copy == any(one.copy for one in alone)
+        for (start, count), one in zip(got.ints[:, 6:8].tolist(), alone, strict=True):
+            assert got.history[start : start + count].tolist() == one.history[: one.ints[0, 7]].tolist()
+        seeds = got.ints.view(np.uint32)[:, 1:3].astype(np.uint64)
+        assert (seeds[:, 0] | seeds[:, 1] << np.uint64(32)).tolist() == [row.params.seed for row in chosen]
+        assert got.ints[:, 5].tolist() == [row.position >> 32 for row in chosen]

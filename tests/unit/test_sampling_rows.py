@@ -94,7 +94,7 @@ def test_samples_and_positions_draw_from_streams_of_their_own(other: dict[str, i
     logits = np.zeros((200, 1000), np.float32)
     rows = [SampleRow(replace(params, seed=seed), 0, 0, ()) for seed in range(200)]
     first = [s.token for s in sample_rows(logits, rows)]
-    second = [s.token for s in sample_rows(logits, [replace(row, **other) for row in rows])]
+    second = [s.token for s in sample_rows(logits, [row._replace(**other) for row in rows])]
     assert first == [s.token for s in sample_rows(logits, rows)]
     assert sum(a == b for a, b in zip(first, second, strict=True)) < 5
 

@@ -7,7 +7,6 @@ after what was launched before it. Knows a compiled program and the step contrac
 
 from __future__ import annotations
 
-import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
@@ -60,7 +59,7 @@ class _Launched:
     def rows(self) -> tuple[RowResult, ...]:
         if self._rows is None:
             drawn = self._pending.result()
-            self._rows = tuple(RowResult(()) if i is None else row_result(drawn[i]) for i in self.draws)
+            self._rows = tuple([RowResult(()) if i is None else row_result(drawn[i]) for i in self.draws])
         return self._rows
 
     def result(self) -> StepResult:
@@ -134,18 +133,23 @@ class LaunchingRunner:
     def _try(self, plan: StepPlan) -> _Launched | None:
         """Starts the step; None where it must go the plain way."""
         outputs = OutputRows(plan.sequences)
-        drawn = [(pick, use) for pick, use in zip(outputs.picks, outputs.uses, strict=True) if use is not None]
-        samplings = [use for _, use in drawn if isinstance(use, PlannedSampling) and use.constraint is None]
-        if len(samplings) < len(drawn):
-            return None
-        rows = [sample_row(sampling, self._token) for sampling in samplings]
+        picks: list[int] = []
+        rows: list[SampleRow] = []
+        draws: list[int | None] = []
+        for pick, use in zip(outputs.picks, outputs.uses, strict=True):
+            if use is None:
+                draws.append(None)
+                continue
+            if not isinstance(use, PlannedSampling) or use.constraint is not None:
+                return None
+            draws.append(len(rows))
+            picks.append(pick)
+            rows.append(sample_row(use, self._token))
         if not self._launching.launches(rows):
             return None
-        numbers = itertools.count()
-        draws = [None if use is None else next(numbers) for use in outputs.uses]
         try:
             step = self._packer.pack(plan.sequences, outputs.wanted, self._token)
-            return _Launched(plan, self._launching.launch(step, [pick for pick, _ in drawn], rows), draws)
+            return _Launched(plan, self._launching.launch(step, picks, rows), draws)
         except Exception:
             # The plain way finds who is to blame, by halves.
             return None

@@ -25,15 +25,16 @@ class OutputRows:
         self.uses: list[RowUse] = []
         self.picks: list[int] = []
         base = 0
-        for planned in sequences:
-            for row, use in planned.outputs:
-                self.uses.append(use)
+        uses, picks = self.uses, self.picks
+        for _, tokens, _, _, _, outputs, _ in sequences:
+            for row, use in outputs:
+                uses.append(use)
                 if isinstance(use, PooledRow):
-                    self.picks.append(len(hidden))
+                    picks.append(len(hidden))
                     hidden.append(base + row)
                 else:
-                    self.picks.append(logits.setdefault(base + row, len(logits)))
-            base += len(planned.tokens)
+                    picks.append(logits.setdefault(base + row, len(logits)))
+            base += len(tokens)
         self.wanted = [*logits, *hidden]
         self.hidden_only = len(hidden)
 

@@ -34,6 +34,7 @@ from plait.scheduler.plan import (
 from plait.types import TokenId
 
 T = TypeVar("T")
+_new = tuple.__new__  # hot: records are made without their constructors
 REMEMBERED_STEPS = 2
 """A plan refers to at most the step before it; one more for good measure."""
 
@@ -194,13 +195,14 @@ def sample_row(
     params, index, position, history, pending, breakers, _, mu = sampling
     if pending is not None:
         history = (*history, token(pending))
-    return SampleRow(params, index, position, history, breakers, mask, mu)
+    return _new(SampleRow, (params, index, position, history, breakers, mask, mu))
 
 
 def row_result(sampled: Sampled, drawn: bool = True) -> RowResult:
     """What came of a row; of one that was not `drawn` from, its log-probabilities alone."""
-    if sampled.error is not None:
-        return RowResult((), (), sampled.error)
+    token, logprobs, error, mu = sampled
+    if error is not None:
+        return RowResult((), (), error)
     if not drawn:
-        return RowResult((), (sampled.logprobs,))
-    return RowResult((sampled.token,), (sampled.logprobs,) if sampled.logprobs else (), None, sampled.mu)
+        return RowResult((), (logprobs,))
+    return _new(RowResult, ((token,), (logprobs,) if logprobs else (), None, mu, None))

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, assert_never
+from typing import Any, NamedTuple, TypeAlias, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +29,7 @@ GATHER_ROWS = 32
 """Rows of logits copied at a time where several samples draw from one row."""
 
 
-@dataclass(frozen=True, slots=True)
-class SampleRow:
+class SampleRow(NamedTuple):
     """How to sample one row. `history` are all tokens before `position`, the prompt's included (it may be empty when
     no stage of the chain looks at it); `dry_breaker_ids` are the DRY breakers as sequences of token ids.
 
@@ -49,8 +47,7 @@ class SampleRow:
     mu: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+class Sampled(NamedTuple):
     """What one row yields: a token, or an error (then `token` is -1 and `logprobs` is empty).
 
     `logprobs` (empty unless `params.logprobs` is set) holds the chosen token first, then the `params.logprobs` most

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -99,7 +99,7 @@ def sample_natively(
     for index, entries in logprobs:
         drawn[index] = Sampled(tokens[index], tuple(Logprob(*entry) for entry in entries), None)
     for index, mu in states:
-        drawn[index] = replace(drawn[index], mu=mu)
+        drawn[index] = drawn[index]._replace(mu=mu)
     for index, error, point, bad, total in failures:
         drawn[index] = Sampled(-1, (), _error(rows[index], logits.shape[1], error, point, bad, total))
     return drawn

@@ -25,6 +25,7 @@ _CODES = {
     SamplerStage.TEMPERATURE: TEMPERATURE,
 }
 _WORD = 0xFFFFFFFF
+_new = tuple.__new__
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,6 @@ class DrawArrays:
     floats: npt.NDArray[np.float64]
     history: I32Array
     copy: bool
-
-
-def drawn_on_device(row: SampleRow) -> bool:
-    """Whether the kernels can draw this row as `ops.sampling` means it."""
-    return row.mask is None and _params_drawn(row.params)
 
 
 def _params_drawn(params: SamplingParams) -> bool:
@@ -81,78 +77,80 @@ def stages_of(params: SamplingParams) -> list[int]:
     return [] if used in ([TEMPERATURE], []) or params.temperature == 0 else used
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What follows from a request's parameters alone. `floats` as the kernels take them; a temperature that is not in
-    the chain is 1."""
-
-    params: SamplingParams
-    on_device: bool
-    penalised: bool
-    seed: tuple[int, int]
-    top_k: int
-    stages: tuple[int, ...]
-    floats: tuple[float, ...]
-
-    @staticmethod
-    def of(params: SamplingParams) -> Facts:
-        stages, seed = stages_of(params), params.seed or 0
-        heat = params.temperature if params.temperature == 0 or SamplerStage.TEMPERATURE in params.samplers else 1.0
-        return Facts(
-            params, _params_drawn(params), _penalty(params), (seed & _WORD, seed >> 32), min(params.top_k, 2**31 - 1),
-            (*stages, *[0] * (STAGES - len(stages))),
-            (heat, params.top_p, math.log(params.min_p) if params.min_p > 0 else -math.inf, params.repeat_penalty,
-             params.frequency_penalty, params.presence_penalty),
-        )  # fmt: skip
-
-
 class KnownFacts:
-    """The facts of parameters seen of late, by their identity: a row's are the same object from step to step."""
+    """What follows from parameters alone, of those seen of late, by their identity: a row's are the same object from
+    step to step. Number i of `numbers` has row i of the tables: `ints` and `floats` as the kernels take them (a
+    temperature that is not in the chain is 1), but for what is the row's own."""
 
     def __init__(self, most: int = 4096) -> None:
-        self._most = most
-        self._facts: dict[int, Facts] = {}
+        """`most` is of rows in a step, and of parameters that are remembered."""
+        self.ints = np.zeros((most, INTS), np.uint32)
+        self.floats = np.zeros((most, FLOATS), np.float64)
+        self.on_device, self.penalised, self.thins = (np.zeros(most, np.bool_) for _ in range(3))
+        self._numbers: dict[int, int] = {}
+        self._params: list[SamplingParams] = []  # kept, so that nobody else gets their identity
 
-    def of(self, params: SamplingParams) -> Facts:
-        found = self._facts.get(id(params))
-        if found is None or found.params is not params:
-            if len(self._facts) >= self._most:
-                self._facts.clear()
-            found = self._facts[id(params)] = Facts.of(params)
-        return found
+    def numbers(self, params: Sequence[SamplingParams]) -> list[int]:
+        """A number for each."""
+        found = list(map(self._numbers.get, map(id, params)))
+        if None in found:
+            if len(self._params) + found.count(None) > len(self.ints):
+                self._numbers.clear()
+                self._params.clear()
+            for each in params:
+                if id(each) not in self._numbers:
+                    self._add(each)
+            found = list(map(self._numbers.get, map(id, params)))
+        return [number for number in found if number is not None]
 
-    def drawn_on_device(self, row: SampleRow) -> bool:
-        """`drawn_on_device`."""
-        return row.mask is None and self.of(row.params).on_device
+    def drawn_on_device(self, rows: Sequence[SampleRow]) -> bool:
+        """Whether the kernels can draw every row as `ops.sampling` means it."""
+        if any(row.mask is not None for row in rows):
+            return False
+        return bool(self.on_device[self.numbers([row.params for row in rows])].all())
+
+    def _add(self, params: SamplingParams) -> None:
+        number = self._numbers[id(params)] = len(self._params)
+        self._params.append(params)
+        stages, seed = stages_of(params), params.seed or 0
+        self.on_device[number], self.penalised[number] = _params_drawn(params), _penalty(params)
+        self.thins[number] = bool(stages)
+        stages += [0] * (STAGES - len(stages))
+        own = (0,) * 5  # sample index, position, history
+        self.ints[number] = (0, seed & _WORD, seed >> 32, *own, min(params.top_k, 2**31 - 1), *stages)
+        heat = params.temperature if params.temperature == 0 or SamplerStage.TEMPERATURE in params.samplers else 1.0
+        least = math.log(params.min_p) if params.min_p > 0 else -math.inf
+        penalties = (params.repeat_penalty, params.frequency_penalty, params.presence_penalty)
+        self.floats[number] = (heat, params.top_p, least, *penalties)
 
 
 def draw_arrays(picks: Sequence[int], rows: Sequence[SampleRow], known: KnownFacts | None = None) -> DrawArrays:
-    """Arrays for rows that can be drawn on the device."""
-    known = known or KnownFacts()
-    ints: list[tuple[int, ...]] = []
-    floats: list[tuple[float, ...]] = []
+    """Arrays for rows, one at least, that can be drawn on the device."""
+    known = known or KnownFacts(len(rows))
+    params, indices, positions, *_ = zip(*rows, strict=True)
+    numbers = known.numbers(params)
+    ints, at = known.ints[numbers], np.array(positions, np.int64)
+    ints[:, 0], ints[:, 3], ints[:, 4], ints[:, 5] = picks, np.array(indices, np.int64) & _WORD, at & _WORD, at >> 32
     history: list[int] = []
-    copy = False
-    for pick, row in zip(picks, rows, strict=True):
-        facts = known.of(row.params)
-        past = _window(row) if facts.penalised else []
-        copy = copy or facts.stages[0] > 0 or bool(past)
-        position = row.position
-        ints.append((pick, *facts.seed, row.sample_index & _WORD, position & _WORD, position >> 32, len(history),
-                     len(past), facts.top_k, *facts.stages))  # fmt: skip
-        floats.append(facts.floats)
+    for number in np.flatnonzero(known.penalised[numbers]).tolist():
+        past = _window(rows[number])
+        ints[number, 6:8] = len(history), len(past)
         history += past
-    table = np.array(ints, np.int64).reshape(len(rows), INTS)
-    return DrawArrays(
-        table.astype(np.uint32).view(np.int32), np.array(floats, np.float64).reshape(len(rows), FLOATS),
-        np.array(history or [0], np.int32), copy,
-    )  # fmt: skip
+    copy = bool(known.thins[numbers].any()) or bool(history)
+    return DrawArrays(ints.view(np.int32), known.floats[numbers], np.array(history or [0], np.int32), copy)
 
 
 def _window(row: SampleRow) -> list[int]:
     """The tokens that the penalties look at."""
     found: list[int] = last_tokens(row.history, row.params.repeat_last_n).tolist()
     return found
+
+
+def outcomes(tokens: list[int], status: list[int], vocabulary: int) -> list[Sampled]:
+    """`outcome` of every row."""
+    if any(status):
+        return [outcome(token, state, vocabulary) for token, state in zip(tokens, status, strict=True)]
+    return [_new(Sampled, (token, (), None, None)) for token in tokens]
 
 
 def outcome(token: int, status: int, vocabulary: int) -> Sampled:

@@ -58,7 +58,7 @@ class KernelExecutable:
         heads, kv = model.program.n_heads, model.memory.shape
         self._interpreter = Interpreter(model.program, model.weights.each, model.memory)
         self._tile_rows = rows_of_tile(heads // kv.n_kv_heads)
-        self._known = KnownFacts()
+        self._known = KnownFacts(MOST_DRAWS)
         self._moved = [False] * len(kv.groups)
         self._drawn = torch.zeros(MOST_DRAWS, dtype=torch.int32, device=self._device)
         self._status = torch.zeros(MOST_DRAWS, dtype=torch.int32, device=self._device)
@@ -110,7 +110,7 @@ class KernelExecutable:
 
     def launches(self, rows: Sequence[SampleRow]) -> bool:
         """Whether all these rows can be drawn on the device."""
-        return len(rows) <= MOST_DRAWS and all(map(self._known.drawn_on_device, rows))
+        return len(rows) <= MOST_DRAWS and self._known.drawn_on_device(rows)
 
     def launch(self, step: StepInputs, picks: Sequence[int], rows: Sequence[SampleRow]) -> Pending:
         """Starts a step and its draws, rows[i] from row picks[i] of the logits. A token -1 - i, in `step.tokens` or in

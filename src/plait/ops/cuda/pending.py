@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import torch
 
-from plait.ops.cuda.draws import outcome
+from plait.ops.cuda.draws import outcomes
 from plait.ops.sampling import Sampled
 
 Tensor: TypeAlias = torch.Tensor
@@ -43,7 +43,7 @@ class Pending:
             else:
                 self._seconds = time.perf_counter() - self._start_s
             tokens, status = self._host[:, : self._count].tolist()
-            self._results = [outcome(t, s, self._vocabulary) for t, s in zip(tokens, status, strict=True)]
+            self._results = outcomes(tokens, status, self._vocabulary)
         return self._results
 
     @property
