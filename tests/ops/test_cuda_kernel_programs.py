@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 from test_cuda_programs import CONFIG, PROGRAM, VOCAB, everything, random_tokens, reference_driver
 
-from plait.ops.api import KVConfig, Program, Reposition
+from plait.ops.api import Instruction, KVConfig, Program, Reposition
 from plait.ops.cuda import open_cuda
 from plait.ops.sampling import SampleRow
 from plait.types import SamplingParams
@@ -107,6 +107,23 @@ def test_a_step_without_memory_frees_what_graphs_hold_and_runs(monkeypatch: pyte
     monkeypatch.setattr(executable.graphs, "of", fail)  # type: ignore[attr-defined]
     assert_same(ours, theirs, {"a": Chunk.every([2]), "b": Chunk.every([3])})
     assert len(executable.graphs) == 0  # type: ignore[attr-defined]
+
+
+def test_a_value_is_held_until_it_is_read_for_the_last_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step holds about a layer's values, not those of all instructions."""
+    from plait.ops.cuda import kernel_run
+
+    execute, held = kernel_run._Run.execute, []
+
+    def watched(run: kernel_run._Run, op: Instruction) -> None:
+        execute(run, op)
+        held.append(len(run.values))
+
+    monkeypatch.setattr(kernel_run._Run, "execute", watched)
+    assert_same(kernel_driver(), reference_driver(), {"a": Chunk.every([1, 2])})
+    assert len(held) == len(PROGRAM.instructions)
+    assert max(held) == 5  # q, k and v, what they are made from, and the residual
+    assert held[-1] <= 2
 
 
 def test_edits() -> None:

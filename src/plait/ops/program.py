@@ -93,7 +93,7 @@ def assign_storages(program: Program) -> dict[int, int]:
 
     Values share a storage only when one has been read for the last time before the instruction that writes the other:
     no instruction writes where it reads. Logits and hidden states share with nothing, so that they outlive the step."""
-    last_use = _last_uses(program)
+    last_use = last_uses(program)
     storages: dict[int, int] = {}
     widths: list[int] = []  # the widest value of each storage
     free: list[int] = []
@@ -107,7 +107,8 @@ def assign_storages(program: Program) -> dict[int, int]:
     return storages
 
 
-def _last_uses(program: Program) -> dict[int, int]:
+def last_uses(program: Program) -> dict[int, int]:
+    """Value id to the index of the last instruction that reads or writes it."""
     last: dict[int, int] = {}
     for index, op in enumerate(program.instructions):
         for value in (*values_read(op), *values_written(op)):

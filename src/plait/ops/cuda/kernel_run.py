@@ -37,7 +37,7 @@ from plait.ops.cuda.staging import StepTensors
 from plait.ops.cuda.values import Values
 from plait.ops.cuda.weights import DeviceWeights
 from plait.ops.cuda.work import SPLITS
-from plait.ops.program import head_of
+from plait.ops.program import head_of, last_uses
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -46,7 +46,8 @@ Tensor: TypeAlias = torch.Tensor
 class Model:
     """A program with its weights, its KV memory and what its products need. `biases` are those of fused matrices;
     `head` is the value that logits are made from by scaling and capping alone, None if there is none. `tickets` are for
-    `decode_attention`."""
+    `decode_attention`. `done`: for each instruction the values that no later one reads, so that a step of many rows
+    holds those of one layer, not of all."""
 
     program: Program
     weights: DeviceWeights
@@ -56,6 +57,7 @@ class Model:
     inv_freq: dict[Rope, Tensor]
     head: Value | None
     tickets: Tickets
+    done: tuple[tuple[int, ...], ...]
 
     @staticmethod
     def of(program: Program, weights: DeviceWeights, memory: DeviceKV, products: Products) -> Model:
@@ -69,7 +71,8 @@ class Model:
                 biases[_keys((op.gate, op.up))] = _fused_bias((op.gate, op.up), op.biases[:2], weights)
         head = head_of(program)
         tickets = Tickets(memory.device, SPLITS * memory.shape.n_kv_heads)
-        return Model(program, weights, memory, products, biases, inv_freq, head.out[0] if head else None, tickets)
+        last = head.out[0] if head else None
+        return Model(program, weights, memory, products, biases, inv_freq, last, tickets, _done(program))
 
 
 def run_program(model: Model, step: StepTensors, drawn: Tensor, single: bool, several: bool) -> Tensor:
@@ -78,8 +81,10 @@ def run_program(model: Model, step: StepTensors, drawn: Tensor, single: bool, se
         store_positions(step.positions, group.store_row, group.store_slot, memory)
     tables = {rope: angles(step.positions, freq, rope.scale) for rope, freq in model.inv_freq.items()}
     run = _Run(model, step, drawn, tables, single, several)
-    for op in model.program.instructions:
+    for op, done in zip(model.program.instructions, model.done, strict=True):
         run.execute(op)
+        for value in done:
+            del run.values[value]
     return run.values[model.program.logits.id]
 
 
@@ -173,6 +178,15 @@ class _Run(Values):
             work = DecodeItems(group.items, group.single, group.counts, shared if group.shared.shape[1] else None)
             decode_attention(q, k, v, self.step.positions, pages, work, self.model.tickets, shape, out)
         self._put(op.out, out)
+
+
+def _done(program: Program) -> tuple[tuple[int, ...], ...]:
+    """For each instruction the values that are used for the last time there; the logits outlive the step."""
+    done: list[list[int]] = [[] for _ in program.instructions]
+    for value, index in last_uses(program).items():
+        if value != program.logits.id:
+            done[index].append(value)
+    return tuple(map(tuple, done))
 
 
 def _keys(weights: tuple[Weight, ...]) -> tuple[int, ...]:
