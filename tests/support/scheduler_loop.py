@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from plait.cache.config import CacheConfig
 from plait.cache.kv import KVCache
 from plait.scheduler.limits import Limits, QueueBounds
@@ -23,17 +25,19 @@ class Loop:
         n_prefill: int | None = None,
         queue: QueueBounds = NO_BOUNDS,
         step_s: float = 0.0,
+        ready: Callable[[EngineRequest], bool] | None = None,
     ) -> None:
         config = CacheConfig(4, (pages + 1,))
         self.now, self.step_s = 100.0, step_s
         limits = Limits(n_batch=n_batch, n_parallel=n_parallel, context_length=200, n_prefill=n_prefill)
-        self.scheduler = Scheduler(KVCache(config), limits, queue=queue, clock=lambda: self.now)
+        self.scheduler = Scheduler(KVCache(config), limits, queue=queue, clock=lambda: self.now, ready=ready)
         self.runner = ToyRunner(config)
         self.asked: dict[str, EngineRequest] = {}
         self.tokens: dict[str, list[int]] = {}
         self.begun: list[str] = []  # in the order of their first tokens
         self.ended: list[str] = []
         self.plans: list[StepPlan] = []
+        self._owners: list[list[str]] = []
 
     def add(self, name: str, prompt: tuple[int, ...], max_tokens: int = 4, **fields: object) -> None:
         for seed in range(200):
@@ -49,6 +53,7 @@ class Loop:
         plan = self.scheduler.schedule()
         if plan is not None:
             self.plans.append(plan)
+            self._owners.append([self.scheduler.owner(p.sequence)[0] for p in plan.sequences])
             events += self.scheduler.commit(plan, self.runner.run(plan))
         self.now += self.step_s
         self.scheduler.check()
@@ -59,6 +64,10 @@ class Loop:
             if event.final:
                 self.ended.append(event.request_id)
         return events
+
+    def owners(self, number: int) -> list[str]:
+        """The requests that have rows in plan `number`, in its order."""
+        return self._owners[number]
 
     def drain(self) -> list[TokenEvent]:
         events: list[TokenEvent] = []

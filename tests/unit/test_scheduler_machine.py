@@ -84,6 +84,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         self.config, self.reuse = config, reuse
         self.now = 1000.0
+        self.unready: set[str] = set()
         self._restart(limits)
         self.in_flight = in_flight
         self.requests: dict[str, EngineRequest] = {}
@@ -104,6 +105,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         salt=st.sampled_from(("", "", "b")),
         penalties=PENALTIES,
         fields=FIELDS,
+        ready=st.sampled_from((True, True, True, False)),
     )
     def add(
         self,
@@ -117,6 +119,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         salt: str,
         penalties: dict[str, float],
         fields: dict[str, Any],
+        ready: bool,
     ) -> None:
         prompt = (*stem, *((POISON,) if poison else ()), *tail)
         params = SamplingParams(n=n, max_tokens=max_tokens, seed=seed, **penalties)  # type: ignore[arg-type]
@@ -134,6 +137,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         self.scheduler.add(request)
         self.requests[request.request_id] = request
+        if not ready:
+            self.unready.add(request.request_id)
+
+    @rule()
+    def become_ready(self) -> None:
+        self.unready.clear()
 
     @rule(seconds=st.sampled_from((0.1, 0.3, 2.0, 70.0)))
     def wait(self, seconds: float) -> None:
@@ -160,7 +169,13 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def _restart(self, limits: Limits) -> None:
         self.cache = KVCache(self.config)
-        self.scheduler = Scheduler(self.cache, limits, reuse=self.reuse, clock=lambda: self.now)
+        self.scheduler = Scheduler(
+            self.cache,
+            limits,
+            reuse=self.reuse,
+            clock=lambda: self.now,
+            ready=lambda request: request.request_id not in self.unready,
+        )
         self.runner = ToyRunner(self.config)
         self.flying: deque[tuple[StepPlan, StepResult]] = deque()
 
@@ -247,6 +262,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "scheduler"):
             return
+        self.unready.clear()
         bound = (
             self.steps + 100 + 10 * sum(r.sampling.n * self.scheduler.context_length for r in self.requests.values())
         )

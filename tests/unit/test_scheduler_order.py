@@ -65,6 +65,47 @@ def test_background_takes_only_what_nobody_wants_and_gives_way_first() -> None:
     assert loop.ended.index("more") == 0
 
 
+def test_one_that_is_not_ready_does_not_hold_back_background_work() -> None:
+    compiled = ["batch"]
+    loop = Loop(n_parallel=1, ready=lambda request: request.request_id in compiled)
+    loop.add("grammar", own(0))
+    loop.add("batch", own(1), max_tokens=30, priority=Priority.BACKGROUND)
+    loop.step()
+    assert loop.begun == ["batch"]
+    compiled.append("grammar")
+    loop.step()
+    assert loop.begun == ["batch", "grammar"], "it gave its place as soon as that was wanted"
+    loop.drain()
+    assert loop.ended == ["grammar", "batch"]
+
+
+def test_one_that_waits_for_a_prefix_does_not_hold_back_background_work() -> None:
+    loop = Loop(n_parallel=3, n_batch=16)
+    loop.add("first", own(0, 60))
+    loop.add("second", own(0, 60))
+    loop.add("batch", own(1), max_tokens=30, priority=Priority.BACKGROUND)
+    loop.step()
+    assert loop.begun == ["batch"]
+    loop.drain()
+    assert loop.scheduler.counters.preemptions == 0
+
+
+def test_background_work_leaves_the_places_that_are_wanted_soon() -> None:
+    """One place can be taken back for each step, so no more is lent than that."""
+    loop = Loop(n_parallel=4, n_batch=64)
+    for number in range(4):
+        loop.add(f"r{number}", own(0, 60), max_tokens=8)
+    for number in range(4):
+        loop.add(f"batch{number}", own(1 + number), max_tokens=30, priority=Priority.BACKGROUND)
+    loop.step()
+    assert loop.scheduler.num_running == 2
+    loop.step()
+    loop.step()
+    assert set(loop.begun) >= {"r0", "r1", "r2", "r3"}
+    assert loop.scheduler.counters.preemptions == 1
+    loop.drain()
+
+
 def test_tenants_get_equal_shares_however_much_they_ask() -> None:
     rng = random.Random(1)
     loop = Loop(n_parallel=4, step_s=0.02)
@@ -274,6 +315,56 @@ def test_who_waits_for_a_prompt_lends_it_its_urgency() -> None:
     loop.drain()
     assert loop.begun.index("first") < loop.begun.index("other")
     assert loop.begun.index("second") < loop.begun.index("other")
+
+
+@pytest.mark.parametrize("how", ["aborted", "late"])
+def test_what_was_lent_is_given_back_when_who_waits_goes_away(how: str) -> None:
+    loop = Loop(n_parallel=3, n_batch=8)
+    loop.add("other", own(1, 60), priority=Priority.NORMAL)
+    loop.add("first", own(0, 60), priority=Priority.LOW)
+    loop.step()
+    loop.add("second", own(0, 60), priority=Priority.HIGH, deadline=loop.now + 5)
+    loop.add("third", own(0, 60), priority=Priority.LOW)
+    loop.step()
+    loop.step()
+    assert loop.owners(-1)[0] == "first", "the second waits for it"
+    if how == "aborted":
+        loop.scheduler.abort("second")
+    else:
+        loop.now += 5
+        del loop.asked["second"]
+    loop.step()
+    assert loop.owners(-1)[0] == "other", "the third waits for it, too, but lends it no more than its own class"
+    loop.drain()
+    assert loop.begun.index("other") < loop.begun.index("first")
+
+
+def test_of_two_that_lent_their_class_one_goes_away_and_the_other_still_lends() -> None:
+    loop = Loop(n_parallel=3, n_batch=8)
+    loop.add("other", own(1, 60), priority=Priority.NORMAL)
+    loop.add("first", own(0, 60), priority=Priority.LOW)
+    loop.step()
+    for name in ("second", "third"):
+        loop.add(name, own(0, 60), priority=Priority.HIGH)
+    loop.step()
+    loop.scheduler.abort("second")
+    loop.drain()
+    assert loop.begun.index("third") < loop.begun.index("other")
+
+
+def test_a_class_that_was_lent_protects_a_place_only_as_long_as_who_lent_it_waits() -> None:
+    loop = Loop(n_parallel=1, n_batch=8)
+    loop.add("first", own(0, 60), priority=Priority.LOW)
+    loop.step()
+    loop.add("second", own(0, 60), priority=Priority.HIGH)
+    loop.step()
+    loop.step()
+    loop.scheduler.abort("second")
+    loop.add("normal", own(1))
+    loop.step()
+    assert loop.scheduler.counters.preemptions == 1
+    loop.drain()
+    assert loop.ended == ["normal", "first"]
 
 
 def test_what_was_lent_is_given_back_once_the_prompt_is_computed() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from test_scheduler_rules import Loop, ends, prompt_of, request
 
 from plait.types import FinishReason, Priority
+from support import scheduler_loop as order
 from support.toy_model import POISON
 
 
@@ -115,3 +117,51 @@ def test_a_prompt_that_is_waited_for_may_fill_the_memory() -> None:
     events = loop.drain()
     assert ends(events) == {("a", 0): FinishReason.LENGTH, ("b", 0): FinishReason.LENGTH}
     assert loop.prompt_tokens <= 38 + 2, "no more than what the page that was missing held"
+
+
+@pytest.mark.parametrize("in_flight", [False, True], ids=["between steps", "with a step in flight"])
+@pytest.mark.parametrize(
+    ("classes", "heir"),
+    [
+        ((Priority.NORMAL, Priority.NORMAL, Priority.NORMAL), "r1"),
+        ((Priority.HIGH, Priority.LOW, Priority.NORMAL), "r2"),
+        ((Priority.LOW, Priority.BACKGROUND, Priority.LOW), "r2"),
+        ((Priority.NORMAL, Priority.BACKGROUND, Priority.BACKGROUND), "r1"),
+        ((Priority.BACKGROUND, Priority.BACKGROUND, Priority.HIGH), "r2"),
+    ],
+)
+def test_the_most_urgent_that_waits_takes_over_in_the_next_step(
+    classes: tuple[Priority, ...], heir: str, in_flight: bool
+) -> None:
+    loop = Loop(n_batch=8, n_parallel=2)
+    scheduler = loop.scheduler
+    scheduler.add(replace(request("r0", prompt_of(60)), priority=classes[0]))
+    loop.step()
+    for number in (1, 2):
+        scheduler.add(replace(request(f"r{number}", prompt_of(60)), priority=classes[number]))
+    loop.step()
+    plan = scheduler.schedule() if in_flight else None
+    scheduler.abort("r0")
+    following = scheduler.schedule()
+    assert following is not None
+    assert [scheduler.owner(p.sequence)[0] for p in following.sequences] == [heir]
+    assert len(following.sequences[0].tokens) == 8, "the whole budget"
+    for one in [plan, following] if plan else [following]:
+        scheduler.commit(one, loop.runner.run(one))
+        scheduler.check()
+    events = loop.drain()
+    assert {e.request_id for e in events if e.final} == {"r1", "r2"}
+    assert loop.prompt_tokens <= 60 + 3, "the other one waits for the heir"
+
+
+def test_who_is_not_ready_is_passed_over_when_a_prompt_is_taken_over() -> None:
+    ready: set[str] = set()
+    loop = order.Loop(n_batch=8, n_parallel=2, ready=lambda asked: asked.request_id in ready | {"r0", "r2"})
+    for number, level in enumerate((Priority.NORMAL, Priority.NORMAL, Priority.BACKGROUND)):
+        loop.add(f"r{number}", order.own(0, 60), priority=level)
+    loop.step()
+    loop.scheduler.abort("r0")
+    loop.step()
+    assert loop.owners(-1) == ["r2"]
+    ready.add("r1")
+    loop.drain()

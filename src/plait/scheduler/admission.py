@@ -52,8 +52,8 @@ class Admission:
 
     def enqueue(self, sample: Sample, *, returning: bool = False) -> None:
         sample.phase = Phase.WAITING
-        sample.awaited, sample.awaited_by = None, False
-        sample.level = sample.lent = sample.request.priority
+        sample.level = sample.request.priority
+        sample.forget_who_waits()
         self.waiting.add(sample, returning=returning, cached=self.sequences.cached(sample))
 
     @property
@@ -87,11 +87,10 @@ class Admission:
                 behind = []
             if budget <= 0 or passed >= MOST_PASSED:
                 return
-            if sample.request.priority >= Priority.BACKGROUND and not self.waiting.only_background:
+            if sample.request.priority >= Priority.BACKGROUND and self._wanted(passed, limits.places):
                 return
-            other = self.sequences.coming_from(sample)
-            if other is not None:
-                other.lent = min(other.lent, _risen(sample, now))
+            if self.sequences.coming_from(sample) is not None:
+                sample.lend(_risen(sample, now))
                 passed += 1
                 continue
             if len(self.running) >= limits.places:
@@ -105,6 +104,11 @@ class Admission:
             sample.level = _risen(sample, now)
             prompts.append(sample)
             budget -= policy.first_share(sample.wanted, budget, True)
+
+    def _wanted(self, passed: int, places: int) -> bool:
+        """Whether the place that a background request would take is wanted soon by one of the `passed` more urgent
+        ones, which could not run in this step: one place a step can be taken back for them, and is lent till then."""
+        return bool(self.running) and len(self.running) + passed > places
 
     def _is_ready(self, sample: Sample) -> bool:
         return self._ready is None or self._ready(sample.request.engine_request)
@@ -235,6 +239,10 @@ class Admission:
     def check(self, samples: list[Sample]) -> None:
         """Verify the invariants; raises `AssertionError`."""
         self.waiting.check()
+        for sample in samples:
+            assert sample.awaited is None or sample.phase is Phase.WAITING, "it waits for pages, but not in the queue"
+            assert sample.lent == min([sample.request.priority, *sample.awaited_by.values()]), "what is lent"
+            assert not sample.awaited_by or sample.phase not in (Phase.PENDING, Phase.WAITING), "lent to one that waits"
         assert set(self.waiting) == {s for s in samples if s.phase is Phase.WAITING}
         assert self.running == sorted((s for s in samples if s.phase is Phase.RUNNING), key=ORDER)
         assert self._longest == sum(s.longest for s in self.running)

@@ -46,11 +46,11 @@ class Sample:
     `tokens` are those the host knows, the prompt first; `drawing` the further ones that steps in flight will draw.
     `planned` counts the sequence's tokens with a place in KV memory, in flight or computed. `in_flight` counts the
     plans that the sequence is in. `cached_tokens` of the prompt were not computed for this sample (None: it has not
-    begun). `level` is its class, as it had risen when it was let in; `lent` that of the most urgent that waited for its
+    begun). `level` is its class, as it had risen when it was let in; `lent` that of the most urgent that wait for its
     pages. `preempted` counts how often it gave way; the first `computed` of its tokens had been computed when it did.
     `rank` is its place in the queue. `awaited` is the running sample whose pages it waits for, as long as that one has
-    fewer than `awaited_tokens`; that one is `awaited_by` somebody. `guess` are tokens that may follow, from `lookup`;
-    `guessed` of the planned tokens are such.
+    fewer than `awaited_tokens`; that one is `awaited_by` it, and has its class until its own prompt is computed or who
+    waits has gone away. `guess` are tokens that may follow, from `lookup`; `guessed` of the planned tokens are such.
     `pinned_until` is set at its end: so long its pages are to stay. `mu` is Mirostat's state.
     """
 
@@ -70,13 +70,13 @@ class Sample:
         self.planned = 0
         self.in_flight = 0
         self.cached_tokens: int | None = None
-        self.level = self.lent = request.priority
+        self.level = self.lent = int(request.priority)
         self.preempted = 0
         self.computed = 0
         self.rank: Rank = (0, 0, 0, 0, 0)
         self.awaited: Sample | None = None
         self.awaited_tokens = 0
-        self.awaited_by = False
+        self.awaited_by: dict[Sample, int] = {}
         self.lookup: Lookup | None = None
         self.guess: tuple[TokenId, ...] = ()
         self.guessed = 0
@@ -100,6 +100,29 @@ class Sample:
         if self.lookup is None:
             self.lookup = Lookup()
         self.guess = self.lookup.guess(self.tokens, min(most, self.request.limit - len(self.tokens) - 1), odds)
+
+    def wait_for(self, other: Sample, tokens: int) -> None:
+        """It waits for the first `tokens` of `other`'s tokens, and lends it its class meanwhile."""
+        self.awaited, self.awaited_tokens = other, tokens
+        self.lend(self.request.priority)
+
+    def lend(self, level: int) -> None:
+        """Whom it waits for shares the class to which it has risen."""
+        other = self.awaited
+        assert other is not None
+        other.awaited_by[self] = level
+        other.lent = min(other.lent, level)
+
+    def go_away(self) -> None:
+        """It waits no more, and takes back what it lent."""
+        other, self.awaited = self.awaited, None
+        if other is not None and other.awaited_by.pop(self, None) == other.lent:
+            other.lent = min([other.request.priority, *other.awaited_by.values()])
+
+    def forget_who_waits(self) -> None:
+        """Its prompt is computed, or it runs no more: nobody lends it anything."""
+        self.awaited_by.clear()
+        self.lent = self.request.priority
 
     @property
     def order(self) -> tuple[int, int]:

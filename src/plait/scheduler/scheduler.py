@@ -334,6 +334,7 @@ class Scheduler:
         sample = request.pass_lead(sample)
         if sample.phase is Phase.WAITING:
             self._admission.waiting.remove(sample)
+            sample.go_away()
         elif sample.phase is Phase.RUNNING:
             self._admission.leave(sample)
         sample.phase = Phase.ENDED

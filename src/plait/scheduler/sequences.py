@@ -108,6 +108,7 @@ class Sequences:
             self._filled(sample)
             if sample.awaited_by:
                 self._cache.share_tail(sample.sequence)
+                sample.forget_who_waits()
 
     def commit_guess(self, sample: Sample, tokens: tuple[TokenId | FromStep, ...], sound: bool) -> None:
         """These tokens of a row and its guesses are computed; the guesses after them were wrong and are forgotten. For
@@ -207,7 +208,7 @@ class Sequences:
         cached = self.cached(sample)
         if not policy.worth_waiting(coming - cached, len(sample.tokens) - cached):
             return None
-        sample.awaited, sample.awaited_tokens, best.awaited_by = best, coming, True
+        sample.wait_for(best, coming)
         return best
 
     def _part_before(self, sample: Sample, other: Sample, tokens: int) -> bool:

@@ -14,7 +14,6 @@ from typing import TypeAlias
 
 from plait.scheduler import policy
 from plait.scheduler.request import Sample
-from plait.types import Priority
 
 Entry: TypeAlias = tuple[policy.Rank, Sample]
 
@@ -38,17 +37,12 @@ class WaitingQueue:
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._bucket = -1
         self._length = 0
-        self._background = 0
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[Sample]:
         return (sample for lane in self._lanes.values() for _, sample in lane.entries)
-
-    @property
-    def only_background(self) -> bool:
-        return self._length == self._background
 
     def add(self, sample: Sample, *, returning: bool, cached: int) -> None:
         """A sample joins; `returning` after it had to give way."""
@@ -76,7 +70,6 @@ class WaitingQueue:
 
     def _count(self, sample: Sample, sign: int) -> None:
         self._length += sign
-        self._background += sign * (sample.request.priority >= Priority.BACKGROUND)
         self.tokens += sign * len(sample.tokens)
 
     def ordered(self, now: float, promise: policy.Promise | None = None) -> Iterator[Sample]:
@@ -124,7 +117,6 @@ class WaitingQueue:
                 assert (sample.request.account.tenant, sample.request.priority) == (tenant, priority)
         assert self._length == sum(1 for _ in self)
         assert self.tokens == sum(len(sample.tokens) for sample in self)
-        assert self._background == sum(s.request.priority >= Priority.BACKGROUND for s in self)
 
 
 class _Walk:
