@@ -113,14 +113,15 @@ class FakeCublasLt:
         c_size_t.from_address(result + 64).value = self.workspace
         return SUCCESS
 
-    def _cap(self, code: int, attribute: int, out: int, size: int, written: int) -> int:
+    def _cap(self, code: int, attribute: int, out: int | None, size: int, written: int) -> int:
         if attribute not in self.caps:
             return INVALID_VALUE
         value = self.caps[attribute]
         data = b"".join(each.to_bytes(4, "little") for each in (value if isinstance(value, list) else [value]))
-        if len(data) > size:
+        if out is not None and len(data) != size:
             return INVALID_VALUE
-        ctypes.memmove(out, data, len(data))
+        if out is not None:
+            ctypes.memmove(out, data, size)
         c_size_t.from_address(written).value = len(data)
         return SUCCESS
 

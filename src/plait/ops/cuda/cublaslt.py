@@ -273,11 +273,12 @@ class CublasLt:
 
     def _list(self, algorithm: Algorithm, attribute: int) -> list[int]:
         """The values of a capability that is a list."""
-        values, written = (c_uint32 * 1024)(), c_size_t()
-        status = self._library.cublasLtMatmulAlgoCapGetAttribute(
-            byref(algorithm), attribute, values, ctypes.sizeof(values), byref(written)
-        )
-        return [] if status else list(values[: written.value // 4])
+        ask, written = self._library.cublasLtMatmulAlgoCapGetAttribute, c_size_t()
+        if ask(byref(algorithm), attribute, None, 0, byref(written)):
+            return []
+        values = (c_uint32 * (written.value // 4))()
+        status = ask(byref(algorithm), attribute, values, written.value, byref(written)) if len(values) else 0
+        return [] if status else list(values)
 
     def _layout(self, kind: str, rows: int, columns: int) -> _Owned:
         """A matrix whose columns lie one after another."""
