@@ -223,16 +223,15 @@ class Chain:
 
     def timed(self, sets: Sequence[dict[ProductShape, bytes | None]], rounds: int = 15) -> list[float]:
         """Seconds of the chain with each of some sets of choices."""
-        pool, graphs = torch.cuda.graph_pool_handle(), []
-        for choices in sets:
-            products = Products(DEVICE, self._tilings, over(self._lt, LtChoices(choices), self._workspace))
+        pool = torch.cuda.graph_pool_handle()
+        # They hold memory that the graphs use.
+        each = [Products(DEVICE, self._tilings, self._over(LtChoices(choices))) for choices in sets]
+        for products in each:
             self.run(products)
-            graphs.append(captured([lambda products=products: self.run(products)], pool))
-        return replayed(graphs, rounds)
+        return replayed([captured([lambda products=products: self.run(products)], pool) for products in each], rounds)
 
-
-def over(lt: CublasLt, choices: LtChoices, workspace: torch.Tensor) -> LtProducts:
-    return LtProducts(lt, choices, workspace, lambda: int(torch.cuda.current_stream().cuda_stream))
+    def _over(self, choices: LtChoices) -> LtProducts:
+        return LtProducts(self._lt, choices, self._workspace, lambda: int(torch.cuda.current_stream().cuda_stream))
 
 
 def keep_helpful(chain: Chain, chosen: dict[ProductShape, bytes | None], rows: int) -> dict[ProductShape, bytes | None]:

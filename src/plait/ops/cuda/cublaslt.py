@@ -13,7 +13,7 @@ import ctypes
 import weakref
 from collections.abc import Callable, Iterator
 from ctypes import POINTER, byref, c_float, c_int, c_int32, c_int64, c_size_t, c_uint16, c_uint32, c_uint64, c_void_p
-from itertools import zip_longest
+from itertools import islice, product, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,8 @@ _SPLITS = (1, 2, 3, 4, 6, 8)
 _CLUSTERS = (2, 3, 5, 6, 4, 8, 7, 9, 0)
 """1x1, 2x1, 1x2, 2x2, 4x1, 1x4, 4x2, 2x4, and as the library likes."""
 _MOST_IDS = 128
+_MOST_TRIES = 200
+"""Of one id: it may know hundreds of tiles, none of which can be used."""
 
 
 class Algorithm(ctypes.Structure):
@@ -209,15 +211,14 @@ class CublasLt:
             self._call("cublasLtMatmulAlgoInit", self._handle.pointer, *_six(operation.shape), number, byref(base))
         except BackendError:
             return
-        stages = self._list(base, _CAP_STAGES) or [0]
-        found = 0
-        for tile in reversed(self._list(base, _CAP_TILES) or [0]):  # the largest first
-            for stage in reversed(stages):
-                if found == most:
+        # The largest first: on matrices of this size, what is small is slow.
+        both = product(*(self._list(base, each)[::-1] or [0] for each in (_CAP_TILES, _CAP_STAGES)))
+        for tile, stages in islice(both, _MOST_TRIES):
+            for changed in self._changed(operation, base, tile=tile, stages=stages):
+                yield changed
+                most -= 1
+                if not most:
                     return
-                for changed in self._changed(operation, base, tile=tile, stages=stage):
-                    found += 1
-                    yield changed
 
     def _ids(self, shape: ProductShape) -> list[int]:
         ids, count = (c_int * _MOST_IDS)(), c_int()
