@@ -38,7 +38,7 @@ from plait.ops.cuda.lt_products import LtChoices, LtProducts
 from plait.ops.cuda.products import Choices, Products, file_name
 
 LAYERS = 6
-FIRST_ROWS = (128, 256, 512, 64, 2048, 32, 16, 1, 8192)
+FIRST_ROWS = (128, 256, 512, 64, 2048, 32, 16, 1, 4096, 8192)
 """Where the most is to be gained, or the most steps are."""
 MANY_ROWS = 512
 """Beyond, each algorithm costs much time to measure, and fewer are."""
