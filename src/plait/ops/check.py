@@ -20,7 +20,7 @@ def check_step(step: StepInputs, config: KVConfig, vocab: int) -> None:
     _check_range("out_rows", step.out_rows, rows)
     if not 0 <= step.hidden_only <= len(step.out_rows):
         raise ValueError(f"hidden_only is {step.hidden_only}; there are {len(step.out_rows)} output rows")
-    if np.any(np.diff(step.row_seq) < 0):
+    if (step.row_seq[1:] < step.row_seq[:-1]).any():
         raise ValueError("row_seq falls; rows of one sequence are adjacent, sequences in ascending order")
     if len(step.kv) != len(config.num_pages):
         raise ValueError(f"the step has {len(step.kv)} KV groups; the memory has {len(config.num_pages)}")
@@ -30,10 +30,10 @@ def check_step(step: StepInputs, config: KVConfig, vocab: int) -> None:
 
 def check_slots(what: str, slots: I32Array, page_size: int, num_pages: int) -> None:
     """Raises ValueError unless every slot lies in a page that may be handed out (page 0 may not)."""
-    bad = slots[(slots < page_size) | (slots >= page_size * num_pages)]
-    if bad.size:
+    if _outside(slots, page_size, page_size * num_pages):
+        bad = slots[(slots < page_size) | (slots >= page_size * num_pages)][0]
         raise ValueError(
-            f"{what}: slot {bad[0]} is outside the pages 1..{num_pages - 1} of {page_size} slots "
+            f"{what}: slot {bad} is outside the pages 1..{num_pages - 1} of {page_size} slots "
             f"(slots {page_size}..{page_size * num_pages - 1})"
         )
 
@@ -45,32 +45,39 @@ def _check_group(what: str, inputs: KVInputs, step: StepInputs, page_size: int, 
                          f"{inputs.store_slot.shape}; they must be vectors of one length")  # fmt: skip
     _check_range(f"{what}: store_row", inputs.store_row, len(step.tokens))
     check_slots(f"{what}: store_slot", inputs.store_slot, page_size, num_pages)
-    if len(np.unique(inputs.store_slot)) < len(inputs.store_slot):
+    in_order = np.sort(inputs.store_slot)
+    if (in_order[1:] == in_order[:-1]).any():
         raise ValueError(f"{what}: two rows are stored to one slot")
     for copy in inputs.copies:
         ends = np.array([copy.src, copy.src + copy.count - 1, copy.dst, copy.dst + copy.count - 1], np.int32)
         if copy.count < 1 or abs(copy.src - copy.dst) < copy.count:
             raise ValueError(f"{what}: {copy} is empty, or its source and destination overlap")
         check_slots(f"{what}: {copy}", ends, page_size, num_pages)
-    slots = np.array([r.slot for r in inputs.repositions], np.int32)
-    check_slots(f"{what}: reposition", slots, page_size, num_pages)
+    if inputs.repositions:
+        slots = np.array([r.slot for r in inputs.repositions], np.int32)
+        check_slots(f"{what}: reposition", slots, page_size, num_pages)
 
 
 def _check_tables(what: str, inputs: KVInputs, step: StepInputs, page_size: int, num_pages: int) -> None:
     starts, entries = inputs.entry_start, inputs.entries
     if starts.ndim != 1 or entries.ndim != 2 or entries.shape[1] != 3:
         raise ValueError(f"{what}: entry_start is a vector and entries is (E, 3), not {starts.shape}, {entries.shape}")
-    if len(starts) == 0 or starts[0] != 0 or starts[-1] != len(entries) or np.any(np.diff(starts) < 0):
+    if len(starts) == 0 or starts[0] != 0 or starts[-1] != len(entries) or (starts[1:] < starts[:-1]).any():
         raise ValueError(f"{what}: entry_start must rise from 0 to the number of entries, {len(entries)}")
     _check_range("row_seq", step.row_seq, len(starts) - 1)
-    page, first, count = entries.T
-    if np.any((page < 1) | (page >= num_pages)):
+    page, first, count = np.ascontiguousarray(entries.T)
+    if _outside(page, 1, num_pages):
         raise ValueError(f"{what}: a page table names a page outside 1..{num_pages - 1}: {sorted(set(page.tolist()))}")
-    if np.any((first < 0) | (count < 0) | (first + count > page_size)):
+    if _outside(first, 0, page_size + 1) or count.min(initial=0) < 0 or (first + count).max(initial=0) > page_size:
         raise ValueError(f"{what}: a page table entry reaches outside its page of {page_size} slots")
 
 
 def _check_range(what: str, values: I32Array, limit: int) -> None:
-    bad = values[(values < 0) | (values >= limit)]
-    if bad.size:
-        raise ValueError(f"{what}: {bad[0]} is outside 0..{limit - 1}")
+    if _outside(values, 0, limit):
+        bad = values[(values < 0) | (values >= limit)][0]
+        raise ValueError(f"{what}: {bad} is outside 0..{limit - 1}")
+
+
+def _outside(values: I32Array, low: int, high: int) -> bool:
+    """Whether any is below `low` or not below `high`. Two sweeps that make nothing: who looks for which may be slow."""
+    return bool(values.size) and not low <= int(values.min()) <= int(values.max()) < high

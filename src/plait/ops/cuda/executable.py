@@ -77,9 +77,9 @@ class KernelExecutable:
                 return self._plainly(step)
             if not len(step.tokens) or not len(step.out_rows):
                 if len(step.tokens):
-                    self._forward(step)
+                    self._forward(self._pack(step))
                 return np.empty((0, self.model.program.logits.width), np.float32)
-            result: F32Array = self._forward(step).float().cpu().numpy()
+            result: F32Array = self._forward(self._pack(step)).float().cpu().numpy()
             return result
 
     def _plainly(self, step: StepInputs) -> F32Array:
@@ -117,10 +117,12 @@ class KernelExecutable:
         a history, stands for the i-th draw of the launch before this one. Raises as `run` does."""
         check_step(replace(step, tokens=np.maximum(step.tokens, 0)), self._memory.config, self._vocab)
         with torch.no_grad():
-            pending = self._read_back.begin(len(rows), self.model.program.logits.width)
             self._edit(step)
-            if len(step.tokens):
-                logits = self._forward(step)
+            packed = self._pack(step) if len(step.tokens) else None
+            # From here on the device has work: what was before is not part of the step's time there.
+            pending = self._read_back.begin(len(rows), self.model.program.logits.width)
+            if packed is not None:
+                logits = self._forward(packed)
                 if rows:
                     draw(logits, self._upload_draws(draw_arrays(picks, rows, self._known)), self._drawn, self._status)
             pending.end(self._drawn, self._status)
@@ -162,11 +164,13 @@ class KernelExecutable:
             self._memory.edit(group, inputs)
             self._moved[group] = self._moved[group] or bool(inputs.repositions)
 
-    def _forward(self, step: StepInputs) -> Tensor:
-        """Logits on the device, (outputs, vocabulary), valid until the next pass."""
+    def _pack(self, step: StepInputs) -> Packed:
         config, groups = self._memory.config, self._memory.shape.groups
         masked = tuple(moved or group.window is not None for moved, group in zip(self._moved, groups, strict=True))
-        packed = pack_step(step, config.page_size, self._tile_rows, masked)
+        return pack_step(step, config.page_size, self._tile_rows, masked)
+
+    def _forward(self, packed: Packed) -> Tensor:
+        """Logits on the device, (outputs, vocabulary), valid until the next pass."""
         single = any(work.items.shape[1] for work in packed.work) or not packed.work
         several = any(work.tiles.shape[1] for work in packed.work)
         capacity = self._bucket(packed, several)
@@ -175,7 +179,7 @@ class KernelExecutable:
                 return self._eager(packed, single, several)
             graph = self.graphs.of(capacity, True, several)
             self._send(graph.layout, packed, graph.input)
-            return graph.replay()[: len(step.out_rows)]
+            return graph.replay()[: len(packed.step.out_rows)]
         except torch.cuda.OutOfMemoryError:
             # Once more without what graphs hold; should that fail, too, whoever runs the step tries less of it.
             self._free()

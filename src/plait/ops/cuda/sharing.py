@@ -46,12 +46,16 @@ def find_shared(
         return nothing_shared(len(rows))
     first = table[starts[sequences]]
     order = np.argsort(first, kind="stable")
-    cuts = np.flatnonzero(np.diff(first[order])) + 1
+    first = first[order]
+    begins = np.ones(len(order), np.bool_)
+    np.not_equal(first[1:], first[:-1], out=begins[1:])
+    begin = np.flatnonzero(begins)
+    size = np.append(begin[1:], len(order)) - begin
+    large = size >= LEAST_MEMBERS
     groups = [
         (group, keys)
-        for group in np.split(order, cuts)
-        if len(group) >= LEAST_MEMBERS
-        and (keys := _common(table, starts, lengths, sequences[group], page)) >= LEAST_KEYS
+        for at, count in zip(begin[large].tolist(), size[large].tolist(), strict=True)
+        if (keys := _common(table, starts, lengths, sequences[group := order[at : at + count]], page)) >= LEAST_KEYS
     ]
     return _items(groups, sequences, rows) if groups else nothing_shared(len(rows))
 

@@ -6,6 +6,7 @@ torch and the step contract; knows no kernel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -192,7 +193,7 @@ class Layout:
 
     def _put(self, host: I32Array, name: str, values: I32Array) -> None:
         start, shape = self._parts[name]
-        view = host[start : start + int(np.prod(shape))].reshape(shape)
+        view = host[start : start + math.prod(shape)].reshape(shape)
         if values.ndim == 1:
             view[: len(values)] = values
         else:

@@ -43,34 +43,43 @@ class Sequences:
 
 
 def sequences_of(step: StepInputs) -> Sequences:
-    own, first, count = np.unique(step.row_seq, return_index=True, return_counts=True)
+    row_seq = step.row_seq.astype(np.int64)
+    begins = np.ones(len(row_seq), np.bool_)
+    np.not_equal(row_seq[1:], row_seq[:-1], out=begins[1:])
+    first = np.flatnonzero(begins)
+    if len(first) == len(row_seq):
+        none = first[:0]
+        return Sequences(row_seq, first, none, none, none)
+    own, count = row_seq[first], np.append(first[1:], len(row_seq)) - first
     one = count == 1
     return Sequences(own[one], first[one], own[~one], first[~one], count[~one])
 
 
 def lengths_of(inputs: KVInputs) -> I64Array:
     """Keys of each sequence of the step."""
-    ends = np.concatenate(([0], np.cumsum(inputs.entries[:, 2], dtype=np.int64)))
-    lengths: I64Array = np.diff(ends[inputs.entry_start])
+    ends = np.zeros(len(inputs.entries) + 1, np.int64)
+    np.cumsum(inputs.entries[:, 2], out=ends[1:])
+    own = ends[inputs.entry_start]
+    lengths: I64Array = own[1:] - own[:-1]
     return lengths
 
 
 def page_table(inputs: KVInputs, page_size: int, ragged: bool = False) -> tuple[I32Array, I32Array, int]:
     """The entries of all sequences, where each sequence's start, and how many slots an entry stands for: a page where
     every entry but a sequence's last is a whole page from its beginning, else one. `ragged` asks for slots."""
-    page, first, count = inputs.entries.T
+    page, first, count = np.ascontiguousarray(inputs.entries.T)
+    begins, ends = inputs.entry_start[:-1], inputs.entry_start[1:]
     whole = count == page_size
-    ends = inputs.entry_start[1:][np.diff(inputs.entry_start) > 0] - 1
-    whole[ends] = True
+    whole[ends[ends > begins] - 1] = True
     if whole.all() and not first.any() and not ragged:
-        return page, inputs.entry_start[:-1], page_size
+        return page, begins, page_size
     after = np.cumsum(count)
     slots = (
         np.repeat(page * page_size + first, count)
         + np.arange(after[-1] if len(after) else 0)
         - np.repeat(after - count, count)
     )
-    return slots.astype(np.int32), np.concatenate(([0], after))[inputs.entry_start[:-1]].astype(np.int32), 1
+    return slots.astype(np.int32), np.concatenate(([0], after))[begins].astype(np.int32), 1
 
 
 def split_length(lengths: I64Array) -> int:
@@ -106,11 +115,12 @@ def _singles(sequences: Sequences, lengths: I64Array, skip: I64Array) -> tuple[I
 
 
 def _tiles(sequences: Sequences, lengths: I64Array, tile_rows: int, masked: bool) -> I32Array:
+    if not len(sequences.several):
+        return np.zeros((5, 0), np.int32)
     counts = -(-sequences.num_rows // tile_rows)
     ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
     which = np.repeat(np.arange(len(counts)), counts)
-    offset = (np.arange(total) - np.repeat(ends - counts, counts)) * tile_rows
+    offset = (np.arange(len(which)) - np.repeat(ends - counts, counts)) * tile_rows
     num = np.minimum(tile_rows, sequences.num_rows[which] - offset)
     own = lengths[sequences.several[which]]
     before = own - sequences.num_rows[which] + offset  # keys before the tile's first row

@@ -1,0 +1,75 @@
+"""Work lists of steps, made by columns, against plain loops over the rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from plait.ops.api import I32Array, KVInputs, StepInputs
+from plait.ops.cuda.sharing import LEAST_KEYS, LEAST_MEMBERS, find_shared
+from plait.ops.cuda.work import lengths_of, page_table, sequences_of
+
+PAGE = 16
+
+
+def i32(values: object) -> I32Array:
+    return np.array(values, np.int32)
+
+
+def random_tables(rng: np.random.Generator, count: int) -> list[list[int]]:
+    """Pages of some sequences, many of which begin alike."""
+    beginnings = rng.integers(1, 500, (3, 60)).tolist()
+    tables = []
+    for length in rng.integers(1, 60, count).tolist():
+        own = rng.integers(1, 500, length).tolist()
+        common = int(rng.integers(0, length + 1))
+        tables.append(beginnings[int(rng.integers(3))][:common] + own[common:])
+    return tables
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_work_lists_are_those_of_a_plain_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    tables = random_tables(rng, int(rng.integers(1, 40)))
+    counts = [1 if seed % 3 == 0 or rng.random() < 0.7 else int(rng.integers(1, 9)) for _ in tables]
+    last = rng.integers(1, PAGE + 1, len(tables)).tolist()
+    entries = [
+        (page, 0, last[s] if i == len(table) - 1 else PAGE)
+        for s, table in enumerate(tables)
+        for i, page in enumerate(table)
+    ]
+    starts = [0, *np.cumsum([len(table) for table in tables]).tolist()]
+    none = i32([])
+    inputs = KVInputs(i32(starts), i32(entries), none, none)
+    row_seq = [s for s, count in enumerate(counts) for _ in range(count)]
+    sequences = sequences_of(StepInputs(none, none, i32(row_seq), none, (inputs,)))
+    lengths, (pages, begins, page) = lengths_of(inputs), page_table(inputs, PAGE)
+
+    single = [s for s, count in enumerate(counts) if count == 1]
+    several = [s for s, count in enumerate(counts) if count > 1]
+    assert (sequences.single.tolist(), sequences.several.tolist()) == (single, several)
+    assert sequences.single_row.tolist() == [row_seq.index(s) for s in single]
+    assert sequences.first_row.tolist() == [row_seq.index(s) for s in several]
+    assert sequences.num_rows.tolist() == [counts[s] for s in several]
+    assert lengths.tolist() == [PAGE * (len(table) - 1) + last[s] for s, table in enumerate(tables)]
+    assert (pages.tolist(), begins.tolist(), page) == ([e[0] for e in entries], starts[:-1], PAGE)
+
+    shared = find_shared(pages, begins, lengths, sequences.single, sequences.single_row, page)
+    assert shared.skip.tolist() == [shared_keys(s, single, tables, lengths.tolist()) for s in single]
+
+
+def shared_keys(sequence: int, single: list[int], tables: list[list[int]], lengths: list[int]) -> int:
+    """Keys of the whole pages that all begin with whose first page is this one's."""
+    group = [s for s in single if tables[s][0] == tables[sequence][0]]
+    whole = min(lengths[s] for s in group) // PAGE
+    common = next((i for i in range(whole) if len({tables[s][i] for s in group}) > 1), whole)
+    return PAGE * common if len(group) >= LEAST_MEMBERS and PAGE * common >= LEAST_KEYS else 0
+
+
+def test_a_table_with_a_ragged_page_in_its_midst_goes_slot_by_slot() -> None:
+    inputs = KVInputs(i32([0, 2, 3]), i32([(4, 0, 3), (6, 0, 2), (9, 1, 2)]), i32([]), i32([]))
+    slots, begins, page = page_table(inputs, PAGE)
+    assert slots.tolist() == [64, 65, 66, 96, 97, 145, 146]
+    assert (begins.tolist(), page) == ([0, 5], 1)
