@@ -303,6 +303,7 @@ def test_a_sample_whose_text_cannot_be_made_ends_alone(llm: LLM, monkeypatch: py
         return inner(output, tokens, final)
 
     outputs: dict[int, int] = {}
+    monkeypatch.setattr(OutputText, "plain", lambda output, token: None)  # every token goes the whole way
     monkeypatch.setattr(OutputText, "push", push)
     got = llm.generate(prompts, GREEDY)
     assert [one.text for one in got][::2] == wanted[::2]

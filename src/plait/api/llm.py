@@ -10,27 +10,27 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias, Unpack
 
 from plait.api.model import Model
+from plait.api.news import Call, News, Running, publish
 from plait.api.results import Delta, Generation, Sample
 from plait.api.turns import Turns
 from plait.config import EngineOptions, from_environment
 from plait.engine.build import build_engine
 from plait.engine.core import Engine
 from plait.engine.stats import EngineStats
-from plait.errors import OptionError, RequestError, StepError
+from plait.errors import OptionError, RequestError
 from plait.garbage import seldom_collected
 from plait.ops.api import Progress
 from plait.tokenizer.output import OutputText
 from plait.tokenizer.requests import Requests
 from plait.types import (
     ChatMessage,
-    EngineRequest,
     Pooling,
     SamplingParams,
     Service,
@@ -40,19 +40,6 @@ from plait.types import (
 )
 
 Prompt: TypeAlias = str | Sequence[TokenId]
-
-
-@dataclass
-class _Running:
-    """One request on its way: what to tell the engine when a stop string ends a sample."""
-
-    request: EngineRequest
-    prompt_index: int
-    prompt: str | None
-    outputs: list[OutputText]
-    inbox: deque[Delta] = field(default_factory=deque)
-    open: int = 0
-    faults: dict[int, StepError] = field(default_factory=dict)
 
 
 class _Stream(Iterator[Delta]):
@@ -99,7 +86,7 @@ class LLM:
         self.tokenizer = self.model.tokenizer
         mark = self.tokenizer.fingerprint() if self.options.kv_cache_dir else ""
         self._engine: Engine = build_engine(self.model.loaded, self.options, progress, mark, lambda: self.tokenizer)
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Running] = {}
         self._ids = itertools.count()
         self._lock = Turns()
         self._left: deque[str] = deque()  # requests that nobody reads any more, to be aborted
@@ -118,19 +105,20 @@ class LLM:
         `timeout`, `queue_timeout`, `cache`, `salt`, `salt_from`, `pin`. Raises `RequestError` or `PromptTooLongError`
         before anything runs if a prompt cannot be served; a failure later stays in the `error` of its sample.
         """
-        running = self._submit(prompts, params, service)
-        collected: dict[tuple[int, int], list[Delta]] = {}
+        call = self._submit(prompts, params, service)
+        collected = [[list[News]() for _ in one.outputs] for one in call.running]
         with seldom_collected():
-            for delta in self._deltas(running):
-                collected.setdefault((delta.prompt_index, delta.index), []).append(delta)
+            for several in self._news(call):
+                for news in several:
+                    collected[news[0]][news[1]].append(news)
         return [
             Generation(
                 prompt=one.prompt,
                 prompt_token_ids=one.request.prompt,
-                samples=tuple(_join(collected[i, k]) for k in range(one.request.sampling.n)),
+                samples=tuple(_join(each) for each in samples),
                 seed=one.request.sampling.seed or 0,
             )
-            for i, one in enumerate(running)
+            for one, samples in zip(call.running, collected, strict=True)
         ]
 
     def stream(
@@ -143,8 +131,8 @@ class LLM:
 
         The prompts are checked at once, before the first item is asked for.
         """
-        running = self._submit(prompts, params, service)
-        return _Stream(self._deltas(running), lambda: self._forget(running))
+        call = self._submit(prompts, params, service)
+        return _Stream(self._deltas(call), lambda: self._forget(call))
 
     def embed(
         self,
@@ -159,12 +147,12 @@ class LLM:
         """
         if pooling not in set(Pooling):
             raise RequestError(f"pooling is {pooling!r}; choose one of {', '.join(Pooling)}")
-        running = self._submit(prompts, SamplingParams(), service, Pooling(pooling))
-        ends = {delta.prompt_index: delta for delta in self._deltas(running) if delta.final}
-        for delta in ends.values():
-            if delta.error is not None:
-                raise delta.error
-        return [ends[i].embedding for i in range(len(running))]
+        call = self._submit(prompts, SamplingParams(), service, Pooling(pooling))
+        ends = {news.prompt_index: news for several in self._news(call) for news in several if news.final}
+        for news in ends.values():
+            if news.error is not None:
+                raise news.error
+        return [ends[i].embedding for i in range(len(call.running))]
 
     def chat(
         self,
@@ -210,7 +198,7 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None,
         fields: ServiceFields,
         pooling: Pooling | None = None,
-    ) -> list[_Running]:
+    ) -> Call:
         service = Service(**fields)
         several = _as_list(prompts)
         each = list(params) if isinstance(params, Sequence) else [params or SamplingParams()] * len(several)
@@ -219,6 +207,7 @@ class LLM:
         if not all(isinstance(one, SamplingParams) for one in each):
             raise RequestError("sampling parameters are SamplingParams(...), one for all prompts or a list of them")
         running = [self._prepare(i, prompt, one) for i, (prompt, one) in enumerate(zip(several, each, strict=True))]
+        call = Call(running)
         self._check_process()
         with self._lock:
             self._abort_left()
@@ -231,9 +220,9 @@ class LLM:
                         self._engine.abort(added.request.request_id)
                     raise
             self._running.update({one.request.request_id: one for one in running})
-        return running
+        return call
 
-    def _prepare(self, index: int, prompt: Prompt, params: SamplingParams) -> _Running:
+    def _prepare(self, index: int, prompt: Prompt, params: SamplingParams) -> Running:
         text = prompt if isinstance(prompt, str) else None
         ids = self._encoded(prompt) if isinstance(prompt, str) else self._checked(prompt)
         if params.grammar is not None:
@@ -242,7 +231,7 @@ class LLM:
             check_grammar(params.grammar)
         request = self._requests.make(f"r{next(self._ids)}", ids, params)
         outputs = [OutputText(self.tokenizer, params.stop) for _ in range(params.n)]
-        return _Running(request, index, text, outputs, open=params.n)
+        return Running(request, index, text, outputs, params.n)
 
     def _encoded(self, text: str) -> tuple[TokenId, ...]:
         self._requests.check_length(text, self.options.n_ctx or self.model.context_length)
@@ -263,66 +252,37 @@ class LLM:
 
     # --- events -----------------------------------------------------------------------------------------------
 
-    def _deltas(self, running: list[_Running]) -> Generator[Delta]:
+    def _news(self, call: Call) -> Generator[list[News]]:
+        """News as they come, at least one step's at a time."""
         try:
-            while any(one.open or one.inbox for one in running):
-                for one in running:
-                    while one.inbox:
-                        yield one.inbox.popleft()
-                if any(one.open for one in running):
-                    self._pump(running)
+            while call.open or call.news:
+                yield call.take()
+                if call.open:
+                    self._pump(call)
         finally:
-            self._forget(running)
+            self._forget(call)
 
-    def _pump(self, running: list[_Running]) -> None:
+    def _deltas(self, call: Call) -> Generator[Delta]:
+        for several in self._news(call):
+            for news in several:
+                yield news.delta()
+
+    def _pump(self, call: Call) -> None:
         """Run a step unless another thread's step has already brought news."""
         self._check_process()
         with self._lock:
             self._abort_left()
-            if not any(one.inbox for one in running):
+            if not call.news:
                 self._post(self._engine.step())
 
     def _post(self, events: list[TokenEvent]) -> None:
         """Hand news to their readers. Text is made here, not when it is read: a sample whose stop string came ends
         before the next step is planned, whichever thread plans it."""
-        for event in events:
-            target = self._running.get(event.request_id)
-            if target is not None:
-                self._deliver(target, event)
+        publish(events, self._running, self._engine.finish)
 
-    def _deliver(self, one: _Running, event: TokenEvent) -> None:
-        output = one.outputs[event.index]
-        try:
-            shown = output.see(event)
-        except Exception as error:  # the text of one sample cannot be made: it ends, and nobody else does
-            output.ended = True
-            one.faults[event.index] = StepError.of(error)
-            shown = output.see(event)
-            if not event.final:
-                self._engine.finish(event.request_id, event.index)
-        one.open -= event.final
-        if shown is None:
-            return
-        if shown.finish:
-            self._engine.finish(event.request_id, event.index)
-        fault = one.faults.get(event.index)
-        delta = Delta(
-            prompt_index=one.prompt_index,
-            index=event.index,
-            text=shown.text,
-            token_ids=shown.tokens,
-            logprobs=shown.logprobs,
-            finish_reason=None if fault else shown.finish_reason,
-            error=fault or shown.error,
-            prompt_tokens=event.prompt_tokens,
-            cached_tokens=event.cached_tokens,
-            embedding=event.embedding,
-        )
-        one.inbox.append(delta)
-
-    def _forget(self, running: list[_Running]) -> None:
+    def _forget(self, call: Call) -> None:
         """Nobody reads these any more. Takes no lock: the garbage collector may call it in the midst of a step."""
-        for one in running:
+        for one in call.running:
             if self._running.pop(one.request.request_id, None) is not None and one.open:
                 self._left.append(one.request.request_id)
 
@@ -352,13 +312,13 @@ def _message(fields: Mapping[str, Any]) -> ChatMessage:
     return ChatMessage(role=str(fields["role"]), content=content, extra=extra)
 
 
-def _join(deltas: list[Delta]) -> Sample:
-    last = deltas[-1]
+def _join(several: list[News]) -> Sample:
+    last = several[-1]
     return Sample(
         index=last.index,
-        text="".join(delta.text for delta in deltas),
-        token_ids=tuple(token for delta in deltas for token in delta.token_ids),
-        logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
+        text="".join([news.text for news in several]),
+        token_ids=tuple([token for news in several for token in news.token_ids]),
+        logprobs=tuple([entry for news in several for entry in news.logprobs]),
         finish_reason=last.finish_reason,
         error=last.error,
         cached_tokens=last.cached_tokens,

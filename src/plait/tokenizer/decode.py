@@ -24,6 +24,10 @@ def _has(attributes: bytes, token: TokenId, bits: int) -> bool:
     return token < len(attributes) and bool(attributes[token] & bits)
 
 
+NOTHING_HELD = (b"", 0)
+"""State of a decoder that has no part of a character."""
+
+
 class StreamDecoder:
     """Decodes one id at a time. What `push` and `flush` return adds up to `decode` of the same ids."""
 
@@ -34,12 +38,23 @@ class StreamDecoder:
         self._skip_special, self._keep = skip_special, keep
         self._at_start = vocabulary.strips_space and not continuing
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._whole = vocabulary.whole
+        self._between = not self._at_start  # two characters: nothing of one is held back
+
+    def plain(self, token: TokenId) -> str | None:
+        """What `push` would return, where that is quickly said: between two characters, of a token that spells whole
+        ones and was seen before. Else None, and nothing has changed."""
+        return self._whole.get(token) if self._between else None
 
     def push(self, token: TokenId) -> str:
         """The characters that `token` completes. Raises `TokenizerError` for an id outside the vocabulary."""
         if self._skip_special and self._vocabulary.is_special(token) and not self._kept(token):
             return ""
-        return self._strip(self._utf8.decode(self._vocabulary.piece(token)))
+        text = self._strip(self._utf8.decode(self._vocabulary.piece(token)))
+        self._between = not self._at_start and self._utf8.getstate() == NOTHING_HELD
+        if token not in self._whole:
+            self._vocabulary.look(token)
+        return text
 
     def flush(self) -> str:
         """The end of the ids: bytes still waiting for the rest of their character become U+FFFD."""

@@ -39,12 +39,23 @@ class OutputText:
         """The stop string that was found."""
         return self._stop.hit
 
+    def plain(self, token: TokenId) -> str | None:
+        """The text of the sample's next token, where nothing else is to be thought of: it spells whole characters, none
+        of which may begin a stop string, and nothing is held back. Else None, and nothing has changed. After it the
+        token is taken in."""
+        text = self._decoder.plain(token)
+        return text if text is not None and not self.ended and self._stop.passes(text) else None
+
     def push(self, tokens: Sequence[TokenId], final: bool) -> tuple[str, int, bool]:
         """Take the next tokens; returns (text that may be shown, how many of the tokens belong to the sample, whether a
         stop string was found). A character or a possible stop string that is not complete yet is held back; `final`
         releases it."""
         shown = []
         for taken, token in enumerate(tokens, 1):
+            plain = self.plain(token)
+            if plain is not None:
+                shown.append(plain)
+                continue
             text, hit = self._stop.push(self._decoder.push(token))
             shown.append(text)
             if hit is not None:
@@ -61,6 +72,8 @@ class OutputText:
 
     def see(self, event: TokenEvent) -> Shown | None:
         """Take in the sample's next event; None where it says nothing to the reader. Raises what `push` raises."""
+        if len(event.tokens) == 1 and not event.final and (plain := self.plain(event.tokens[0])) is not None:
+            return Shown(plain, event.tokens, event.logprobs, None, None, False)
         text, taken, finish = "", 0, False
         if not self.ended:
             text, taken, hit = self.push(event.tokens, event.final)

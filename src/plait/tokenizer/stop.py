@@ -21,6 +21,7 @@ class StopChecker:
         if "" in stop:
             raise RequestError("a stop string is empty; give at least one character, or leave it out")
         self._stops = tuple(stop)
+        self._begins = frozenset(text[0] for text in stop)
         self._held = ""
         self.hit: str | None = None
 
@@ -29,7 +30,7 @@ class StopChecker:
         is dropped, and so is all that is pushed later."""
         if self.hit is not None:
             return "", self.hit
-        if not self._stops:
+        if self.passes(text):
             return text, None
         pending = self._held + text
         found = self._first(pending)
@@ -40,6 +41,11 @@ class StopChecker:
         start, self.hit = found
         self._held = ""
         return pending[:start], self.hit
+
+    def passes(self, text: str) -> bool:
+        """Whether `text`, coming next, is certainly no part of a stop string: none was found or may have begun before,
+        and none begins in it. Pushing it would change nothing."""
+        return self.hit is None and not self._held and self._begins.isdisjoint(text)
 
     def flush(self) -> str:
         """The text ends here: what was held back was no stop string after all."""

@@ -87,6 +87,8 @@ class Vocabulary:
     verbatim: int = CONTROL | UNKNOWN | USER_DEFINED
     hidden: int = CONTROL | UNKNOWN
     fim: Mapping[FimToken, TokenId] = field(default_factory=dict)
+    whole: dict[TokenId, str | None] = field(default_factory=dict)
+    """Of tokens looked at so far by `look`: the text of those that spell whole characters and are not hidden."""
     _pieces: dict[TokenId, bytes] = field(default_factory=dict)
 
     def check_id(self, token: TokenId) -> None:
@@ -104,6 +106,16 @@ class Vocabulary:
             self.check_id(token)
             known = self._pieces[token] = self._spell(self.texts[token], self.attributes[token])
         return known
+
+    def look(self, token: TokenId) -> None:
+        """Enters a token of the vocabulary in `whole`."""
+        text = None
+        if not self.attributes[token] & self.hidden:
+            try:
+                text = self.piece(token).decode()
+            except UnicodeDecodeError:
+                text = None
+        self.whole[token] = text
 
     def _spell(self, text: str, attribute: int) -> bytes:
         if attribute & self.verbatim:
