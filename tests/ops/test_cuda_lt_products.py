@@ -70,6 +70,16 @@ def test_a_chosen_product_is_the_product(inputs: str, output: str) -> None:
     assert fake.launched == [{"algorithm": CODE, "size": 1 << 20, "stream": 77}]
 
 
+def test_without_numbers_nothing_is_launched() -> None:
+    fake = FakeCublasLt()
+    lt = products(fake, (ProductShape(3, 10, 8, "bf16", "f32"), CODE))
+    x, w = (torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in ((3, 8), (10, 8)))
+    got = lt(x, w, torch.float32)
+    assert got is not None
+    assert (got.shape, got.dtype, got.device.type) == ((3, 10), torch.float32, "meta")
+    assert not fake.launched
+
+
 def test_a_shape_is_looked_up_once() -> None:
     fake = FakeCublasLt()
     lt = products(fake, (ProductShape(4, 10, 8, "bf16", "bf16"), CODE))

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.ops.api import KVGroup, KVShape, Program, Value
-from plait.ops.program import assign_storages, values_read, values_written
+from plait.ops.api import Attention, KVGroup, KVShape, Program, Value
+from plait.ops.program import assign_storages, distinct, values_read, values_written
 from plait.ops.recorder import Ops
 from support.programs import everything
 from support.tensors import random_weight
@@ -51,3 +51,31 @@ def test_a_model_needs_few() -> None:
     program = everything()
     check(program)
     assert len(set(assign_storages(program).values())) <= 8
+
+
+def test_one_of_each_kind_is_a_program_that_runs() -> None:
+    program = everything()
+    few = distinct(program)
+    check(few)
+    assert distinct(few) == few
+    assert few.logits == program.logits
+    assert {op.layer for op in few.instructions if isinstance(op, Attention)} == {0, 1, 2}
+
+
+@given(st.integers(3, 6))
+def test_like_layers_count_once(n_layers: int) -> None:
+    few = distinct(layers(n_layers))
+    assert len(few.instructions) == len(distinct(layers(2)).instructions)
+    check(few)
+
+
+def layers(count: int) -> Program:
+    ops = Ops(KVShape(1, 2, 2, (KVGroup(tuple(range(count))),)), 1)
+    rng = np.random.default_rng(0)
+    x = ops.embed(random_weight(rng, "w", 5, 2))
+    for layer in range(count):
+        normed = ops.rms_norm(x, random_weight(rng, "w", 2), 1e-5)
+        q, k, v = ops.linears(normed, tuple(random_weight(rng, "w", 2, 2) for _ in range(3)))
+        q = ops.rope_and_store(q, k, v, layer=layer, rope=None)
+        x = ops.add(x, ops.attention(q, layer=layer, scale=1.0))
+    return ops.finish(ops.linear(ops.take_rows(x), random_weight(rng, "w", 5, 2)))

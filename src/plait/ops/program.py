@@ -6,7 +6,9 @@ Knows the contract in `ops.api`; does no arithmetic, and knows no backend.
 
 from __future__ import annotations
 
-from typing import assert_never
+from collections.abc import Hashable, Mapping
+from dataclasses import fields, replace
+from typing import Any, assert_never
 
 from plait.ops.api import (
     Activate,
@@ -125,6 +127,56 @@ def _take(width: int, widths: list[int], free: list[int]) -> int:
     free.remove(best)
     widths[best] = max(widths[best], width)
     return best
+
+
+def distinct(program: Program) -> Program:
+    """The program without those instructions that are like an earlier one but for their numbers: other weights of the
+    same shapes, another layer of the same KV group, other values made in the same way. What read their values reads
+    the earlier one's. Its logits mean nothing, but running it asks a device for all that the program would."""
+    head = head_of(program)
+    ends = {program.logits.id, *(() if head is None else [head.out[0].id])}
+    groups = {layer: g for g, group in enumerate(program.kv.groups) for layer in group.layers}
+    makers: dict[int, Hashable] = {}  # how each value was made
+    stands: dict[int, Value] = {}
+    kept: dict[Hashable, Instruction] = {}
+    for op in program.instructions:
+        outs = values_written(op)
+        kind = (type(op), tuple(out.id in ends for out in outs), _likeness(op, makers, groups))
+        first = kept.setdefault(kind, _reading(op, stands))
+        for place, (own, other) in enumerate(zip(outs, values_written(first), strict=True)):
+            makers[own.id] = (type(op), place, tuple((out.width, out.rows) for out in outs))
+            stands[own.id] = other
+    return replace(program, instructions=tuple(kept.values()), logits=stands[program.logits.id])
+
+
+def _likeness(op: Instruction, makers: Mapping[int, Hashable], groups: Mapping[int, int]) -> Hashable:
+    """All of an instruction but its numbers."""
+
+    def of(part: object) -> object:
+        match part:
+            case Value():
+                return makers.get(part.id, (part.width, part.rows))
+            case Weight():
+                return part.shape, part.format
+            case tuple():
+                return tuple(of(each) for each in part)
+            case _:
+                return part
+
+    parts = {field.name: of(getattr(op, field.name)) for field in fields(op)}
+    if isinstance(op, RopeAndStore | Attention):
+        parts["layer"] = groups[op.layer]
+    return tuple(parts.values())
+
+
+def _reading(op: Instruction, stands: Mapping[int, Value]) -> Instruction:
+    """The instruction on the values that stand for those it reads."""
+    changes: dict[str, Any] = {}
+    for field in fields(op):
+        part = getattr(op, field.name)
+        if isinstance(part, Value) and part.id in stands:
+            changes[field.name] = stands[part.id]
+    return replace(op, **changes)
 
 
 def vocabulary(program: Program) -> int:

@@ -17,6 +17,7 @@ from plait.errors import BackendError
 from plait.formats.tensor import F32Array
 from plait.ops.api import I32Array, StepInputs
 from plait.ops.check import check_step
+from plait.ops.cuda.compiling import compile_together
 from plait.ops.cuda.draws import DrawArrays, KnownFacts, draw_arrays
 from plait.ops.cuda.graphs import DECODE_ROWS, MIXED_OUTPUTS, MIXED_ROWS, Graphs, round_up
 from plait.ops.cuda.interpreter import Interpreter
@@ -134,12 +135,21 @@ class KernelExecutable:
         if not self.use_graphs:
             return
         with torch.no_grad():
+            with torch.cuda.device(self._device):
+                compile_together(lambda: self.rehearse(parallel, batch), self._device)
             try:
                 for capacity, several in self._capacities(parallel, batch):
                     self.graphs.of(capacity, True, several)
                 self._try_draws()
             except torch.cuda.OutOfMemoryError:
                 self._free()
+
+    def rehearse(self, parallel: int, batch: int) -> None:
+        """The launches of `prepare` on tensors without numbers, for `compiling.rehearse`."""
+        double = KernelExecutable(self.model.without_numbers())
+        double._try_draws()  # first, since its kernels take longest
+        for capacity, several in self._capacities(parallel, batch):
+            double.graphs.of(capacity, True, several).replay()
 
     def _capacities(self, parallel: int, batch: int) -> Iterator[tuple[Capacity, bool]]:
         """Those of `_bucket`, the largest first: the graphs' memory is one pool."""

@@ -37,7 +37,7 @@ from plait.ops.cuda.staging import StepTensors
 from plait.ops.cuda.values import Values
 from plait.ops.cuda.weights import DeviceWeights
 from plait.ops.cuda.work import SPLITS
-from plait.ops.program import head_of, last_uses
+from plait.ops.program import distinct, head_of, last_uses
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -73,6 +73,17 @@ class Model:
         tickets = Tickets(memory.device, SPLITS * memory.shape.n_kv_heads)
         last = head.out[0] if head else None
         return Model(program, weights, memory, products, biases, inv_freq, last, tickets, _done(program))
+
+    def without_numbers(self) -> Model:
+        """One of each kind of instruction, on the device "meta": tensors that have shapes and no memory."""
+        meta = torch.device("meta")
+        weights = DeviceWeights(
+            {key: each.to(meta) for key, each in self.weights.each.items()},
+            {keys: each.to(meta) for keys, each in self.weights.fused.items()},
+        )
+        memory = DeviceKV(self.memory.shape, self.memory.config, {}, meta)
+        products = Products(meta, self.products.choices, self.products.lt)
+        return Model.of(distinct(self.program), weights, memory, products)
 
 
 def run_program(model: Model, step: StepTensors, drawn: Tensor, single: bool, several: bool) -> Tensor:

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from plait.ops.cuda.kernels.rows import Tickets
-from plait.ops.cuda.kernels.runtime import begin, overlap, power, tile
+from plait.ops.cuda.kernels.runtime import Launched, begin, overlap, power, tile
 from plait.ops.cuda.kernels.shared import SharedItems, shared_partials
 from plait.ops.cuda.kernels.tiles import block_slots, scores, softmax_step
 from plait.ops.cuda.sharing import MEMBERS
@@ -52,6 +52,7 @@ def _add_part(part_top, part_total, part_acc, top, total, acc):
     return new_top, total * old + part_total * new, acc * old[:, None] + part_acc * new[:, None]
 
 
+@Launched
 @triton.jit(do_not_specialize=["capacity", "row_capacity", "of_row_stride"])
 def _decode(
     q, k, v, row_positions, table, starts, positions, items, rows, counts, capacity, row_capacity, of_row,

@@ -6,9 +6,10 @@ import torch
 import triton
 import triton.language as tl
 
-from plait.ops.cuda.kernels.runtime import begin, overlap, power
+from plait.ops.cuda.kernels.runtime import Launched, begin, overlap, power
 
 
+@Launched
 @triton.jit
 def _embed(tokens, drawn, table, out, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
     begin(PDL)

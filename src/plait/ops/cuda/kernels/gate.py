@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from plait.ops.api import Activation
-from plait.ops.cuda.kernels.runtime import begin, overlap
+from plait.ops.cuda.kernels.runtime import Launched, begin, overlap
 
 BLOCK = 1024
 CODES = {Activation.SILU: 0, Activation.GELU: 1, Activation.GELU_TANH: 2}
@@ -24,6 +24,7 @@ def activate(x, ACT: tl.constexpr):
     return y
 
 
+@Launched
 @triton.jit
 def _gate(x, x_stride, out, out_stride, width, ACT: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
     begin(PDL)

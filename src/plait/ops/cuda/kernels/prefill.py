@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from plait.ops.cuda.kernels.decode import LOG2_E, Pages, Shape
-from plait.ops.cuda.kernels.runtime import begin, overlap, power, tile
+from plait.ops.cuda.kernels.runtime import Launched, begin, overlap, power, tile
 from plait.ops.cuda.kernels.tiles import block_slots, scores, softmax_step
 
 TILE_ROWS = 128
@@ -21,6 +21,7 @@ KEYS, WIDE_KEYS, STAGES, WARPS = 64, 32, 3, 4
 """Keys of a block (wide: of float32, or of more than 128 numbers a head), stages of the pipeline, warps."""
 
 
+@Launched
 @triton.jit(do_not_specialize=["capacity"])
 def _prefill(
     q, k, v, row_positions, table, starts, positions, items, counts, capacity, sinks, out, scale, cap, window,

@@ -7,12 +7,13 @@ import triton
 import triton.language as tl
 
 from plait.ops.api import RopeLayout
-from plait.ops.cuda.kernels.runtime import begin, overlap, power
+from plait.ops.cuda.kernels.runtime import Launched, begin, overlap, power
 
 Table = tuple[torch.Tensor, torch.Tensor]
 HEADS_AT_ONCE = 8
 
 
+@Launched
 @triton.jit
 def _angles(positions, inv_freq, cos, sin, scale, PAIRS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
     begin(PDL)
@@ -34,6 +35,7 @@ def angles(positions: torch.Tensor, inv_freq: torch.Tensor, scale: float) -> Tab
     return cos, sin
 
 
+@Launched
 @triton.jit(do_not_specialize=["count"])
 def _store_positions(positions, store_row, store_slot, memory, count, BLOCK: tl.constexpr, PDL: tl.constexpr):
     begin(PDL)
@@ -76,6 +78,7 @@ def _rotated(source, target, cos, sin, head, live, DIM: tl.constexpr, PAIRS: tl.
         tl.store(target + rest, tl.load(source + rest, mask=inside, other=0.0).to(target.dtype.element_ty), mask=inside)
 
 
+@Launched
 @triton.jit(do_not_specialize=["rows", "stores"])
 def _rope_and_store(
     q, q_stride, k, k_stride, v, v_stride, cos, sin, out, k_memory, v_memory, store_row, store_slot, rows, stores,

@@ -18,7 +18,7 @@ import triton.language as tl
 
 from plait.ops.api import Activation
 from plait.ops.cuda.kernels.gate import CODES, activate
-from plait.ops.cuda.kernels.runtime import tile
+from plait.ops.cuda.kernels.runtime import Launched, tile
 
 MOST_ROWS = 512
 TILE_ROWS = 128
@@ -47,6 +47,7 @@ def _end(acc, up, bias, n, n_inside, width, GATED: tl.constexpr, BIAS: tl.conste
     return acc
 
 
+@Launched
 @triton.jit(do_not_specialize=["rows"])
 def _rows(
     x, x_stride, w, bias, out, partial, tickets, rows, width, depth,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, TypedDict
 
 import torch
 import triton
@@ -13,6 +15,20 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 def interpreted() -> bool:
     """Whether kernels of this process run in Triton's interpreter. It is decided before the first is imported."""
     return bool(triton.knobs.runtime.interpret)
+
+
+rehearsing: ContextVar[bool] = ContextVar("rehearsing", default=False)
+"""Whether launches only tell Triton's hooks what they would compile, see `compiling.rehearse`."""
+
+
+class Launched:
+    """A kernel that the host launches: `kernel[grid](...)`."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        return partial(self.kernel.warmup, grid=grid) if rehearsing.get() else self.kernel[grid]
 
 
 def runs_kernels(device: torch.device) -> bool:
@@ -40,7 +56,9 @@ class Overlap(TypedDict):
 def overlap(device: torch.device) -> Overlap:
     """Whether a kernel may be set up while the one before it still runs (from Hopper on). Each kernel then waits before
     it touches what another wrote, so that the end of one implies the end of all before it."""
-    able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    # A rehearsal's tensors, on "meta", stand for those of the current device.
+    asked = None if device.type == "meta" else device
+    able = device.type in ("cuda", "meta") and torch.cuda.get_device_capability(asked) >= (9, 0)
     return {"PDL": able, "launch_pdl": able}
 
 

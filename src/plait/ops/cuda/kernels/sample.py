@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from plait.ops.cuda.kernels.philox import token_uniform
-from plait.ops.cuda.kernels.runtime import begin, overlap, power
+from plait.ops.cuda.kernels.runtime import Launched, begin, overlap, power
 from plait.ops.cuda.kernels.select import compact, floor_key, kth_key, mass_key, weight
 
 CHUNK = 1024
@@ -29,6 +29,7 @@ FLOATS = 6
 """float64 for each row: temperature (0 is greedy), top_p, log(min_p), repeat, frequency and presence penalty."""
 
 
+@Launched
 @triton.jit
 def _prepare(
     logits, stride, ints, floats, history, drawn, values, ids, tops, first, sums, bad, vocabulary,
@@ -79,6 +80,7 @@ def _place(x, live, top, temperature, target):
     return over, tl.max(tl.where(w > 0, at, -1), 0), tl.sum(w, 0)
 
 
+@Launched
 @triton.jit
 def _draw(
     logits, stride, ints, floats, values, ids, tops, first, sums, bad, tokens, status, vocabulary,

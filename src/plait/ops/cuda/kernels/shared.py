@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from plait.ops.cuda.kernels.runtime import begin
+from plait.ops.cuda.kernels.runtime import Launched, begin
 from plait.ops.cuda.kernels.tiles import block_slots, scores, softmax_step
 
 
@@ -26,6 +26,7 @@ class SharedItems:
     count: torch.Tensor
 
 
+@Launched
 @triton.jit(do_not_specialize=["capacity", "base"])
 def shared_partials(
     q, k, v, table, starts, items, members, count, capacity, base, part_out, part_top, part_sum, scale, cap,

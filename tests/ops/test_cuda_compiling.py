@@ -1,0 +1,122 @@
+"""Kernels compiled side by side before a warm-up: which ones, and what becomes of them. None of it needs a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+
+from plait.ops.cuda import compiling
+from plait.ops.cuda.compile_worker import Job
+
+FAMILIES = ("qwen3", "gemma3", "gpt2", "smollm3", "command-r-plus", "phi3-longrope")
+JOB = Job("plait.ops.cuda.kernels.embed", "_embed", {}, {}, {}, {}, ("cuda", 90, 32))
+
+
+def rehearsed(cache: Path, *arguments: str) -> Any:
+    environ = os.environ | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(cache)}
+    done = subprocess.run([sys.executable, "-m", "support.rehearsal", *arguments], env=environ, capture_output=True,
+                          text=True, cwd=Path(__file__).parents[1])  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parity
+def test_one_of_each_kind_launches_what_the_whole_model_does(tmp_path: Path) -> None:
+    for name, (whole, few) in rehearsed(tmp_path, "models", *FAMILIES).items():
+        assert few == whole, name
+        assert {"_draw", "_prefill", "_decode"} <= {job.split("name='")[1].split("'")[0] for job in few}, name
+    assert not list(tmp_path.glob("*/*.cubin"))  # nothing was compiled
+
+
+def test_kernels_are_compiled_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    got = rehearsed(tmp_path, "compile")
+    assert got["before"] == [False, False]
+    assert got["after"] == [True, True]
+    assert len(got["failed"]) == 1
+    assert got["failed"][0].startswith("nothing: AttributeError")
+    assert {path.name for path in tmp_path.glob("*/*.cubin")} == {"_store_positions.cubin", "_embed.cubin"}
+
+
+def fail(jobs: list[Job]) -> list[str]:
+    raise OSError("no more processes")
+
+
+def posed(monkeypatch: pytest.MonkeyPatch, jobs: list[Job]) -> None:
+    """As on a GPU whose warm-up launches `jobs`."""
+    monkeypatch.setattr(compiling, "interpreted", lambda: False)
+    monkeypatch.setattr(compiling, "rehearse", lambda work: jobs)
+    monkeypatch.setattr(compiling, "is_compiled", lambda job: False)
+
+
+def test_a_failure_costs_only_time(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    posed(monkeypatch, [JOB, JOB])
+    monkeypatch.setattr(compiling, "compile_jobs", fail)
+    compiling.compile_together(lambda: None, torch.device("cuda"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "kernels are compiled one after another: OSError: no more processes"
+    ]
+
+
+def test_a_worker_that_cannot_start_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "_WORKER", "raise SystemExit('no such module')")
+    failed = compiling.compile_jobs([JOB])
+    assert failed == ["the process that compiles ended with 1 no such module"]
+
+
+@pytest.mark.parametrize("jobs", [[], [JOB]])
+def test_few_kernels_need_no_process(monkeypatch: pytest.MonkeyPatch, jobs: list[Job]) -> None:
+    posed(monkeypatch, jobs)
+    monkeypatch.setattr(compiling, "compile_jobs", lambda jobs: pytest.fail("a process was started"))
+    compiling.compile_together(lambda: None, torch.device("cuda"))
+
+
+def test_nothing_is_done_without_a_gpu_or_when_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    posed(monkeypatch, [JOB, JOB])
+    monkeypatch.setattr(compiling, "rehearse", lambda work: pytest.fail("it rehearsed"))
+    compiling.compile_together(lambda: None, torch.device("cpu"))
+    monkeypatch.setattr(compiling, "SIDE_BY_SIDE", False)
+    compiling.compile_together(lambda: None, torch.device("cuda"))
+
+
+def test_an_interrupt_leaves_no_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    note = tmp_path / "pids"
+    monkeypatch.setattr(compiling, "_WORKER", (
+        f"import os, time; child = os.fork(); open({str(note)!r}, 'a').write(f'{{os.getpid()}} '); time.sleep(600)"
+    ))  # fmt: skip
+    # The interrupt comes while this waits for answers.
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            compiling.compile_jobs([JOB])
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    pids = [int(pid) for pid in note.read_text().split()]
+    assert len(pids) == 2
+    deadline = time.monotonic() + 10
+    while any(map(running, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def running(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
