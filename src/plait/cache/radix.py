@@ -41,17 +41,13 @@ class Salt:
         return (self.inner, *tokens) if self.inner and number == self.page else tokens
 
 
-def _order(key: PageKey) -> tuple[bool, PageKey]:
-    """How keys are sorted: those with an inner salt by themselves."""
-    return isinstance(key[0], str), key
-
-
 class RadixNode:
     """`page_size` tokens, or the fewer ones of a ragged leaf, found by `key`, after the path of `parent`. `pages[g]` is
     the page in group g, 0 where a window group's page was evicted. A node that left the tree has no parent.
-    `ordered` are the keys of the children, sorted: those that begin alike lie together."""
+    `ordered` are the keys of the children, sorted: those that begin alike lie together. Those with an inner salt are in
+    `private`, as a text does not compare with a token."""
 
-    __slots__ = ("children", "depth", "key", "ordered", "pages", "parent", "salt")
+    __slots__ = ("children", "depth", "key", "ordered", "pages", "parent", "private", "salt")
 
     def __init__(self, key: PageKey, parent: RadixNode | None, pages: list[int], salt: str) -> None:
         self.key = key
@@ -61,14 +57,20 @@ class RadixNode:
         self.salt = salt
         self.children: dict[PageKey, RadixNode] = {}
         self.ordered: list[PageKey] = []
+        self.private: list[PageKey] = []
 
-    def place(self, key: PageKey) -> int:
-        """Where `key` is in `ordered`, or would be."""
-        return bisect_left(self.ordered, _order(key), key=_order)
+    def among(self, key: PageKey) -> list[PageKey]:
+        """The sorted keys of children among which `key` is, or would be."""
+        return self.private if isinstance(key[0], str) else self.ordered
 
     def disown(self, child: RadixNode) -> None:
-        del self.children[child.key]
-        del self.ordered[self.place(child.key)]
+        key = child.key
+        del self.children[key]
+        keys = self.among(key)
+        if len(keys) == 1:
+            keys.clear()
+        else:
+            del keys[bisect_left(keys, key)]
         child.parent = None
 
     @property
@@ -149,9 +151,10 @@ class RadixTree:
         if above is None or not rest:
             return None
         wanted = salt.key(len(path), rest)
-        at = above.place(wanted)
+        keys = above.among(wanted)
+        at = bisect_left(keys, wanted)
         best, most = None, len(wanted) - len(rest) + LEAST_COPIED - 1
-        for key in above.ordered[max(at - 1, 0) : at + 1]:
+        for key in keys[max(at - 1, 0) : at + 1]:
             common = _common(key, wanted)
             if common > most:
                 best, most = above.children[key], common
@@ -162,8 +165,9 @@ class RadixTree:
         above = self._roots.get(salt) if parent is None else parent
         if above is None:
             return False
-        at = above.place(key)
-        return at < len(above.ordered) and above.ordered[at][: len(key)] == key
+        keys = above.among(key)
+        at = bisect_left(keys, key)
+        return at < len(keys) and keys[at][: len(key)] == key
 
     def child(self, parent: RadixNode | None, key: PageKey, salt: str) -> RadixNode | None:
         """The node of `key` after `parent`, or after the root of `salt` where parent is None."""
@@ -178,9 +182,10 @@ class RadixTree:
                 parent = self._roots[salt] = RadixNode((), None, [0] * len(self._pools), salt)
         node = RadixNode(key, parent, [0] * len(self._pools), salt)
         parent.children[key] = node
-        at = parent.place(key)
-        before = parent.ordered[at - 1] if at else key
-        parent.ordered.insert(at, key)
+        keys = parent.among(key)
+        at = bisect_left(keys, key)
+        before = keys[at - 1] if at else key
+        keys.insert(at, key)
         if len(before) < len(key) and key[: len(before)] == before:
             self._drop_leaf(parent.children[before], parent)
         return node
@@ -250,7 +255,7 @@ class RadixTree:
         while below:
             gone = below.pop()
             below.extend(gone.children.values())
-            gone.children, gone.ordered = {}, []
+            gone.children, gone.ordered, gone.private = {}, [], []
             gone.parent = None
             for group, page in enumerate(gone.pages):
                 if page:
@@ -272,7 +277,8 @@ class RadixTree:
             assert root.children, "a root without children"
         while todo:
             node = todo.pop()
-            assert node.ordered == sorted(node.children, key=_order), "children out of order"
+            for keys, text in ((node.ordered, False), (node.private, True)):
+                assert keys == sorted(k for k in node.children if isinstance(k[0], str) == text), "children out of order"
             for key, child in node.children.items():
                 assert child.key == key, "a node under another key"
                 assert child.parent is node, "a node that does not know its parent"

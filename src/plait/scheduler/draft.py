@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from plait.cache.edits import GroupEdits
 from plait.scheduler.plan import FromStep, PlannedSampling, PlannedSequence, StepPlan
 from plait.scheduler.policy import OUTPUT_WEIGHT
-from plait.scheduler.request import Phase, Request, Sample
+from plait.scheduler.request import Phase, Sample
 from plait.scheduler.sequences import Slots, Tables
 from plait.types import TokenId
-
-_new = tuple.__new__
 
 
 @dataclass(slots=True)
@@ -42,23 +40,6 @@ class Draft:
         draws = tuple((count - 1, sampling) for sampling in self._draws(sample))
         self.sequences.append(PlannedSequence(sample.sequence, tokens, first, tables, slots, looks + draws))
         self.budget -= count
-
-    def add_one(self, sample: Sample, request: Request, token: TokenId | FromStep, place: tuple[Slots, Tables]) -> None:
-        """`add` of the one row of a sample that decodes, its next token. Hot: records are made without their
-        constructors."""
-        first, (slots, tables) = sample.planned, place
-        if request.tail == 0 and not request.stepwise:
-            sampling = _new(PlannedSampling, (request.params, sample.index, first + 1, (), None, (), None, None))
-        else:
-            sampling = request.sampling(sample, sample.tokens, first + 1)
-        request.account.tokens += OUTPUT_WEIGHT
-        sample.drawing.append(_new(FromStep, (self.step, self.outputs)))
-        self.outputs += 1
-        sample.planned = first + 1
-        sample.in_flight += 1
-        row = (sample.sequence, (token,), first, tables, slots, ((0, sampling),), 0)
-        self.sequences.append(_new(PlannedSequence, row))
-        self.budget -= 1
 
     def add_guess(self, sample: Sample, slots: Slots, tables: Tables, guess: tuple[TokenId, ...]) -> None:
         """Plan the row of a sample that decodes, whose tokens are all known, and a row for each guessed token. Nothing

@@ -166,11 +166,6 @@ class Sample:
         )
         return is_late(promise, now - request.arrived, wanted)
 
-    def is_streaming(self, position: int) -> bool:
-        """Whether a row at `position` is that of a sample that decodes, with the request to itself."""
-        request = self.request
-        return request.alone and position >= request.prompt_length and not request.stepwise
-
     def next_tokens(self, count: int) -> tuple[TokenId | FromStep, ...]:
         """The next `count` tokens to run."""
         first, known = self.planned, len(self.tokens)
@@ -187,17 +182,17 @@ class Request:
 
     `base` is a sequence that keeps the prompt's pages for the samples in `heirs`, which have not been forked yet.
     `drawn` turns true when the row that draws the first tokens is planned. `open` counts the samples that have not
-    ended. `alone`: it asks for one sample. `arrived` is the time it came; `account` counts for its tenant. `stepwise`:
-    what draws a token must know the one before it, so none of its rows is planned while that is being drawn, and
-    nothing is guessed.
+    ended. `arrived` is the time it came; `account` counts for its tenant. `stepwise`: what draws a token must know the
+    one before it, so none of its rows is planned while that is being drawn, and nothing is guessed. `looks_back`: what
+    draws a token looks at those before it. `streams`: it asks for one sample, and is not `stepwise`.
     `entries` are the log-probabilities of the prompt's tokens, until they are handed out; `looks`: rows of the prompt
     are looked at, no more than `longest_chunk` in a step.
     """
 
     __slots__ = (
-        "account", "alone", "arrival", "arrived", "base", "drawn", "engine_request", "entries", "heirs", "limit",
-        "longest_chunk", "looks", "open", "params", "pooling", "priority", "prompt_length", "request_id", "samples",
-        "stepwise", "stop_ids", "tail",
+        "account", "arrival", "arrived", "base", "drawn", "engine_request", "entries", "heirs", "limit",
+        "longest_chunk", "looks", "looks_back", "open", "params", "pooling", "priority", "prompt_length", "request_id",
+        "samples", "stepwise", "stop_ids", "streams", "tail",
     )  # fmt: skip
 
     def __init__(
@@ -209,7 +204,6 @@ class Request:
         self.arrived = arrived
         self.priority = int(request.priority)
         self.request_id = request.request_id
-        self.alone = params.n == 1
         self.arrival = arrival
         self.prompt_length = len(request.prompt)
         longest = context_length if params.max_tokens is None else self.prompt_length + params.max_tokens
@@ -221,6 +215,8 @@ class Request:
         self.stop_ids = request.stop_token_ids | frozenset(params.stop_token_ids)
         self.tail = history_tail(params)
         self.stepwise = params.grammar is not None or bool(params.mirostat and params.temperature)
+        self.looks_back = self.stepwise or self.tail != 0
+        self.streams = params.n == 1 and not self.stepwise
         self.samples = [Sample(self, index) for index in range(params.n)]
         self.samples[0].tokens = list(request.prompt)
         self.open = params.n

@@ -62,7 +62,6 @@ class Scheduler:
         self._sequences = Sequences(cache, reuse=reuse)  # RUNNING, LEAVING, and ENDED with a step in flight
         # A sequence that has the memory to itself always fits, so whoever is admitted gets to its end.
         self.context_length = min(limits.context_length, self._sequences.capacity)
-        self._commit_one = cache.commit_one
         self._admission = Admission(self._sequences, self.counters, ready)
         self._planner = Planner(self._sequences, self._admission)
         self._fair = FairShare()
@@ -199,25 +198,62 @@ class Scheduler:
         rows, failures, at = result.rows, dict(result.failures), 0
         running = self._admission.running
         guesses, odds = self.limits.guesses(len(running)), self.limits.least_odds(len(running))
-        by_id, take_one, still_running = self._sequences.by_id, self._take_one, Phase.RUNNING
+        by_id, commit_one, still_running = self._sequences.by_id, self._sequences.commit_one, Phase.RUNNING
         events: list[TokenEvent] = []
         for planned in plan.sequences:
             sequence, tokens, first, _, _, outputs, _ = planned
             sample = by_id[sequence]
+            request, known = sample.request, sample.tokens
             try:
                 if failures and sequence in failures:
                     events += self._fail(sample, failures[sequence])
-                elif len(tokens) == 1 == len(outputs) and sample.phase is still_running and sample.is_streaming(first):
-                    events.append(take_one(sample, sequence, first, rows[at]))
+                elif (
+                    len(tokens) == 1 == len(outputs)
+                    and sample.phase is still_running
+                    and first >= request.prompt_length
+                    and request.streams
+                ):  # what follows is `_take` of a sample that decodes, with the request to itself: most of all rows
+                    drawn, logprobs, error, mu, _ = row = rows[at]
+                    if error is None:
+                        commit_one(sequence, known[first])
+                    else:
+                        self._sequences.commit(sample, first, 1, False)
+                    del sample.drawing[0]
+                    if (
+                        error is None
+                        and len(drawn) == 1
+                        and drawn[0] not in request.stop_ids
+                        and len(known) + 1 < request.limit
+                    ):
+                        known += drawn
+                        sample.mu = mu
+                        told = (
+                            request.request_id,
+                            sample.index,
+                            drawn,
+                            logprobs,
+                            None,
+                            None,
+                            0,
+                            0,
+                            (),
+                            (),
+                            0.0,
+                            0.0,
+                            mu,
+                        )
+                        events.append(_new(TokenEvent, told))
+                    else:
+                        events.append(self._accept(sample, row))
                 else:
                     self._take(sample, planned, rows[at : at + len(outputs)], events)
-            except Exception as error:
-                events += self._fail(sample, StepError.of(error))
+            except Exception as wrong:
+                events += self._fail(sample, StepError.of(wrong))
             at += len(outputs)
             sample.in_flight -= 1  # until here its pages are held, also if it ended just now
             if sample.phase is not still_running:
                 self._admission.settle(sample)
-            elif guesses and sample.planned >= sample.request.prompt_length:
+            elif guesses and sample.planned >= request.prompt_length:
                 sample.make_guess(guesses, odds)
             elif sample.guess:
                 sample.guess = ()
@@ -226,7 +262,7 @@ class Scheduler:
     def _take(
         self, sample: Sample, planned: PlannedSequence, drawn: Sequence[RowResult], events: list[TokenEvent]
     ) -> None:
-        """Take in the rows of a sequence that does more than to draw one token."""
+        """Take in the rows of a sequence."""
         if planned.drafts:
             events += self._take_guess(sample, planned, drawn)
             return
@@ -249,22 +285,6 @@ class Scheduler:
         self.counters.accepted_tokens += right
         sample.request.account.tokens += policy.OUTPUT_WEIGHT * right
         return [self._accept(sample, row)]
-
-    def _take_one(self, sample: Sample, sequence: int, first: int, row: RowResult) -> TokenEvent:
-        """The token that a running sample with the request to itself has drawn from one row. Hot."""
-        request, tokens = sample.request, sample.tokens
-        drawn, logprobs, error, mu, _ = row
-        if error is None:
-            self._commit_one(sequence, tokens[first])
-        else:
-            self._sequences.commit(sample, first, 1, False)
-        del sample.drawing[0]
-        if error is None and len(drawn) == 1 and len(tokens) + 1 < request.limit and drawn[0] not in request.stop_ids:
-            tokens += drawn
-            sample.mu = mu
-            told = (request.request_id, sample.index, drawn, logprobs, None, None, 0, 0, (), (), 0.0, 0.0, mu)
-            return _new(TokenEvent, told)
-        return self._accept(sample, row)
 
     def _fail(self, sample: Sample, error: Exception) -> Iterator[TokenEvent]:
         """The rows of a sequence failed: so do all samples that rely on them."""
