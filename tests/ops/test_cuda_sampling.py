@@ -30,7 +30,7 @@ def drawn_by_kernels(logits: np.ndarray, rows: list[SampleRow], drawn: list[int]
 def random_row(rng: np.random.Generator, chain: tuple[SamplerStage, ...]) -> SampleRow:
     params = SamplingParams(
         temperature=float(rng.choice([0, 0.6, 1, 1.7])), top_k=int(rng.choice([0, 1, 2, 40, 500])),
-        top_p=float(rng.choice([1, 0.9, 0.3])), min_p=float(rng.choice([0, 0.05, 0.3])), samplers=chain,
+        top_p=float(rng.choice([1, 0.999, 0.9, 0.3])), min_p=float(rng.choice([0, 0.05, 0.3])), samplers=chain,
         repeat_penalty=float(rng.choice([1, 1.3])), frequency_penalty=0.2, presence_penalty=0.1,
         seed=int(rng.integers(2**63)) * 2 + 1, repeat_last_n=int(rng.choice([-1, 0, 5])),
     )  # fmt: skip
@@ -38,7 +38,7 @@ def random_row(rng: np.random.Generator, chain: tuple[SamplerStage, ...]) -> Sam
     return SampleRow(params, int(rng.integers(5)), int(rng.integers(2**40)), history)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 def test_tokens_are_those_of_the_host(seed: int) -> None:
     """Every order of stages; sharp and flat logits, and such with many ties."""
     rng = np.random.default_rng(seed)

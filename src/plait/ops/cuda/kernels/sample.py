@@ -16,11 +16,11 @@ import triton.language as tl
 
 from plait.ops.cuda.kernels.philox import token_uniform
 from plait.ops.cuda.kernels.runtime import Launched, begin, overlap, power
-from plait.ops.cuda.kernels.select import compact, floor_key, kth_key, mass_key, weight
+from plait.ops.cuda.kernels.select import compact, floor_key, kth_key, light_key, mass_from, mass_key, weight
 
 CHUNK = 1024
-SWEEP, SHORT = 4096, 1024
-"""Entries of a list that are looked at together; of one that has become short."""
+SWEEP, WEIGHED, SHORT = 4096, 2048, 1024
+"""Entries of a list that are looked at together; that are weighed; of one that has become short."""
 STAGES = 4
 TOP_K, TOP_P, MIN_P, TEMPERATURE = 1, 2, 3, 4
 INTS = 9 + STAGES
@@ -85,7 +85,8 @@ def _place(x, live, top, temperature, target):
 def _draw(
     logits, stride, ints, floats, values, ids, tops, first, sums, bad, tokens, status, vocabulary,
     INTS: tl.constexpr, FLOATS: tl.constexpr, STAGES: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
-    BLOCK_CHUNKS: tl.constexpr, SWEEP: tl.constexpr, SHORT: tl.constexpr, COPY: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_CHUNKS: tl.constexpr, SWEEP: tl.constexpr, WEIGHED: tl.constexpr, SHORT: tl.constexpr, COPY: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     begin(PDL)
     row = tl.program_id(0).to(tl.int64)
@@ -134,11 +135,16 @@ def _draw(
                 elif stage == 2:
                     share = tl.load(real + 1)
                     if share < 1:
+                        zero = tl.zeros((), tl.int64)
+                        whole = mass_from(x_row, count, top, now, zero, WEIGHED)
+                        if count > SHORT:
+                            least = light_key(count, top, now, (1 - share) * whole)
+                            count = compact(x_row, id_row, count, least, count, SWEEP)
                         if count <= SHORT:
-                            key, ties = mass_key(x_row, count, top, now, share, SHORT)
+                            key, ties = mass_key(x_row, count, top, now, share * whole, SHORT)
                             count = compact(x_row, id_row, count, key, ties, SHORT)
                         else:
-                            key, ties = mass_key(x_row, count, top, now, share, SWEEP)
+                            key, ties = mass_key(x_row, count, top, now, share * whole, WEIGHED)
                             count = compact(x_row, id_row, count, key, ties, SWEEP)
                 elif stage == 3:
                     key = floor_key(top, now, tl.load(real + 2))
@@ -213,5 +219,6 @@ def draw(logits: torch.Tensor, rows: Draws, drawn: torch.Tensor, status: torch.T
     )  # fmt: skip
     _draw[(count,)](
         logits, logits.stride(0), rows.ints, rows.floats, values, ids, tops, first, sums, bad, drawn, status,
-        vocabulary, STAGES=STAGES, BLOCK_CHUNKS=power(chunks), SWEEP=SWEEP, SHORT=SHORT, num_warps=8, **common,
+        vocabulary, STAGES=STAGES, BLOCK_CHUNKS=power(chunks), SWEEP=SWEEP, WEIGHED=WEIGHED, SHORT=SHORT,
+        num_warps=8, **common,
     )  # fmt: skip

@@ -46,27 +46,49 @@ def kth_key(values, count, k, SWEEP: tl.constexpr):
 
 
 @triton.jit
-def _mass(values, count, top, temperature, key, SWEEP: tl.constexpr):
+def mass_from(values, count, top, temperature, key, SWEEP: tl.constexpr):
     """What those of at least `key` weigh."""
-    total = tl.zeros((), tl.float64)
+    total = tl.zeros((SWEEP,), tl.float64)
     for start in range(0, count, SWEEP):
         at = start + tl.arange(0, SWEEP)
         x = tl.load(values + at, mask=at < count, other=float("-inf"))
         kept = (at < count) & (key_of(x) >= key)
-        total += tl.sum(tl.where(kept, weight(x, top, temperature), 0.0), 0)
-    return total
+        total += tl.where(kept, weight(x, top, temperature), 0.0)
+    return tl.sum(total, 0)
 
 
 @triton.jit
-def mass_key(values, count, top, temperature, share, SWEEP: tl.constexpr):
-    """The largest key such that those of at least that key weigh `share` of all; and how many of that key it takes."""
-    wanted = share * _mass(values, count, top, temperature, tl.zeros((), tl.int64), SWEEP)
+def _masses(values, count, top, temperature, key, step, SWEEP: tl.constexpr):
+    """What those of at least `key` + `step` weigh, of `key` + 2 * `step`, of `key` + 3 * `step`."""
+    one, two, three = (tl.zeros((SWEEP,), tl.float64), tl.zeros((SWEEP,), tl.float64), tl.zeros((SWEEP,), tl.float64))
+    for start in range(0, count, SWEEP):
+        at = start + tl.arange(0, SWEEP)
+        x = tl.load(values + at, mask=at < count, other=float("-inf"))
+        own = tl.where(at < count, key_of(x), 0)
+        w = weight(x, top, temperature)
+        one += tl.where(own >= key + step, w, 0.0)
+        two += tl.where(own >= key + 2 * step, w, 0.0)
+        three += tl.where(own >= key + 3 * step, w, 0.0)
+    return tl.sum(one, 0), tl.sum(two, 0), tl.sum(three, 0)
+
+
+@triton.jit
+def light_key(count, top, temperature, rest):
+    """A key below which `count` logits weigh less than `rest` together, by half at least: without them the same are the
+    largest that weigh all but `rest`."""
+    return floor_key(top, temperature, tl.log(rest / (2.0 * count.to(tl.float64))))
+
+
+@triton.jit
+def mass_key(values, count, top, temperature, wanted, SWEEP: tl.constexpr):
+    """The largest key such that those of at least that key weigh `wanted`; and how many of that key it takes. By digits
+    of two bits: what costs is to weigh, and three sums are taken of one weight."""
     key = tl.zeros((), tl.int64)
-    for bit in range(32):
-        tried = key + (tl.full((), 1, tl.int64) << (31 - bit))
-        if _mass(values, count, top, temperature, tried, SWEEP) >= wanted:
-            key = tried
-    above = _mass(values, count, top, temperature, key + 1, SWEEP)
+    for digit in range(16):
+        step = tl.full((), 1, tl.int64) << (30 - 2 * digit)
+        one, two, three = _masses(values, count, top, temperature, key, step, SWEEP)
+        key += step * ((one >= wanted).to(tl.int64) + (two >= wanted).to(tl.int64) + (three >= wanted).to(tl.int64))
+    above = mass_from(values, count, top, temperature, key + 1, SWEEP)
     x = value_of(key)
     each = weight(x, top, temperature)
     ties = tl.where(each > 0, tl.ceil((wanted - above) / tl.where(each > 0, each, 1.0)), count.to(tl.float64))
