@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,13 +11,16 @@ import pytest
 
 from plait.config import EngineOptions
 from plait.engine.build import assemble_engine
+from plait.engine.looking import OutputRows, decoding_uses
+from plait.engine.runner import row_result, row_results, sample_row, sample_rows_of
 from plait.errors import StepError
 from plait.formats.open import open_model
 from plait.models.registry import LoadedModel, load_model
 from plait.ops.api import Executable, KVConfig, StepInputs
 from plait.ops.reference import ReferenceBackend
 from plait.ops.sampling import Sampled, SampleRow
-from plait.types import EngineRequest, SamplingParams
+from plait.scheduler.plan import FromStep, PlannedSampling, PlannedSequence, PooledRow, RowUse
+from plait.types import EngineRequest, Logprob, SamplingParams
 from support.tiny_llama import TinyLlama
 
 
@@ -111,3 +115,38 @@ def test_a_launch_that_fails_goes_the_plain_way(model: LoadedModel) -> None:
     assert any(13 in request.prompt for request in asked)
     tokens, _ = run(model, asked, launching=True)
     assert tokens == run(model, asked, launching=False)[0]
+
+
+def test_rows_by_columns_are_those_one_by_one() -> None:
+    """What is done for all sequences of a decoding step at once, against the same for each by itself."""
+    rng = random.Random(1)
+    params = [SamplingParams(seed=i) for i in range(3)]
+    for trial in range(60):
+        pending = FromStep(1, 2) if trial % 3 == 0 else None
+        uses = [
+            PlannedSampling(
+                rng.choice(params), rng.randrange(3), rng.randrange(50), (4, 5), pending, ((1,),), None, 0.5
+            )
+            for _ in range(rng.randrange(5))
+        ]
+        assert sample_rows_of(uses, lambda source: 9) == [sample_row(use, lambda source: 9) for use in uses]
+        drawn = [Sampled(rng.randrange(9), (), None, rng.choice([None, 0.5])) for _ in uses]
+        if trial % 2 and drawn:
+            drawn[0] = rng.choice([Sampled(-1, (), StepError("no")), Sampled(3, (Logprob(3, -0.5),), None)])
+        assert row_results(drawn) == [row_result(one) for one in drawn]
+
+
+def test_a_decoding_step_has_the_output_rows_that_any_step_has() -> None:
+    def planned(sequence: int, *outputs: tuple[int, RowUse], rows: int = 1) -> PlannedSequence:
+        return PlannedSequence(sequence, (1,) * rows, 3, (((), (1, 0, 4)),), ((4,) * rows,), outputs)
+
+    draws = [PlannedSampling(SamplingParams(seed=i), 0, 4) for i in range(3)]
+    alike = [planned(i, (0, draw)) for i, draw in enumerate(draws)]
+    assert decoding_uses(alike) == draws
+    fast, slow = OutputRows(alike), OutputRows([*alike, planned(9)])
+    for name in ("uses", "picks", "wanted", "hidden_only"):
+        assert getattr(fast, name) == getattr(slow, name)
+    others = (planned(7), planned(7, (0, None)), planned(7, (0, PooledRow("r"))), planned(7, (1, draws[0]), rows=2),
+              planned(7, (0, draws[0]), (0, draws[1])))  # fmt: skip
+    for other in others:
+        assert decoding_uses([*alike, other]) is None

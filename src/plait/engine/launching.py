@@ -7,6 +7,7 @@ after what was launched before it. Knows a compiled program and the step contrac
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
@@ -15,7 +16,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 from plait.engine.looking import OutputRows
 from plait.engine.packing import Packer, only_edits
-from plait.engine.runner import REMEMBERED_STEPS, Masks, Runner, row_result, sample_row
+from plait.engine.runner import REMEMBERED_STEPS, Masks, Runner, row_results, sample_rows_of
 from plait.ops.api import Executable, StepInputs
 from plait.ops.sampling import Sampled, SampleRow
 from plait.scheduler.plan import FromStep, PlannedSampling, RowResult, StepPlan, StepResult
@@ -59,7 +60,8 @@ class _Launched:
     def rows(self) -> tuple[RowResult, ...]:
         if self._rows is None:
             drawn = self._pending.result()
-            self._rows = tuple([RowResult(()) if i is None else row_result(drawn[i]) for i in self.draws])
+            results = row_results(drawn)
+            self._rows = tuple([RowResult(()) if i is None else results[i] for i in self.draws])
         return self._rows
 
     def result(self) -> StepResult:
@@ -133,23 +135,18 @@ class LaunchingRunner:
     def _try(self, plan: StepPlan) -> _Launched | None:
         """Starts the step; None where it must go the plain way."""
         outputs = OutputRows(plan.sequences)
-        picks: list[int] = []
-        rows: list[SampleRow] = []
-        draws: list[int | None] = []
-        for pick, use in zip(outputs.picks, outputs.uses, strict=True):
-            if use is None:
-                draws.append(None)
-                continue
-            if not isinstance(use, PlannedSampling) or use.constraint is not None:
-                return None
-            draws.append(len(rows))
-            picks.append(pick)
-            rows.append(sample_row(use, self._token))
+        wanted = [(pick, use) for pick, use in zip(outputs.picks, outputs.uses, strict=True) if use is not None]
+        samplings = [use for _, use in wanted if isinstance(use, PlannedSampling) and use.constraint is None]
+        if len(samplings) < len(wanted):
+            return None
+        rows = sample_rows_of(samplings, self._token)
         if not self._launching.launches(rows):
             return None
+        numbers = itertools.count()
+        draws = [None if use is None else next(numbers) for use in outputs.uses]
         try:
             step = self._packer.pack(plan.sequences, outputs.wanted, self._token)
-            return _Launched(plan, self._launching.launch(step, picks, rows), draws)
+            return _Launched(plan, self._launching.launch(step, [pick for pick, _ in wanted], rows), draws)
         except Exception:
             # The plain way finds who is to blame, by halves.
             return None

@@ -11,8 +11,17 @@ import numpy as np
 
 from plait.formats.tensor import F32Array
 from plait.ops.sampling import SampleRow, mask_words
-from plait.scheduler.plan import PlannedSequence, PooledRow, PromptToken, RowResult, RowUse
+from plait.scheduler.plan import PlannedSampling, PlannedSequence, PooledRow, PromptToken, RowResult, RowUse
 from plait.types import Logprob, SamplingParams
+
+
+def decoding_uses(sequences: Sequence[PlannedSequence]) -> list[PlannedSampling] | None:
+    """The draw of each sequence, where each has one row, from which it draws once; else None."""
+    outputs = [planned[5] for planned in sequences]
+    if set(map(len, outputs)) != {1} or set(map(len, [planned[1] for planned in sequences])) != {1}:
+        return None
+    uses = [use for ((_, use),) in outputs]
+    return uses if set(map(type, uses)) == {PlannedSampling} else None  # type: ignore[return-value]
 
 
 class OutputRows:
@@ -25,6 +34,10 @@ class OutputRows:
         self.uses: list[RowUse] = []
         self.picks: list[int] = []
         base = 0
+        if (alike := decoding_uses(sequences)) is not None:
+            self.uses, self.hidden_only = [*alike], 0
+            self.picks, self.wanted = list(range(len(alike))), list(range(len(alike)))
+            return
         uses, picks = self.uses, self.picks
         for _, tokens, _, _, _, outputs, _ in sequences:
             for row, use in outputs:

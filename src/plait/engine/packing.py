@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, compress
+from operator import is_not
 from typing import Any
 
 import numpy as np
@@ -56,11 +58,41 @@ def only_edits(edits: Sequence[GroupEdits]) -> StepInputs:
     return StepInputs(none, none, none, none, groups)
 
 
+class _Group:
+    """The page tables of one KV group in the last step. From step to step most sequences stay, and so do the entries
+    before their last: what stays is found by identity, a column at a time."""
+
+    def __init__(self) -> None:
+        self._names: tuple[int, ...] = ()
+        self._befores: tuple[tuple[Entry, ...], ...] = ()
+        self._tables: list[_Table] = []
+        self._parts: list[I32Array] = []
+
+    def pack(self, names: tuple[int, ...], tables: Sequence[Parted]) -> tuple[I32Array, I32Array]:
+        """The start of each sequence's entries, and their end; the entries, fresh."""
+        befores, lasts = _columns(tables)
+        if names != self._names:
+            known = dict(zip(self._names, self._tables, strict=True))
+            self._tables = [known.get(name) or _Table() for name in names]
+            self._befores = tuple([table.before for table in self._tables])
+            self._parts = [table.rows for table in self._tables]
+            self._names = names
+        for i in compress(range(len(names)), map(is_not, befores, self._befores)):
+            self._tables[i].rewrite(befores[i])
+            self._parts[i] = self._tables[i].rows
+        self._befores = befores
+        starts = np.zeros(len(names) + 1, np.int32)
+        np.cumsum(list(map(len, self._parts)), out=starts[1:])
+        entries = np.concatenate(self._parts)
+        entries[starts[1:] - 1] = np.fromiter(chain.from_iterable(lasts), np.int32, 3 * len(names)).reshape(-1, 3)
+        return starts, entries
+
+
 class Packer:
     """Packs plans. Keeps the page tables of the last step as arrays, so that a decode step costs little."""
 
     def __init__(self, num_groups: int) -> None:
-        self._tables: list[dict[int, _Table]] = [{} for _ in range(num_groups)]
+        self._groups = [_Group() for _ in range(num_groups)]
 
     def pack(
         self,
@@ -86,28 +118,11 @@ class Packer:
             row_seq=row_seq,
             out_rows=np.array(out_rows, np.int32),
             kv=tuple(
-                self._pack_group(group, names, of_group, store_row, [t for of_one in places for t in of_one])
-                for group, (of_group, places) in enumerate(zip(_columns(tables), _columns(slots), strict=True))
+                KVInputs(*group.pack(names, of_group), store_row, np.array(list(chain.from_iterable(places)), np.int32))
+                for group, of_group, places in zip(self._groups, _columns(tables), _columns(slots), strict=True)
             ),
             hidden_only=hidden_only,
         )
-
-    def _pack_group(
-        self, group: int, names: Sequence[int], tables: Sequence[Parted], store_row: I32Array, slots: list[int]
-    ) -> KVInputs:
-        known, found = self._tables[group], {}
-        parts: list[I32Array] = []
-        for name, (before, _) in zip(names, tables, strict=True):
-            table = found[name] = known.get(name) or _Table()
-            if before is not table.before:
-                table.rewrite(before)
-            parts.append(table.rows)
-        self._tables[group] = found
-        starts = np.zeros(len(parts) + 1, np.int32)
-        np.cumsum(list(map(len, parts)), out=starts[1:])
-        entries = np.concatenate(parts)
-        entries[starts[1:] - 1] = [last for _, last in tables]
-        return KVInputs(starts, entries, store_row, np.array(slots, np.int32))
 
 
 def _columns(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:

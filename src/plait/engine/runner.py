@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import repeat
 from typing import Protocol, TypeVar
 
 from plait.engine.halving import Rows, run_by_halves
@@ -196,6 +197,24 @@ def sample_row(
     if pending is not None:
         history = (*history, token(pending))
     return _new(SampleRow, (params, index, position, history, breakers, mask, mu))
+
+
+def sample_rows_of(samplings: Sequence[PlannedSampling], token: Callable[[FromStep], TokenId]) -> list[SampleRow]:
+    """`sample_row` of each, without masks; by columns where there is no token that the plans did not know."""
+    if not samplings or any(sampling.pending for sampling in samplings):
+        return [sample_row(sampling, token) for sampling in samplings]
+    params, index, position, history, _, breakers, _, mu = zip(*samplings, strict=True)
+    columns = zip(params, index, position, history, breakers, repeat(None), mu)
+    return list(map(_new, repeat(SampleRow), columns))
+
+
+def row_results(drawn: Sequence[Sampled]) -> list[RowResult]:
+    """`row_result` of each; by columns where none has more than a token."""
+    if not drawn or any(one.logprobs or one.error for one in drawn):
+        return [row_result(one) for one in drawn]
+    token, logprobs, error, mu = zip(*drawn, strict=True)
+    columns = zip(zip(token, strict=True), logprobs, error, mu, repeat(None))
+    return list(map(_new, repeat(RowResult), columns))
 
 
 def row_result(sampled: Sampled, drawn: bool = True) -> RowResult:

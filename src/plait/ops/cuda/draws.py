@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -150,7 +151,7 @@ def outcomes(tokens: list[int], status: list[int], vocabulary: int) -> list[Samp
     """`outcome` of every row."""
     if any(status):
         return [outcome(token, state, vocabulary) for token, state in zip(tokens, status, strict=True)]
-    return [_new(Sampled, (token, (), None, None)) for token in tokens]
+    return list(map(_new, repeat(Sampled), zip(tokens, repeat(()), repeat(None), repeat(None))))
 
 
 def outcome(token: int, status: int, vocabulary: int) -> Sampled:
