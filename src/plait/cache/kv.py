@@ -16,7 +16,7 @@ from plait.cache.memory import Reserved, SequenceMemory
 from plait.cache.radix import Salt
 from plait.cache.sequence import CacheSequence
 from plait.cache.store import PageStore
-from plait.cache.table import Entry, Parted
+from plait.cache.table import Entry, PageTable, Parted
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class KVCache:
 
     def extend_one(self, seq: int) -> tuple[tuple[tuple[int, ...], ...], tuple[Parted, ...]] | None:
         """`reserve` of one token and `parted` of every group in one go, the way of a sequence that decodes; None where
-        there is no room in a page of the sequence's own: then nothing has changed, and `reserve` may still do it."""
+        that takes a copy, or there is no room: then nothing has changed, and `reserve` may still do it."""
         sequence = self._sequences[seq]
         tables = sequence.tables
         if len(tables) > 1 or sequence.positions is not None:
@@ -133,7 +133,9 @@ class KVCache:
         (table,) = tables  # what follows is `_one_more` for one group, and is what every step does
         page, first, count, size = table.page, table.first, table.count, self._page_size
         offset = first + count
-        if self._refs[0][page] != 1 or offset >= size:
+        if offset >= size or not page:
+            return self._one_in_a_new_page(sequence, table)
+        if self._refs[0][page] != 1:
             return None
         fresh = self._fresh[0]
         if page not in fresh or fresh[page] > offset:
@@ -141,6 +143,18 @@ class KVCache:
         table.count = count = count + 1
         sequence.length += 1
         return ((page * size + offset,),), ((table.before_last(), (page, first, count)),)
+
+    def _one_in_a_new_page(
+        self, sequence: CacheSequence, table: PageTable
+    ) -> tuple[tuple[tuple[int, ...], ...], tuple[Parted, ...]] | None:
+        """`extend_one` of a sequence with one group, whose last page is full."""
+        if not self._store.pools[0].available:
+            return None
+        page = self._store.take(0)
+        self._fresh[0][page] = 0
+        table.push(page, 1)
+        sequence.length += 1
+        return ((page * self._page_size,),), (table.parted(),)
 
     def commit_one(self, seq: int, token: int) -> None:
         """`commit` of one token that is cacheable."""
@@ -213,8 +227,8 @@ class KVCache:
 
     def pages_needed(self, seq: int, count: int) -> tuple[int, ...]:
         """New pages that `reserve` would take, for each group."""
-        tables = self._sequences[seq].tables
-        return tuple(self._store.pages_needed(g, table, count) for g, table in enumerate(tables))
+        needed, tables = self._store.pages_needed, self._sequences[seq].tables
+        return tuple([needed(g, table, count) for g, table in enumerate(tables)])
 
     def held_alone(self, seq: int) -> int:
         """Tokens in pages that no other sequence holds: what would have to be computed again, at worst, if this

@@ -6,6 +6,7 @@ Knows page numbers and counts; knows no tokens, no sequences, and not what the t
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 
 class PagePool:
@@ -55,6 +56,25 @@ class PagePool:
         if page in self.idle:
             del self.idle[page]
 
+    def hold_all(self, pages: Iterable[int]) -> None:
+        """`hold` of each page."""
+        refs, idle = self.refs, self.idle
+        for page in pages:
+            refs[page] += 1
+            if page in idle:
+                del idle[page]
+
+    def drop_all(self, pages: Iterable[int]) -> None:
+        """`drop` of each page, in order."""
+        refs, known, idle, free = self.refs, self.known, self.idle, self._free
+        for page in pages:
+            left = refs[page] - 1
+            refs[page] = left
+            if left == 0:
+                free.append(page)
+            elif left == 1 and page in known:
+                idle[page] = None
+
     def drop(self, page: int) -> None:
         """One reference less: the page may become cached or free."""
         left = self.refs[page] - 1
@@ -72,8 +92,11 @@ class PagePool:
     def forget(self, page: int) -> None:
         """The tree gives its reference back."""
         self.known.remove(page)
-        self.idle.pop(page, None)
-        self.drop(page)
+        left = self.refs[page] - 1
+        self.refs[page] = left
+        if left == 0:
+            del self.idle[page]
+            self._free.append(page)
 
     def check(self) -> None:
         free = set(self._free)

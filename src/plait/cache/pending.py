@@ -32,6 +32,14 @@ class PendingEdits:
             for slot in range(page * self._page_size, (page + 1) * self._page_size):
                 self._positions.pop(slot, None)
 
+    def will_fill(self, pages: list[int]) -> None:
+        """`pages` begin a new life, and the coming step stores them from their first slot on."""
+        self.fresh.update(dict.fromkeys(pages, 0))
+        if self._positions:
+            for page in pages:
+                for slot in range(page * self._page_size, (page + 1) * self._page_size):
+                    self._positions.pop(slot, None)
+
     def will_store(self, page: int, offset: int) -> None:
         """The coming step stores slots of `page` from `offset` on."""
         if self.fresh.get(page, self._page_size) > offset:

@@ -183,6 +183,9 @@ class RadixTree:
         node = RadixNode(key, parent, [0] * len(self._pools), salt)
         parent.children[key] = node
         keys = parent.among(key)
+        if not keys:
+            keys.append(key)
+            return node
         at = bisect_left(keys, key)
         before = keys[at - 1] if at else key
         keys.insert(at, key)
@@ -254,8 +257,9 @@ class RadixTree:
         below = [node]
         while below:
             gone = below.pop()
-            below.extend(gone.children.values())
-            gone.children, gone.ordered, gone.private = {}, [], []
+            if gone.children:
+                below.extend(gone.children.values())
+                gone.children, gone.ordered, gone.private = {}, [], []
             gone.parent = None
             for group, page in enumerate(gone.pages):
                 if page:
@@ -277,8 +281,9 @@ class RadixTree:
             assert root.children, "a root without children"
         while todo:
             node = todo.pop()
-            for keys, text in ((node.ordered, False), (node.private, True)):
-                assert keys == sorted(k for k in node.children if isinstance(k[0], str) == text), "children out of order"
+            for keys in (node.ordered, node.private):
+                mine = [key for key in node.children if node.among(key) is keys]
+                assert keys == sorted(mine), "children out of order"
             for key, child in node.children.items():
                 assert child.key == key, "a node under another key"
                 assert child.parent is node, "a node that does not know its parent"

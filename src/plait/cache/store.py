@@ -12,7 +12,7 @@ from plait.cache.config import CacheConfig
 from plait.cache.edits import GroupEdits
 from plait.cache.pages import PagePool
 from plait.cache.pending import PendingEdits
-from plait.cache.radix import LEAST_COPIED, RadixNode, RadixTree, Salt
+from plait.cache.radix import LEAST_COPIED, PageKey, RadixNode, RadixTree, Salt
 from plait.cache.sequence import CacheSequence
 from plait.cache.table import Entry, PageTable
 
@@ -54,7 +54,10 @@ class PageStore:
 
     def fits(self, needs: Iterable[int]) -> bool:
         """Whether each group has, or can make, that many free pages."""
-        return all(need <= pool.available for need, pool in zip(needs, self.pools, strict=True))
+        for need, pool in zip(needs, self.pools, strict=True):  # noqa: SIM110 (hot)
+            if need > pool.available:
+                return False
+        return True
 
     def take(self, group: int) -> int:
         """A free page with one reference; evicts one where none is free. There must be one of either."""
@@ -125,15 +128,27 @@ class PageStore:
                 pending.will_store(lead.page, end)
                 for table in tables:
                     table.count += taken
-        while len(slots) < count:
-            page, taken = self.take(group), min(size, count - len(slots))
-            slots.extend(range(page * size, page * size + taken))
-            pending.will_store(page, 0)
+        left = count - len(slots)
+        if left > 0:
+            pages = self._take_pages(group, -(-left // size))
+            pending.will_fill(pages)
+            for page in pages:
+                slots.extend(range(page * size, page * size + size))
+            del slots[count:]
             for number, table in enumerate(tables):
-                table.push(page, taken)
+                table.push_pages(pages, size, (left - 1) % size + 1)
                 if number:
-                    pool.hold(page)
+                    pool.hold_all(pages)
         return slots, ragged
+
+    def _take_pages(self, group: int, count: int) -> list[int]:
+        """Free pages with one reference each, evicted where none is free."""
+        pool, evict, pages = self.pools[group], self.tree.evict, []
+        for _ in range(count):
+            if not pool.num_free:
+                evict(group)
+            pages.append(pool.take())
+        return pages
 
     def _copy_tail(self, group: int, tables: Sequence[PageTable]) -> None:
         pool, old = self.pools[group], tables[0].page
@@ -168,10 +183,11 @@ class PageStore:
         if length == sequence.length:
             return
         for pool, table in zip(self.pools, sequence.tables, strict=True):
-            for page in table.cut_tail(min(sequence.length - length, sequence.length - table.start)):
-                pool.drop(page)
             if length == 0:
+                pool.drop_all(table.clear())
                 table.start = 0
+            else:
+                pool.drop_all(table.cut_tail(min(sequence.length - length, sequence.length - table.start)))
         sequence.shorten(length, self.page_size)
 
     def can_shorten(self, sequence: CacheSequence, length: int) -> bool:
@@ -211,9 +227,9 @@ class PageStore:
         sequence.node = path[-1]
         for g, table in enumerate(sequence.tables):
             table.start = self.tree.first_kept(g, sequence.length)
-            table.replace((node.pages[g], 0, size) for node in path[table.start // size :])
-            for page, _, _ in table.entries():
-                self.pools[g].hold(page)
+            pages = [node.pages[g] for node in path[table.start // size :]]
+            table.replace([(page, 0, size) for page in pages])
+            self.pools[g].hold_all(pages)
 
     def _has_room_beside(self, tokens: Sequence[int], num_pages: int) -> bool:
         """Whether the pages of `tokens` after the first `num_pages` can be had beside one that is to be copied: a page
@@ -269,28 +285,31 @@ class PageStore:
     def _publish(self, sequence: CacheSequence) -> None:
         """Whole pages of committed tokens enter the tree. Where it knows the path already, the sequence takes the
         tree's page and drops its own; a gap in the tree is filled with the sequence's."""
-        size, node, at, salt = self.page_size, sequence.node, 0, sequence.salt
-        while len(sequence.tail) - at >= size:
-            if node is not None and node.parent is None:
-                sequence.cacheable = False  # the path was evicted above us: it cannot be continued
-                break
-            number = node.depth if node else 0
-            key = salt.key(number, tuple(sequence.tail[at : at + size]))
-            at += size
-            node = self.tree.child(node, key, salt.root) or self.tree.add(node, key, salt.root)
+        size, node, salt, tail = self.page_size, sequence.node, sequence.salt, sequence.tail
+        if node is not None and node.parent is None and len(tail) >= size:
+            sequence.cacheable = False  # the path was evicted above us: it cannot be continued
+            return
+        tree, number = self.tree, node.depth if node else 0
+        whole = len(tail) // size * size
+        for at in range(0, whole, size):
+            key: PageKey = tuple(tail[at : at + size])
+            if salt.inner:
+                key = salt.key(number, tuple(tail[at : at + size]))
+            node = tree.child(node, key, salt.root) or tree.add(node, key, salt.root)
             for g, table in enumerate(sequence.tables):
                 entry = number - table.start // size
                 if entry < 0:
                     continue
                 own, known = table.page_at(entry), node.pages[g]
                 if not known:
-                    self.tree.give(node, g, own)
+                    tree.give(node, g, own)
                 elif known != own:
                     self.pools[g].hold(known)
                     table.set_page(entry, known)
                     self.pools[g].drop(own)
+            number += 1
         sequence.node = node
-        del sequence.tail[:at]
+        del tail[:whole]
 
     # --- checks -------------------------------------------------------------------------------------------------------
 

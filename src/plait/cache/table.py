@@ -57,6 +57,23 @@ class PageTable:
             self._closed_tuple = None
         self.page, self.first, self.count = page, 0, count
 
+    def push_pages(self, pages: list[int], size: int, count: int) -> None:
+        """New last entries: whole `pages` of `size` tokens, but for the last one, of which `count`."""
+        closed = self.closed
+        if self.page:
+            closed.append((self.page, self.first, self.count))
+        closed += [(page, 0, size) for page in pages[:-1]]
+        self._closed_tuple = None
+        self.page, self.first, self.count = pages[-1], 0, count
+
+    def clear(self) -> list[int]:
+        """Drop all tokens; returns the pages as `cut_tail` does."""
+        gone = [entry[0] for entry in reversed(self.closed)]
+        if self.page:
+            gone.insert(0, self.page)
+        self.replace(())
+        return gone
+
     def cut_tail(self, count: int) -> list[int]:
         """Drop the last `count` tokens; returns the pages that are no longer named, last first, once for each entry."""
         gone = []
