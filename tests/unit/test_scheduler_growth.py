@@ -54,7 +54,8 @@ class Checked:
         sequences, running = admission.sequences, admission.running
         guarded = [other for other in running if other.protected]
         futures = [future(admission.lengths, one) for one in (*running, sample)]
-        needed = [sequences.pages_needed(one) for one in (*prompts, sample) if one.phase is not Phase.LEAVING]
+        each = [sequences.pages_needed(one) for one in (*prompts, sample) if one.phase is not Phase.LEAVING]
+        needed = [sum(of_group) for of_group in zip(*each, strict=True)]
         fit = sequences.fit(needed, peak(futures), len(running))
         longest = sum(one.longest for one in (*running, sample))
         assert growth.peak(sample) == peak(futures) <= longest

@@ -16,20 +16,21 @@ class PagePool:
     entries of sequences, one reference for each entry, and one more if the tree knows it). So a page may be written by
     the holder of one reference exactly when `refs[page] == 1`.
 
-    `idle` holds the cached pages in the order in which their last sequence left them: the least recently used first.
+    `free` are the free pages, of which the last is the next to be handed out. `idle` holds the cached pages in the
+    order in which their last sequence left them: the least recently used first.
     """
 
-    __slots__ = ("_free", "idle", "known", "refs")
+    __slots__ = ("free", "idle", "known", "refs")
 
     def __init__(self, num_pages: int) -> None:
         self.refs = [0] * num_pages
-        self._free = list(range(num_pages - 1, 0, -1))
+        self.free = list(range(num_pages - 1, 0, -1))
         self.known: set[int] = set()
         self.idle: OrderedDict[int, None] = OrderedDict()
 
     @property
     def num_free(self) -> int:
-        return len(self._free)
+        return len(self.free)
 
     @property
     def num_cached(self) -> int:
@@ -37,16 +38,16 @@ class PagePool:
 
     @property
     def num_held(self) -> int:
-        return len(self.refs) - 1 - len(self._free) - len(self.idle)
+        return len(self.refs) - 1 - len(self.free) - len(self.idle)
 
     @property
     def available(self) -> int:
         """Pages that can be had: the free ones, and the cached ones, each of which can be evicted."""
-        return len(self._free) + len(self.idle)
+        return len(self.free) + len(self.idle)
 
     def take(self) -> int:
         """A free page, with one reference. There must be one."""
-        page = self._free.pop()
+        page = self.free.pop()
         self.refs[page] = 1
         return page
 
@@ -66,7 +67,7 @@ class PagePool:
 
     def drop_all(self, pages: Iterable[int]) -> None:
         """`drop` of each page, in order."""
-        refs, known, idle, free = self.refs, self.known, self.idle, self._free
+        refs, known, idle, free = self.refs, self.known, self.idle, self.free
         for page in pages:
             left = refs[page] - 1
             refs[page] = left
@@ -80,7 +81,7 @@ class PagePool:
         left = self.refs[page] - 1
         self.refs[page] = left
         if left == 0:
-            self._free.append(page)
+            self.free.append(page)
         elif left == 1 and page in self.known:
             self.idle[page] = None
 
@@ -96,11 +97,11 @@ class PagePool:
         self.refs[page] = left
         if left == 0:
             del self.idle[page]
-            self._free.append(page)
+            self.free.append(page)
 
     def check(self) -> None:
-        free = set(self._free)
-        assert len(free) == len(self._free), "a page is in the free list twice"
+        free = set(self.free)
+        assert len(free) == len(self.free), "a page is in the free list twice"
         assert 0 not in free, "page 0 is in the free list"
         assert self.refs[0] == 0, "page 0 is referenced"
         for page in range(1, len(self.refs)):

@@ -208,7 +208,17 @@ class RadixTree:
     def evict(self, group: int) -> None:
         """Frees the least recently used page of `group` that no sequence holds (there must be one)."""
         self.evictions += 1
-        self.give_up(group, next(iter(self._pools[group].idle)))
+        pool = self._pools[group]
+        page = next(iter(pool.idle))
+        node = self._owners[group][page]
+        parent = node.parent
+        if node.children or len(node.pages) > 1 or parent is None or not (parent.depth and parent.pages[group]):
+            self.give_up(group, page)
+            return
+        parent.disown(node)  # what follows is `give_up` of a leaf, and is what nearly every new page takes
+        node.pages[group] = 0
+        del self._owners[group][page]
+        pool.forget(page)
 
     def give_up(self, group: int, page: int) -> None:
         """The tree lets go of a page of `group` that it knows, whether a sequence holds it or not."""

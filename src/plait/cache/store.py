@@ -62,7 +62,7 @@ class PageStore:
     def take(self, group: int) -> int:
         """A free page with one reference; evicts one where none is free. There must be one of either."""
         pool = self.pools[group]
-        if not pool.num_free:
+        if not pool.free:
             self.tree.evict(group)
         page = pool.take()
         self.pending[group].handed_out(page)
@@ -143,11 +143,14 @@ class PageStore:
 
     def _take_pages(self, group: int, count: int) -> list[int]:
         """Free pages with one reference each, evicted where none is free."""
-        pool, evict, pages = self.pools[group], self.tree.evict, []
+        pool, evict = self.pools[group], self.tree.evict
+        free, refs, pages = pool.free, pool.refs, []
         for _ in range(count):
-            if not pool.num_free:
+            if not free:
                 evict(group)
-            pages.append(pool.take())
+            page = free.pop()
+            refs[page] = 1
+            pages.append(page)
         return pages
 
     def _copy_tail(self, group: int, tables: Sequence[PageTable]) -> None:

@@ -165,8 +165,9 @@ class Admission:
             guarded = [other for other in self.running if other.protected]
             if not self.sequences.longest_fit([*guarded, sample]):
                 return False
-        filling = [one for one in prompts if one.phase is Phase.RUNNING]  # else it has given way just now
-        needed = [self.sequences.pages_needed(one) for one in (*filling, sample)]
+        pages_needed = self.sequences.pages_needed
+        filling = [pages_needed(one) for one in prompts if one.phase is Phase.RUNNING]  # else it has given way just now
+        needed = [sum(of_group) for of_group in zip(pages_needed(sample), *filling, strict=True)]
         fit, running = self.sequences.fit, len(self.running)
         return fit(needed, self._longest + sample.longest, running) or fit(needed, growth.peak(sample), running)
 

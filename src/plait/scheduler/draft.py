@@ -26,18 +26,18 @@ class Draft:
     def add(self, sample: Sample, slots: Slots, tables: Tables) -> None:
         """Plan the sample's next rows, one for each slot, and its draw if they reach the end of its tokens."""
         assert sample.sequence is not None
-        count, first = len(slots[0]), sample.planned
-        if first < sample.request.prompt_length or first + 1 < sample.total:
+        request, count, first = sample.request, len(slots[0]), sample.planned
+        if first < request.prompt_length or first + 1 < sample.total:
             self.prompt_tokens += count
             again = max(0, min(first + count, sample.computed) - first)
             self.recomputed += again
-            sample.request.account.tokens += count - again
+            request.account.tokens += count - again
         tokens = sample.next_tokens(count)
         sample.planned += count
         sample.in_flight += 1
-        looks = sample.request.looks_at(sample, first, count) if sample.request.looks else ()
+        looks = request.looks_at(sample, first, count) if request.looks else ()
         self.outputs += len(looks)
-        draws = tuple((count - 1, sampling) for sampling in self._draws(sample))
+        draws = tuple([(count - 1, sampling) for sampling in self._draws(sample)])
         self.sequences.append(PlannedSequence(sample.sequence, tokens, first, tables, slots, looks + draws))
         self.budget -= count
 

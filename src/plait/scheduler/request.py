@@ -51,11 +51,12 @@ class Sample:
     `rank` is its place in the queue. `awaited` is the running sample whose pages it waits for, as long as that one has
     fewer than `awaited_tokens`; that one is `awaited_by` it, and has its class until its own prompt is computed or who
     waits has gone away. `guess` are tokens that may follow, from `lookup`; `guessed` of the planned tokens are such.
-    `pinned_until` is set at its end: so long its pages are to stay. `mu` is Mirostat's state.
+    `head` is what `Sequences.head` found, once that is for good. `pinned_until` is set at its end: so long its pages
+    are to stay. `mu` is Mirostat's state.
     """
 
     __slots__ = (
-        "awaited", "awaited_by", "awaited_tokens", "cached_tokens", "computed", "drawing", "guess", "guessed",
+        "awaited", "awaited_by", "awaited_tokens", "cached_tokens", "computed", "drawing", "guess", "guessed", "head",
         "in_flight", "index", "lent", "level", "lookup", "mu", "phase", "pinned_until", "planned", "preempted", "rank",
         "request", "sequence", "tokens",
     )  # fmt: skip
@@ -81,6 +82,7 @@ class Sample:
         self.guess: tuple[TokenId, ...] = ()
         self.guessed = 0
         self.pinned_until = 0.0
+        self.head: tuple[str, tuple[TokenId, ...]] | None = None
         self.mu: float | None = None
 
     def take(self, tokens: Sequence[TokenId]) -> tuple[int, FinishReason | None]:
@@ -297,8 +299,10 @@ class Request:
     def pass_lead(self, lead: Sample) -> Sample:
         """`lead`, which computes the prompt for all, is to end. Lets another sample that has not begun have its place:
         the two swap indices, and the one returned is the one to end."""
+        if self.drawn or lead.phase is Phase.PENDING:
+            return lead
         heir = next((s for s in self.samples if s.phase is Phase.PENDING), None)
-        if self.drawn or heir is None or lead.phase is Phase.PENDING:
+        if heir is None:
             return lead
         lead.index, heir.index = heir.index, lead.index
         self.samples[lead.index], self.samples[heir.index] = lead, heir

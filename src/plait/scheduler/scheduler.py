@@ -227,21 +227,8 @@ class Scheduler:
                     ):
                         known += drawn
                         sample.mu = mu
-                        told = (
-                            request.request_id,
-                            sample.index,
-                            drawn,
-                            logprobs,
-                            None,
-                            None,
-                            0,
-                            0,
-                            (),
-                            (),
-                            0.0,
-                            0.0,
-                            mu,
-                        )
+                        name, index = request.request_id, sample.index
+                        told = (name, index, drawn, logprobs, None, None, 0, 0, (), (), 0.0, 0.0, mu)
                         events.append(_new(TokenEvent, told))
                     else:
                         events.append(self._accept(sample, row))
@@ -267,9 +254,16 @@ class Scheduler:
             events += self._take_guess(sample, planned, drawn)
             return
         # A last row behind the sample's end is of no known token, and is dropped here.
-        sound = all(row.error is None for row in drawn)
+        sound, request = True, sample.request
+        for row in drawn:
+            sound &= row.error is None
         self._sequences.commit(sample, planned.first_position, len(planned.tokens), sound)
-        events += self._draw(sample, planned, drawn)
+        if request.looks or not request.streams or request.limit == request.prompt_length:
+            events += self._draw(sample, planned, drawn)
+        elif drawn:  # what follows is `_draw` of a request's only sample
+            del sample.drawing[0]
+            if sample.phase is not Phase.ENDED:
+                events.append(self._accept(sample, drawn[0]))
 
     def _take_guess(self, sample: Sample, planned: PlannedSequence, drawn: Sequence[RowResult]) -> list[TokenEvent]:
         """The tokens of a row and of its guesses, as far as these were right."""
@@ -366,17 +360,9 @@ class Scheduler:
         if request.open == 0:
             del self._requests[request.request_id]
             self._fair.leave(request.account)
-        return TokenEvent(
-            request_id=request.request_id,
-            index=index,
-            tokens=tokens,
-            logprobs=logprobs,
-            finish_reason=reason,
-            error=error,
-            prompt_tokens=request.prompt_length,
-            cached_tokens=cached,
-            prompt_logprobs=entries,
-        )
+        name, length = request.request_id, request.prompt_length
+        told = (name, index, tokens, logprobs, reason, error, length, cached, entries, (), 0.0, 0.0, None)
+        return _new(TokenEvent, told)
 
     def check(self) -> None:
         """Verify the invariants; raises `AssertionError`."""

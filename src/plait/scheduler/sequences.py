@@ -6,6 +6,7 @@ Knows the cache's bookkeeping; decides nothing about who runs.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from plait.cache.edits import GroupEdits
@@ -102,7 +103,7 @@ class Sequences:
         may have them where they are `sound`: what led to a row without a draw is not left to anybody."""
         assert sample.sequence is not None
         request = sample.request
-        tokens = tuple(sample.tokens[first : first + count])
+        tokens = sample.tokens[first : first + count]
         self._cache.commit(sample.sequence, tokens, sound and self._writes(request.engine_request))
         if first < request.prompt_length <= first + count:
             self._filled(sample)
@@ -128,14 +129,14 @@ class Sequences:
         assert sample.sequence is not None
         return self._cache.pages_needed(sample.sequence, sample.wanted)
 
-    def fit(self, needed: list[tuple[int, ...]], growth: int, running: int) -> bool:
+    def fit(self, needed: Sequence[int], growth: int, running: int) -> bool:
         """Whether the pages `needed` can be had in each group, with head-room: for `growth` tokens to come of
         `running` sequences, and a ragged page for each. A window group does not grow."""
         growth = -(-growth // self._page_size)
-        return all(
-            sum(need[g] for need in needed) + running + (0 if windowed else growth) <= self._cache.available(g)
-            for g, windowed in enumerate(self._windowed)
-        )
+        for g, windowed in enumerate(self._windowed):
+            if needed[g] + running + (0 if windowed else growth) > self._cache.available(g):
+                return False
+        return True
 
     def longest_fit(self, samples: list[Sample]) -> bool:
         """Whether these samples would fit into the whole memory all together at their longest."""
@@ -240,9 +241,14 @@ class Sequences:
 
     def head(self, sample: Sample) -> Head:
         """Two samples that share a page have this in common."""
-        request = sample.request.engine_request
-        salt = "" if request.salt_from >= self._page_size else request.salt
-        return salt, tuple(sample.tokens[: self._page_size])
+        head = sample.head
+        if head is None:
+            request = sample.request.engine_request
+            salt = "" if request.salt_from >= self._page_size else request.salt
+            head = salt, tuple(sample.tokens[: self._page_size])
+            if len(sample.tokens) >= self._page_size:
+                sample.head = head
+        return head
 
     def _filled(self, sample: Sample) -> None:
         """The sample's prompt is computed, or will not be."""
