@@ -13,7 +13,7 @@ from plait.ops.api import Activation, RopeLayout  # noqa: E402
 from plait.ops.cuda import formulas  # noqa: E402
 from plait.ops.cuda.kernels import decode, embed, gate, norm, prefill, rope, rows  # noqa: E402
 from plait.ops.cuda.kernels.shared import SharedItems  # noqa: E402
-from plait.ops.cuda.sharing import LEAST_KEYS, find_shared  # noqa: E402
+from plait.ops.cuda.sharing import LEAST_KEYS, PROGRAMS, find_shared  # noqa: E402
 from plait.ops.cuda.work import SPLITS, Sequences, work_of  # noqa: E402
 from support.triton_interpreter import DEVICE  # noqa: E402 - torch may be missing
 
@@ -185,7 +185,7 @@ def test_a_shared_beginning_changes_nothing(dtype: torch.dtype, cap: float | Non
     pages = decode.Pages(ints(table), ints(starts), paged.pages.positions, PAGE)
     order = np.array([7, 6, 5, 4, 3, 2, 1, 0])
     own, sequences = np.array(lengths), np.arange(8)
-    shared = find_shared(table.astype(np.int32), starts.astype(np.int32), own, sequences, order, PAGE)
+    shared = find_shared(table.astype(np.int32), starts.astype(np.int32), own, sequences, order, PAGE, PROGRAMS // 2)
     assert shared.skip.tolist() == [PAGE * common] * 6 + [0, 0]
     assert shared.items.shape[1] == 2
     none = np.zeros(0, np.int64)

@@ -56,7 +56,7 @@ def test_work_lists_are_those_of_a_plain_loop(seed: int) -> None:
     assert lengths.tolist() == [PAGE * (len(table) - 1) + last[s] for s, table in enumerate(tables)]
     assert (pages.tolist(), begins.tolist(), page) == ([e[0] for e in entries], starts[:-1], PAGE)
 
-    shared = find_shared(pages, begins, lengths, sequences.single, sequences.single_row, page)
+    shared = find_shared(pages, begins, lengths, sequences.single, sequences.single_row, page, 8)
     assert shared.skip.tolist() == [shared_keys(s, single, tables, lengths.tolist()) for s in single]
 
 
@@ -73,3 +73,16 @@ def test_a_table_with_a_ragged_page_in_its_midst_goes_slot_by_slot() -> None:
     slots, begins, page = page_table(inputs, PAGE)
     assert slots.tolist() == [64, 65, 66, 96, 97, 145, 146]
     assert (begins.tolist(), page) == ([0, 5], 1)
+
+
+@pytest.mark.parametrize(("kv_heads", "items"), [(8, 16), (2, 64), (1, 64), (64, 8)])
+def test_a_shared_beginning_is_split_into_as_many_items_as_fill_a_device(kv_heads: int, items: int) -> None:
+    """Of 256 rows eight have to be, whatever there is to fill."""
+    rows, pages = 256, 4096 // PAGE
+    table = np.concatenate([[*range(pages), pages + s] for s in range(rows)]).astype(np.int32)
+    starts, each = i32([s * (pages + 1) for s in range(rows)]), np.arange(rows)
+    shared = find_shared(table, starts, np.full(rows, pages * PAGE + 1), each, each, PAGE, kv_heads)
+    assert shared.items.shape[1] == items
+    assert (shared.skip == pages * PAGE).all()
+    first, last = shared.items[3], shared.items[4]
+    assert (last - first).sum() == 8 * pages * PAGE

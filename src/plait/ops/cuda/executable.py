@@ -177,7 +177,7 @@ class KernelExecutable:
     def _pack(self, step: StepInputs) -> Packed:
         config, groups = self._memory.config, self._memory.shape.groups
         masked = tuple(moved or group.window is not None for moved, group in zip(self._moved, groups, strict=True))
-        return pack_step(step, config.page_size, self._tile_rows, masked)
+        return pack_step(step, config.page_size, self._tile_rows, masked, self._memory.shape.n_kv_heads)
 
     def _forward(self, packed: Packed) -> Tensor:
         """Logits on the device, (outputs, vocabulary), valid until the next pass."""

@@ -17,6 +17,8 @@ MEMBERS = 32
 LEAST_MEMBERS, LEAST_KEYS = 4, 256
 """Fewer rows, or a shorter beginning, are not worth a launch more."""
 MOST_ITEMS = 64
+PROGRAMS = 128
+"""Items times KV heads that fill a device. With more, partials are written and read again that nobody needed."""
 KEYS = 256
 """Keys of an item, at least."""
 
@@ -38,7 +40,7 @@ def nothing_shared(rows: int) -> Shared:
 
 
 def find_shared(
-    table: I32Array, starts: I32Array, lengths: I64Array, sequences: I64Array, rows: I64Array, page: int
+    table: I32Array, starts: I32Array, lengths: I64Array, sequences: I64Array, rows: I64Array, page: int, kv_heads: int
 ) -> Shared:
     """Of the single rows `rows` of `sequences`: `table` holds the page ids of all sequences, s from starts[s] on, and
     lengths[s] its keys. Sequences with the same first page are compared as far as all of them go."""
@@ -57,7 +59,7 @@ def find_shared(
         for at, count in zip(begin[large].tolist(), size[large].tolist(), strict=True)
         if (keys := _common(table, starts, lengths, sequences[group := order[at : at + count]], page)) >= LEAST_KEYS
     ]
-    return _items(groups, sequences, rows) if groups else nothing_shared(len(rows))
+    return _items(groups, sequences, rows, PROGRAMS // kv_heads) if groups else nothing_shared(len(rows))
 
 
 def _common(table: I32Array, starts: I32Array, lengths: I64Array, group: I64Array, page: int) -> int:
@@ -68,14 +70,15 @@ def _common(table: I32Array, starts: I32Array, lengths: I64Array, group: I64Arra
     return page * (pages if same.all() else int(same.argmin()))
 
 
-def _items(groups: list[tuple[I64Array, int]], sequences: I64Array, rows: I64Array) -> Shared:
+def _items(groups: list[tuple[I64Array, int]], sequences: I64Array, rows: I64Array, enough: int) -> Shared:
+    """Keys are split further as long as there are fewer than `enough` items."""
     found = nothing_shared(len(rows))
     chunks = sum(-(-len(group) // MEMBERS) for group, _ in groups)
     items: list[tuple[int, int, int, int, int]] = []
     members: list[I64Array] = []
     at = 0
     for group, keys in groups:
-        splits = max(1, min(-(-keys // KEYS), MOST_ITEMS // chunks))
+        splits = max(1, min(-(-keys // KEYS), min(enough, MOST_ITEMS) // chunks))
         size = -(-keys // splits)
         if len(items) + splits * -(-len(group) // MEMBERS) > MOST_ITEMS:
             break

@@ -82,14 +82,14 @@ class Packed:
         return sum(len(entries) for entries, _ in self.tables)
 
 
-def pack_step(step: StepInputs, page_size: int, tile_rows: int, masked: tuple[bool, ...]) -> Packed:
+def pack_step(step: StepInputs, page_size: int, tile_rows: int, masked: tuple[bool, ...], kv_heads: int) -> Packed:
     """`masked[g]`: whether group g's keys must all be looked at by position."""
     sequences = sequences_of(step)
     tables = [page_table(inputs, page_size) for inputs in step.kv]
     if len({page for _, _, page in tables}) > 1:  # one group is ragged: all go slot by slot
         tables = [page_table(inputs, page_size, ragged=True) for inputs in step.kv]
     work = tuple(
-        _work(sequences, lengths_of(inputs), table, page_size, tile_rows, mask)
+        _work(sequences, lengths_of(inputs), table, page_size, tile_rows, mask, kv_heads)
         for inputs, table, mask in zip(step.kv, tables, masked, strict=True)
     )
     return Packed(step, work, tuple((entries, starts) for entries, starts, _ in tables), tables[0][2] if tables else 1)
@@ -97,12 +97,12 @@ def pack_step(step: StepInputs, page_size: int, tile_rows: int, masked: tuple[bo
 
 def _work(
     sequences: Sequences, lengths: I64Array, table: tuple[I32Array, I32Array, int], page_size: int, tile_rows: int,
-    masked: bool,
+    masked: bool, kv_heads: int,
 ) -> Work:  # fmt: skip
     entries, starts, page = table
     if masked or page != page_size:
         return work_of(sequences, lengths, tile_rows, masked)
-    shared = find_shared(entries, starts, lengths, sequences.single, sequences.single_row, page)
+    shared = find_shared(entries, starts, lengths, sequences.single, sequences.single_row, page, kv_heads)
     return work_of(sequences, lengths, tile_rows, masked, shared)
 
 
