@@ -85,22 +85,26 @@ class Nothing:
 
 
 class Steps:
-    """Process CPU seconds at each call of the engine."""
+    """Process CPU seconds at each call of the engine, and by then of each of `parts`."""
 
-    def __init__(self, llm: LLM) -> None:
-        self.times: list[tuple[float, int]] = []
+    def __init__(self, llm: LLM, parts: dict[str, float] | None = None) -> None:
+        self.times: list[tuple[float, int, dict[str, float]]] = []
+        self._parts = {} if parts is None else parts
         self._step, self._engine = llm._engine.step, llm._engine
         llm._engine.step = self._timed  # type: ignore[method-assign]
 
     def _timed(self) -> Any:
         running = len(self._engine.requests)
-        self.times.append((time.process_time(), running))
+        self.times.append((time.process_time(), running, dict(self._parts)))
         return self._step()
 
-    def of_decoding(self, sequences: int) -> list[float]:
-        """Milliseconds of the steps in the middle of the run."""
-        times = [at for at, running in self.times if running == sequences][-STEPS:]
-        return [1e3 * (after - before) for before, after in pairwise(times)]
+    def of_decoding(self, sequences: int) -> list[dict[str, float]]:
+        """Milliseconds of each part, and of all ("whole"), of the steps in the middle of the run."""
+        times = [parts | {"whole": at} for at, running, parts in self.times if running == sequences][-STEPS:]
+        return [
+            {name: 1e3 * (seconds - before.get(name, 0.0)) for name, seconds in after.items()}
+            for before, after in pairwise(times)
+        ]
 
 
 class Parts:
@@ -189,13 +193,13 @@ def make(folder: Path, sequences: int) -> LLM:
     return llm
 
 
-def run(llm: LLM, sequences: int, kind: str) -> list[float]:
-    """Milliseconds of each step in which all decode."""
+def run(llm: LLM, sequences: int, kind: str, parts: dict[str, float] | None = None) -> list[dict[str, float]]:
+    """`Steps.of_decoding`, of the steps in which all decode."""
     rng = np.random.default_rng(2)
     prompts = [rng.integers(256, 4000, PROMPT).tolist() for _ in range(sequences)]
     longest = STEPS + WARM_UP + sequences * PROMPT // 2048 + 2
     params = SamplingParams(max_tokens=longest, seed=7, ignore_eos=True, **KINDS[kind])  # type: ignore[arg-type]
-    steps = Steps(llm)
+    steps = Steps(llm, parts)
     answers = llm.generate(prompts, params)
     del llm._engine.step  # type: ignore[method-assign]
     assert all(len(answer.samples[0].token_ids) == longest for answer in answers)
@@ -213,7 +217,8 @@ def main() -> None:
     folder = write_model(Path(tempfile.gettempdir()) / "plait-gpu-host", SHAPE)
     with make(folder, given.sequences) as llm:
         for kind in given.kinds.split(","):
-            times = min((run(llm, given.sequences, kind) for _ in range(given.rounds)), key=median)
+            rounds = [[step["whole"] for step in run(llm, given.sequences, kind)] for _ in range(given.rounds)]
+            times = min(rounds, key=median)
             tenth = sorted(times)[len(times) // 10]
             print(f"{kind}, {given.sequences} sequences: {median(times):.2f} ms of the CPU for a step, 10% {tenth:.2f}")
         if given.profile:
@@ -223,13 +228,13 @@ def main() -> None:
             pstats.Stats(profile).sort_stats("tottime").print_stats(30)
             return
         parts = watch(llm)
-        before = llm.stats.steps
-        began = time.process_time()
-        run(llm, given.sequences, given.kinds.split(",")[0])
-        whole, steps = time.process_time() - began, llm.stats.steps - before
-        told = dict(parts.seconds) | {"answers and the rest": whole - sum(parts.seconds.values())}
-        for name, seconds in sorted(told.items(), key=lambda each: -each[1]):
-            print(f"  {name:<26}{1e3 * seconds / steps:7.3f} ms {seconds / whole:6.1%}")
+        steps = run(llm, given.sequences, given.kinds.split(",")[0], parts.seconds)
+        for step in steps:
+            step["answers and the rest"] = 2 * step["whole"] - sum(step.values())
+        middle = {name: median(step.get(name, 0.0) for step in steps) for name in steps[-1]}
+        print("the median of each part over the steps, with the clocks' own time:")
+        for name, ms in sorted(middle.items(), key=lambda each: -each[1]):
+            print(f"  {name:<26}{ms:7.3f} ms")
 
 
 if __name__ == "__main__":

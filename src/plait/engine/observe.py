@@ -46,8 +46,8 @@ class Observer:
         """A step was planned from `began` to `now`, while `waiting` samples waited."""
         tokens = streams = reads = decode_reads = recomputed = 0
         ends, newest = self._ends, self._newest
-        for planned in plan.sequences:
-            sequence, first, count = planned.sequence, planned.first_position, len(planned.tokens)
+        for sequence, given, first, _, _, outputs, drafts in plan.sequences:
+            count = len(given)
             if sequence > newest:
                 self._begins(sequence, now)
             if self._lost:
@@ -55,9 +55,9 @@ class Observer:
             keys = count * first + count * (count + 1) // 2
             reads += keys
             tokens += count
-            if planned.outputs:
+            if outputs:
                 streams += 1
-                if count == 1 or planned.drafts:
+                if count == 1 or drafts:
                     decode_reads += keys
             ends[sequence] = first + count
         if len(ends) > 4 * len(plan.sequences) + 64:

@@ -73,13 +73,15 @@ class Meter:
         ended: list[SampleRecord] = []
         lives, same, times = self._lives, -1.0, 0  # most gaps of a step are equal: observe them at once
         itl_bound = self.bounds.itl_s if self.bounds else float("inf")
+        generated = 0
         for event in events:
-            count = len(event.tokens)
-            life = lives.get((event.request_id, event.index))
+            request_id, index, tokens, _, reason, error = event[:6]
+            life = lives.get((request_id, index))
             if life is None:
                 continue
-            if count:
-                self.generated_tokens += count
+            if tokens:
+                count = len(tokens)
+                generated += count
                 life.tokens += count
                 if life.first is None:
                     life.first = now
@@ -97,10 +99,11 @@ class Meter:
                             self._itl.observe(same, times)
                         same, times = gap / count, count
                 life.last = now
-            if event.finish_reason is not None or event.error is not None:
-                ended.append(self._finish(lives.pop((event.request_id, event.index)), event, now))
+            if reason is not None or error is not None:
+                ended.append(self._finish(lives.pop((request_id, index)), event, now))
         if times:
             self._itl.observe(same, times)
+        self.generated_tokens += generated
         return ended
 
     def _finish(self, life: Life, event: TokenEvent, now: float) -> SampleRecord:

@@ -31,7 +31,7 @@ class OutputText:
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), keep: frozenset[str] = frozenset()) -> None:
         self._decoder = tokenizer.stream_decoder(skip_special=True, continuing=True, keep=keep)
-        self._stop = StopChecker(stop)
+        self._stop, self._stops = StopChecker(stop), bool(stop)
         self.ended = self.hit = False
 
     @property
@@ -44,7 +44,9 @@ class OutputText:
         of which may begin a stop string, and nothing is held back. Else None, and nothing has changed. After it the
         token is taken in."""
         text = self._decoder.plain(token)
-        return text if text is not None and not self.ended and self._stop.passes(text) else None
+        if text is None or self.ended:
+            return None
+        return text if not self._stops or self._stop.passes(text) else None
 
     def push(self, tokens: Sequence[TokenId], final: bool) -> tuple[str, int, bool]:
         """Take the next tokens; returns (text that may be shown, how many of the tokens belong to the sample, whether a
