@@ -67,7 +67,8 @@ def _check_tables(what: str, inputs: KVInputs, step: StepInputs, page_size: int,
     _check_range("row_seq", step.row_seq, len(starts) - 1)
     page, first, count = np.ascontiguousarray(entries.T)
     if _outside(page, 1, num_pages):
-        raise ValueError(f"{what}: a page table names a page outside 1..{num_pages - 1}: {sorted(set(page.tolist()))}")
+        bad = sorted(set(page[(page < 1) | (page >= num_pages)].tolist()))
+        raise ValueError(f"{what}: a page table names a page outside 1..{num_pages - 1}: {bad}")
     if _outside(first, 0, page_size + 1) or count.min(initial=0) < 0 or (first + count).max(initial=0) > page_size:
         raise ValueError(f"{what}: a page table entry reaches outside its page of {page_size} slots")
 
