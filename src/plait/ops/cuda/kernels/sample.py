@@ -80,6 +80,94 @@ def _place(x, live, top, temperature, target):
     return over, tl.max(tl.where(w > 0, at, -1), 0), tl.sum(w, 0)
 
 
+@triton.jit
+def _draw_thinned(
+    x_row, id_row, mine, real, parts, vocabulary, top, temperature, uniform, STAGES: tl.constexpr,
+    CHUNKS: tl.constexpr, BLOCK_CHUNKS: tl.constexpr, SWEEP: tl.constexpr, WEIGHED: tl.constexpr, SHORT: tl.constexpr,
+):  # fmt: skip
+    """A token of what the row's stages leave of its candidates, which they move together in place."""
+    count = vocabulary
+    now = tl.full((), 1.0, tl.float64)
+    for s in range(STAGES):
+        stage = tl.load(mine + 9 + s)
+        thins = stage == 3
+        key, ties = tl.zeros((), tl.int64), count  # of the least that is kept, and how many of that
+        if stage == 4:
+            now = temperature
+        elif stage == 1:
+            wanted = tl.load(mine + 8)
+            thins = (wanted > 0) & (wanted < count)
+            if thins:
+                if (wanted <= CHUNKS) & (count == vocabulary):
+                    # So many chunks hold a logit of at least this: it leaves a short list.
+                    least, _ = kth_key(parts, CHUNKS, wanted, BLOCK_CHUNKS)
+                    count = compact(x_row, id_row, count, least, count, SWEEP)
+                if count <= SHORT:
+                    key, ties = kth_key(x_row, count, wanted, SHORT)
+                else:
+                    key, ties = kth_key(x_row, count, wanted, SWEEP)
+        elif stage == 2:
+            share = tl.load(real + 1)
+            thins = share < 1
+            if thins:
+                whole = mass_from(x_row, count, top, now, key, WEIGHED)
+                if count > SHORT:
+                    least = light_key(count, top, now, (1 - share) * whole)
+                    count = compact(x_row, id_row, count, least, count, SWEEP)
+                if count <= SHORT:
+                    key, ties = mass_key(x_row, count, top, now, share * whole, SHORT)
+                else:
+                    key, ties = mass_key(x_row, count, top, now, share * whole, WEIGHED)
+        elif stage == 3:
+            key = floor_key(top, now, tl.load(real + 2))
+        if thins:
+            if count <= SHORT:
+                count = compact(x_row, id_row, count, key, ties, SHORT)
+            else:
+                count = compact(x_row, id_row, count, key, ties, SWEEP)
+    total = tl.zeros((), tl.float64)
+    for start in range(0, count, SWEEP):
+        at = start + tl.arange(0, SWEEP)
+        x = tl.load(x_row + at, mask=at < count, other=float("-inf"))
+        total += tl.sum(tl.where(at < count, weight(x, top, now), 0.0), 0)
+    before = tl.zeros((), tl.float64)
+    found = -1
+    last = 0
+    for start in range(0, count, SWEEP):
+        if found < 0:
+            at = start + tl.arange(0, SWEEP)
+            x = tl.load(x_row + at, mask=at < count, other=float("-inf"))
+            over, heavy, mass = _place(x, at < count, top, now, uniform * total - before)
+            before += mass
+            if over < SWEEP:
+                found = start + over
+            if heavy >= 0:
+                last = start + heavy
+    return tl.load(id_row + tl.where(found < 0, last, found))
+
+
+@triton.jit
+def _draw_whole(
+    x_row, parts, part_sums, vocabulary, top, temperature, uniform, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
+    BLOCK_CHUNKS: tl.constexpr,
+):  # fmt: skip
+    """A token of the whole vocabulary: its chunk by the chunks' sums, then its place in the chunk."""
+    part = tl.arange(0, BLOCK_CHUNKS)
+    there = part < CHUNKS
+    share = tl.load(part_sums + part, mask=there, other=0.0)
+    part_top = tl.load(parts + part, mask=there, other=float("-inf"))
+    share = share * tl.where(there, weight(part_top, top, temperature), 0.0)
+    running = tl.cumsum(share, 0)
+    target = uniform * tl.sum(share, 0)
+    chunk = tl.min(tl.where((running > target) & (share > 0), part, 2147483647), 0)
+    chunk = tl.minimum(chunk, tl.max(tl.where(share > 0, part, 0), 0))
+    before = tl.sum(tl.where(part < chunk, share, 0.0), 0)
+    at = chunk * CHUNK + tl.arange(0, CHUNK)
+    x = tl.load(x_row + at, mask=at < vocabulary, other=float("-inf")).to(tl.float32)
+    over, heavy, _ = _place(x, at < vocabulary, top, temperature, target - before)
+    return chunk * CHUNK + tl.where(over < CHUNK, over, heavy)
+
+
 @Launched
 @triton.jit
 def _draw(
@@ -110,81 +198,20 @@ def _draw(
             tl.load(mine + 3).to(tl.uint32, bitcast=True), tl.load(mine + 4).to(tl.uint32, bitcast=True),
             tl.load(mine + 5).to(tl.uint32, bitcast=True),
         )  # fmt: skip
+        parts, part_sums = tops + row * CHUNKS, sums + row * CHUNKS
         x_row, id_row = values + row * vocabulary, ids + row * vocabulary
-        thinned = tl.load(mine + 9)
-        if thinned > 0:
-            count = vocabulary
-            now = tl.full((), 1.0, tl.float64)
-            for s in range(STAGES):
-                stage = tl.load(mine + 9 + s)
-                if stage == 4:
-                    now = temperature
-                elif stage == 1:
-                    wanted = tl.load(mine + 8)
-                    if (wanted > 0) & (wanted < count):
-                        if (wanted <= CHUNKS) & (count == vocabulary):
-                            # So many chunks hold a logit of at least this: it leaves a short list.
-                            least, _ = kth_key(tops + row * CHUNKS, CHUNKS, wanted, BLOCK_CHUNKS)
-                            count = compact(x_row, id_row, count, least, count, SWEEP)
-                        if count <= SHORT:
-                            key, ties = kth_key(x_row, count, wanted, SHORT)
-                            count = compact(x_row, id_row, count, key, ties, SHORT)
-                        else:
-                            key, ties = kth_key(x_row, count, wanted, SWEEP)
-                            count = compact(x_row, id_row, count, key, ties, SWEEP)
-                elif stage == 2:
-                    share = tl.load(real + 1)
-                    if share < 1:
-                        zero = tl.zeros((), tl.int64)
-                        whole = mass_from(x_row, count, top, now, zero, WEIGHED)
-                        if count > SHORT:
-                            least = light_key(count, top, now, (1 - share) * whole)
-                            count = compact(x_row, id_row, count, least, count, SWEEP)
-                        if count <= SHORT:
-                            key, ties = mass_key(x_row, count, top, now, share * whole, SHORT)
-                            count = compact(x_row, id_row, count, key, ties, SHORT)
-                        else:
-                            key, ties = mass_key(x_row, count, top, now, share * whole, WEIGHED)
-                            count = compact(x_row, id_row, count, key, ties, SWEEP)
-                elif stage == 3:
-                    key = floor_key(top, now, tl.load(real + 2))
-                    count = compact(x_row, id_row, count, key, count, SWEEP)
-            total = tl.zeros((), tl.float64)
-            for start in range(0, count, SWEEP):
-                at = start + tl.arange(0, SWEEP)
-                x = tl.load(x_row + at, mask=at < count, other=float("-inf"))
-                total += tl.sum(tl.where(at < count, weight(x, top, now), 0.0), 0)
-            before = tl.zeros((), tl.float64)
-            found = -1
-            last = 0
-            for start in range(0, count, SWEEP):
-                if found < 0:
-                    at = start + tl.arange(0, SWEEP)
-                    x = tl.load(x_row + at, mask=at < count, other=float("-inf"))
-                    over, heavy, mass = _place(x, at < count, top, now, uniform * total - before)
-                    before += mass
-                    if over < SWEEP:
-                        found = start + over
-                    if heavy >= 0:
-                        last = start + heavy
-            token = tl.load(id_row + tl.where(found < 0, last, found))
-        else:
-            now = temperature
-            share = tl.load(sums + row * CHUNKS + part, mask=there, other=0.0)
-            share = share * tl.where(there, weight(part_top, top, now), 0.0)
-            running = tl.cumsum(share, 0)
-            target = uniform * tl.sum(share, 0)
-            chunk = tl.min(tl.where((running > target) & (share > 0), part, 2147483647), 0)
-            chunk = tl.minimum(chunk, tl.max(tl.where(share > 0, part, 0), 0))
-            before = tl.sum(tl.where(part < chunk, share, 0.0), 0)
-            at = chunk * CHUNK + tl.arange(0, CHUNK)
-            if COPY:
-                x = tl.load(x_row + at, mask=at < vocabulary, other=float("-inf"))
+        if COPY:
+            if tl.load(mine + 9) > 0:
+                token = _draw_thinned(x_row, id_row, mine, real, parts, vocabulary, top, temperature, uniform, STAGES,
+                                      CHUNKS, BLOCK_CHUNKS, SWEEP, WEIGHED, SHORT)  # fmt: skip
             else:
-                source = logits + tl.load(mine).to(tl.int64) * stride
-                x = tl.load(source + at, mask=at < vocabulary, other=float("-inf")).to(tl.float32)
-            over, heavy, _ = _place(x, at < vocabulary, top, now, target - before)
-            token = chunk * CHUNK + tl.where(over < CHUNK, over, heavy)
+                token = _draw_whole(x_row, parts, part_sums, vocabulary, top, temperature, uniform, CHUNK, CHUNKS,
+                                    BLOCK_CHUNKS)  # fmt: skip
+        else:
+            # No row has stages: their code, most of all there is, is not compiled.
+            source = logits + tl.load(mine).to(tl.int64) * stride
+            token = _draw_whole(source, parts, part_sums, vocabulary, top, temperature, uniform, CHUNK, CHUNKS,
+                                BLOCK_CHUNKS)  # fmt: skip
     tl.store(tokens + row, token)
 
 
