@@ -84,11 +84,12 @@ def mass_key(values, count, top, temperature, wanted, SWEEP: tl.constexpr):
     """The largest key such that those of at least that key weigh `wanted`; and how many of that key it takes. By digits
     of two bits: what costs is to weigh, and three sums are taken of one weight."""
     key = tl.zeros((), tl.int64)
+    above = tl.zeros((), tl.float64)  # of what has a larger digit here, or before
     for digit in range(16):
         step = tl.full((), 1, tl.int64) << (30 - 2 * digit)
         one, two, three = _masses(values, count, top, temperature, key, step, SWEEP)
+        above = tl.where(one < wanted, one, tl.where(two < wanted, two, tl.where(three < wanted, three, above)))
         key += step * ((one >= wanted).to(tl.int64) + (two >= wanted).to(tl.int64) + (three >= wanted).to(tl.int64))
-    above = mass_from(values, count, top, temperature, key + 1, SWEEP)
     x = value_of(key)
     each = weight(x, top, temperature)
     ties = tl.where(each > 0, tl.ceil((wanted - above) / tl.where(each > 0, each, 1.0)), count.to(tl.float64))
