@@ -30,7 +30,7 @@ def kth_key(values, count, k, SWEEP: tl.constexpr):
     prefix = tl.zeros((), tl.int64)
     left = k
     digit = tl.arange(0, 256)
-    for step in tl.static_range(4):
+    for step in range(4):
         shift = 24 - 8 * step
         histogram = tl.zeros((256,), tl.int32)
         for start in range(0, count, SWEEP):
