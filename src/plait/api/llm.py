@@ -248,7 +248,7 @@ class LLM:
         if len(ids) and not 0 <= min(ids) <= max(ids) < size:
             outside = next(token for token in ids if not 0 <= token < size)
             raise RequestError(f"token id {outside} is not in the vocabulary of {size}")
-        return tuple(map(int, ids))
+        return tuple(ids) if plain else tuple(map(int, ids))
 
     # --- events -----------------------------------------------------------------------------------------------
 
