@@ -51,6 +51,8 @@ class KVCache:
         self._page_size = config.page_size
         self._refs = [pool.refs for pool in self._store.pools]
         self._fresh = [pending.fresh for pending in self._store.pending]
+        self._first_refs, self._first_fresh = self._refs[0], self._fresh[0]
+        self._several = len(self._refs) > 1
 
     @property
     def config(self) -> CacheConfig:
@@ -126,23 +128,25 @@ class KVCache:
         """`reserve` of one token and `parted` of every group in one go, the way of a sequence that decodes; None where
         that takes a copy, or there is no room: then nothing has changed, and `reserve` may still do it."""
         sequence = self._sequences[seq]
-        tables = sequence.tables
-        if len(tables) > 1 or sequence.positions is not None:
+        if self._several or sequence.positions is not None:
             slots = self._one_more(sequence)
-            return (slots, tuple([table.parted() for table in tables])) if slots else None
-        (table,) = tables  # what follows is `_one_more` for one group, and is what every step does
+            return (slots, tuple([table.parted() for table in sequence.tables])) if slots else None
+        (table,) = sequence.tables  # what follows is `_one_more` for one group, and is what every step does
         page, first, count, size = table.page, table.first, table.count, self._page_size
         offset = first + count
         if offset >= size or not page:
             return self._one_in_a_new_page(sequence, table)
-        if self._refs[0][page] != 1:
+        if self._first_refs[page] != 1:
             return None
-        fresh = self._fresh[0]
+        fresh = self._first_fresh
         if page not in fresh or fresh[page] > offset:
             fresh[page] = offset
         table.count = count = count + 1
         sequence.length += 1
-        return ((page * size + offset,),), ((table.before_last(), (page, first, count)),)
+        before = table.frozen
+        if before is None:
+            before = table.before_last()
+        return ((page * size + offset,),), ((before, (page, first, count)),)
 
     def _one_in_a_new_page(
         self, sequence: CacheSequence, table: PageTable

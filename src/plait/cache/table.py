@@ -17,9 +17,10 @@ Span: TypeAlias = tuple[int, int]
 
 class PageTable:
     """Entries in the order of the tokens. The last one is kept apart, as it grows with every token; page 0 means there
-    is none. `start` is the index of the first token in the table: not 0 where a window group gave pages back."""
+    is none. `frozen` is `before_last()`, None where that is to be made anew. `start` is the index of the first token in
+    the table: not 0 where a window group gave pages back."""
 
-    __slots__ = ("_closed_tuple", "closed", "count", "first", "page", "start")
+    __slots__ = ("closed", "count", "first", "frozen", "page", "start")
 
     def __init__(self, entries: Iterable[Entry] = (), start: int = 0) -> None:
         self.start = start
@@ -27,7 +28,7 @@ class PageTable:
 
     def replace(self, entries: Iterable[Entry]) -> None:
         self.closed = list(entries)
-        self._closed_tuple: tuple[Entry, ...] | None = None
+        self.frozen: tuple[Entry, ...] | None = None
         self.page, self.first, self.count = self.closed.pop() if self.closed else (0, 0, 0)
 
     def entries(self) -> tuple[Entry, ...]:
@@ -42,9 +43,9 @@ class PageTable:
 
     def before_last(self) -> tuple[Entry, ...]:
         """All entries but the last one; the same object until they change."""
-        closed = self._closed_tuple
+        closed = self.frozen
         if closed is None:
-            closed = self._closed_tuple = tuple(self.closed)
+            closed = self.frozen = tuple(self.closed)
         return closed
 
     def __len__(self) -> int:
@@ -54,7 +55,7 @@ class PageTable:
         """A new last entry at the beginning of `page`."""
         if self.page:
             self.closed.append((self.page, self.first, self.count))
-            self._closed_tuple = None
+            self.frozen = None
         self.page, self.first, self.count = page, 0, count
 
     def push_pages(self, pages: list[int], size: int, count: int) -> None:
@@ -63,7 +64,7 @@ class PageTable:
         if self.page:
             closed.append((self.page, self.first, self.count))
         closed += [(page, 0, size) for page in pages[:-1]]
-        self._closed_tuple = None
+        self.frozen = None
         self.page, self.first, self.count = pages[-1], 0, count
 
     def clear(self) -> list[int]:
@@ -81,7 +82,7 @@ class PageTable:
             count -= self.count
             gone.append(self.page)
             self.page, self.first, self.count = self.closed.pop() if self.closed else (0, 0, 0)
-            self._closed_tuple = None
+            self.frozen = None
         self.count -= count
         return gone
 
@@ -89,7 +90,7 @@ class PageTable:
         """Drop the first entries, never the last one; returns their pages, in order."""
         gone = [entry[0] for entry in self.closed[:num_entries]]
         del self.closed[:num_entries]
-        self._closed_tuple = None
+        self.frozen = None
         self.start += num_tokens
         return gone
 
@@ -101,7 +102,7 @@ class PageTable:
         if number < len(self.closed):
             _, first, count = self.closed[number]
             self.closed[number] = (page, first, count)
-            self._closed_tuple = None
+            self.frozen = None
         else:
             self.page = page
 

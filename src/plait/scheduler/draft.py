@@ -55,6 +55,7 @@ class Draft:
         sample.drawing.append(FromStep(self.step, self.outputs))
         sample.planned += len(tokens)
         sample.guessed = len(guess)
+        sample.ahead = 0
         sample.in_flight += 1
         request.account.tokens += OUTPUT_WEIGHT
         self.outputs += len(outputs)

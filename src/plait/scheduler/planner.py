@@ -27,51 +27,60 @@ class Planner:
 
     def decode(self, draft: Draft, limits: Limits) -> list[Sample]:
         """Give every running sample that decodes its row; returns those that have prompts to compute. The oldest
-        first. This and `Scheduler.commit` are what a step costs: they look up little, and records are made without
-        their constructors (`_place` would plan the same rows)."""
+        first. This and `Scheduler.commit` are what a step costs: they look up little, and make records without their
+        constructors."""
         prompts: list[Sample] = []
         extend_one, rows, step = self._sequences.extend_one, draft.sequences, draft.step
         guesses = limits.guesses(len(self._admission.running))
         budget, outputs = draft.budget, draft.outputs
         for sample in self._admission.running.copy():
-            planned, request, drawing, tokens = sample.planned, sample.request, sample.drawing, sample.tokens
-            known = len(tokens)
-            total = known + len(drawing)
+            if (
+                not sample.ahead
+                or not budget
+                or (guesses and sample.guess)
+                or (sequence := sample.sequence) is None
+                or (place := extend_one(sequence)) is None
+            ):
+                draft.budget, draft.outputs = budget, outputs
+                if self._has_prompt(sample, guesses, draft):
+                    prompts.append(sample)
+                budget, outputs = draft.budget, draft.outputs
+                continue
+            request, planned, drawing = sample.request, sample.planned, sample.drawing
+            slots, tables = place
             following = planned + 1
-            if planned < request.prompt_length or following < total < request.limit:
-                prompts.append(sample)
-            elif following == total < request.limit and budget and (sequence := sample.sequence) is not None:
-                if request.looks_back and drawing and request.stepwise:
-                    continue
-                if guesses and sample.guess and not drawing:
-                    draft.budget, draft.outputs = budget, outputs
-                    placed = self._place_guess(sample, guesses, draft)
-                    budget, outputs = draft.budget, draft.outputs
-                    if placed:
-                        continue
-                place = extend_one(sequence)
-                if place is None:
-                    draft.budget, draft.outputs = budget, outputs
-                    self._place(sample, 1, draft)
-                    budget, outputs = draft.budget, draft.outputs
-                    continue
-                slots, tables = place
-                if request.looks_back:
-                    sampling = request.sampling(sample, tokens, following)
-                else:
-                    sampling = _new(
-                        PlannedSampling, (request.params, sample.index, following, (), None, (), None, None)
-                    )
-                row = (tokens[planned] if planned < known else drawing[planned - known],)
-                drawing.append(_new(FromStep, (step, outputs)))
-                rows.append(_new(PlannedSequence, (sequence, row, planned, tables, slots, ((0, sampling),), 0)))
-                request.account.tokens += OUTPUT_WEIGHT
-                sample.planned = following
-                sample.in_flight += 1
-                outputs += 1
-                budget -= 1
+            if request.looks_back:
+                sampling = request.sampling(sample, sample.tokens, following)
+            else:
+                sampling = _new(PlannedSampling, (request.params, sample.index, following, (), None, (), None, None))
+            token = drawing[0] if drawing else sample.tokens[planned]
+            drawing.append(_new(FromStep, (step, outputs)))
+            rows.append(_new(PlannedSequence, (sequence, (token,), planned, tables, slots, ((0, sampling),), 0)))
+            request.account.tokens += OUTPUT_WEIGHT
+            sample.planned = following
+            sample.ahead -= 1
+            sample.in_flight += 1
+            outputs += 1
+            budget -= 1
         draft.budget, draft.outputs = budget, outputs
         return prompts
+
+    def _has_prompt(self, sample: Sample, guesses: int, draft: Draft) -> bool:
+        """Whether a running sample has a prompt to compute. If it decodes, its row is planned, and that of coming steps
+        needs no look at its request."""
+        request, total = sample.request, sample.total
+        if sample.planned < request.prompt_length or sample.planned + 1 < total < request.limit:
+            return True
+        if sample.planned + 1 != total or total >= request.limit or not draft.budget:
+            return False
+        if request.stepwise and sample.drawing:
+            return False
+        if guesses and sample.guess and not sample.drawing and self._place_guess(sample, guesses, draft):
+            return False
+        self._place(sample, 1, draft)
+        if sample.phase is Phase.RUNNING and not request.stepwise:
+            sample.ahead = request.limit - sample.total
+        return False
 
     def _place_guess(self, sample: Sample, most: int, draft: Draft) -> bool:
         """Plan the sample's row and its guess, unless it takes somebody else's pages."""

@@ -44,7 +44,8 @@ class Sample:
     """One continuation of a request's prompt.
 
     `tokens` are those the host knows, the prompt first; `drawing` the further ones that steps in flight will draw.
-    `planned` counts the sequence's tokens with a place in KV memory, in flight or computed. `in_flight` counts the
+    `planned` counts the sequence's tokens with a place in KV memory, in flight or computed. `ahead`, where it is not 0:
+    the sample decodes, its last token is the next to run, and so many are to follow that one. `in_flight` counts the
     plans that the sequence is in. `cached_tokens` of the prompt were not computed for this sample (None: it has not
     begun). `level` is its class, as it had risen when it was let in; `lent` that of the most urgent that wait for its
     pages. `preempted` counts how often it gave way; the first `computed` of its tokens had been computed when it did.
@@ -56,9 +57,9 @@ class Sample:
     """
 
     __slots__ = (
-        "awaited", "awaited_by", "awaited_tokens", "cached_tokens", "computed", "drawing", "guess", "guessed", "head",
-        "in_flight", "index", "lent", "level", "lookup", "mu", "phase", "pinned_until", "planned", "preempted", "rank",
-        "request", "sequence", "tokens",
+        "ahead", "awaited", "awaited_by", "awaited_tokens", "cached_tokens", "computed", "drawing", "guess", "guessed",
+        "head", "in_flight", "index", "lent", "level", "lookup", "mu", "phase", "pinned_until", "planned", "preempted",
+        "rank", "request", "sequence", "tokens",
     )  # fmt: skip
 
     def __init__(self, request: Request, index: int) -> None:
@@ -69,6 +70,7 @@ class Sample:
         self.drawing: list[FromStep] = []
         self.sequence: int | None = None
         self.planned = 0
+        self.ahead = 0
         self.in_flight = 0
         self.cached_tokens: int | None = None
         self.level = self.lent = int(request.priority)

@@ -214,23 +214,24 @@ class Scheduler:
                     and request.streams
                 ):  # what follows is `_take` of a sample that decodes, with the request to itself: most of all rows
                     drawn, logprobs, error, mu, _ = row = rows[at]
-                    if error is None:
-                        commit_one(sequence, known[first])
-                    else:
-                        self._sequences.commit(sample, first, 1, False)
                     del sample.drawing[0]
-                    if (
-                        error is None
-                        and len(drawn) == 1
-                        and drawn[0] not in request.stop_ids
-                        and len(known) + 1 < request.limit
-                    ):
-                        known += drawn
-                        sample.mu = mu
-                        name, index = request.request_id, sample.index
-                        told = (name, index, drawn, logprobs, None, None, 0, 0, (), (), 0.0, 0.0, mu)
-                        events.append(_new(TokenEvent, told))
+                    if error is None and len(drawn) == 1:
+                        commit_one(sequence, known[first])
+                        (token,) = drawn
+                        if token not in request.stop_ids and len(known) + 1 < request.limit:
+                            known.append(token)
+                            sample.mu = mu
+                            name, index = request.request_id, sample.index
+                            told = (name, index, drawn, logprobs, None, None, 0, 0, (), (), 0.0, 0.0, mu)
+                            events.append(_new(TokenEvent, told))
+                            if not guesses and not sample.guess:
+                                at += 1
+                                sample.in_flight -= 1
+                                continue
+                        else:
+                            events.append(self._accept(sample, row))
                     else:
+                        self._sequences.commit(sample, first, 1, error is None)
                         events.append(self._accept(sample, row))
                 else:
                     self._take(sample, planned, rows[at : at + len(outputs)], events)
@@ -320,6 +321,8 @@ class Scheduler:
         if row.mu is not None:
             sample.mu = row.mu
         count, reason = sample.take(row.tokens)
+        if count != 1:
+            sample.ahead = 0
         tokens, logprobs = row.tokens[:count], row.logprobs[:count]
         if reason is not None or row.error is not None:
             error = row.error if reason is None else None

@@ -82,7 +82,7 @@ class Sequences:
             asked = sample.request.engine_request
             if sample.pinned_until and self._writes(asked):
                 self.pins.keep(sample.tokens[:committed], asked, sample.pinned_until)
-        sample.sequence, sample.planned = None, 0
+        sample.sequence, sample.planned, sample.ahead = None, 0, 0
 
     def _reads(self, request: EngineRequest) -> bool:
         return self._reuse and request.cache is not CacheMode.OFF and not request.whole
@@ -266,5 +266,8 @@ class Sequences:
         for sequence, sample in self.by_id.items():
             assert sample.sequence == sequence
             assert self._cache.length(sequence) == sample.planned <= sample.total + sample.guessed
+            if sample.ahead and sample.phase is Phase.RUNNING:
+                assert sample.ahead == sample.request.limit - sample.total > 0
+                assert sample.planned + 1 == sample.total > sample.request.prompt_length
         self.pins.check()
         self._cache.check()
