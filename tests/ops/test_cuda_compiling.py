@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -16,9 +17,12 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from plait.ops.cuda import compiling
 from plait.ops.cuda.compile_worker import Job
+from plait.ops.cuda.staging import ALIGNED, GroupTensors, Layout, decode_capacity, mixed_capacity
 
 FAMILIES = ("qwen3", "gemma3", "gpt2", "smollm3", "command-r-plus", "phi3-longrope")
 JOB = Job("plait.ops.cuda.kernels.embed", "_embed", {}, {}, {}, {}, ("cuda", 90, 32))
@@ -38,6 +42,22 @@ def test_one_of_each_kind_launches_what_the_whole_model_does(tmp_path: Path) -> 
         assert few == whole, name
         assert {"_draw", "_prefill", "_decode"} <= {job.split("name='")[1].split("'")[0] for job in few}, name
     assert not list(tmp_path.glob("*/*.cubin"))  # nothing was compiled
+
+
+@given(st.integers(1, 70), st.integers(0, 70), st.integers(1, 3), st.booleans(), st.booleans())
+def test_every_part_of_a_step_begins_aligned(rows: int, outputs: int, groups: int, mixed: bool, sharing: bool) -> None:
+    capacity = (
+        mixed_capacity(rows, outputs, 32, groups, 100, sharing)
+        if mixed
+        else decode_capacity(rows, groups, 100, sharing)
+    )
+    layout = Layout(capacity)
+    step = layout.tensors(torch.empty(layout.size, dtype=torch.int32, device="meta"), 16)
+    parts = [step.tokens, step.positions, step.out_rows, step.table]
+    parts += [getattr(group, name) for group in step.groups for name in GroupTensors.__slots__]
+    assert not any(part.data_ptr() % ALIGNED for part in parts if part.numel())
+    ends = sorted((part.data_ptr(), part.data_ptr() + 4 * part.numel()) for part in parts if part.numel())
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ends))
 
 
 def test_kernels_are_compiled_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:

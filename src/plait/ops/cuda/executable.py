@@ -31,6 +31,7 @@ from plait.ops.cuda.staging import (
     Packed,
     Staging,
     StepTensors,
+    aligned,
     decode_capacity,
     exact_capacity,
     fits,
@@ -243,7 +244,8 @@ class KernelExecutable:
         self._staging.send(target, used * 4)
 
     def _upload_draws(self, arrays: DrawArrays) -> Draws:
-        parts = (arrays.floats.view(np.uint8).reshape(-1), arrays.ints.view(np.uint8).reshape(-1),
+        between = np.zeros(aligned(arrays.ints.nbytes) - arrays.ints.nbytes, np.uint8)  # see `staging.Layout`
+        parts = (arrays.floats.view(np.uint8).reshape(-1), arrays.ints.view(np.uint8).reshape(-1), between,
                  arrays.history.view(np.uint8))  # fmt: skip
         ends = np.cumsum([len(part) for part in parts]).tolist()
         host = self._staging.take(ends[-1])
@@ -252,4 +254,4 @@ class KernelExecutable:
         self._staging.send(data, ends[-1])
         floats = data[: ends[0]].view(torch.float64).view(arrays.floats.shape)
         ints = data[ends[0] : ends[1]].view(torch.int32).view(arrays.ints.shape)
-        return Draws(ints, floats, data[ends[1] :].view(torch.int32), arrays.copy)
+        return Draws(ints, floats, data[ends[2] :].view(torch.int32), arrays.copy)

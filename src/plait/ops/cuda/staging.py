@@ -19,6 +19,7 @@ from plait.ops.cuda.sharing import MOST_ITEMS, find_shared
 from plait.ops.cuda.work import SPLITS, I64Array, Sequences, Work, lengths_of, page_table, sequences_of, work_of
 
 Tensor: TypeAlias = torch.Tensor
+ALIGNED = 16
 RING = 4
 """Host buffers in turn: one is written while the copies from the others may still wait."""
 
@@ -139,9 +140,14 @@ def fits(packed: Packed, capacity: Capacity) -> bool:
     return all(getattr(own, name) <= getattr(capacity, name) for name in Capacity.__slots__)
 
 
+def aligned(nbytes: int) -> int:
+    """The least multiple of ALIGNED that is not below `nbytes`."""
+    return -(-nbytes // ALIGNED) * ALIGNED
+
+
 class Layout:
     """Where everything lies in the array: the parts in order, the page tables last, so that only what they use is
-    copied."""
+    copied. Each begins at a multiple of ALIGNED bytes: Triton compiles a kernel once more where a pointer does not."""
 
     def __init__(self, capacity: Capacity) -> None:
         self.capacity = capacity
@@ -149,7 +155,7 @@ class Layout:
         end = 0
         for name, shape in self._shapes(capacity):
             self._parts[name] = (end, shape)
-            end += int(np.prod(shape))
+            end = aligned(4 * (end + int(np.prod(shape)))) // 4
         self.table = end
         self.size = end + capacity.entries
 
