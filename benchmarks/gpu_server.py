@@ -17,11 +17,12 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A server that is ready, and how many seconds after its command."""
+    """A server that is ready, how many seconds after its command, and the lines of its log until then."""
 
     port: int
     seconds: float
     process: subprocess.Popen[str]
+    lines: tuple[str, ...]
 
 
 @contextmanager
@@ -33,7 +34,8 @@ def gpu_server(model: Path, *arguments: str, kernel_cache: Path | None = None) -
     begin = time.perf_counter()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)
     try:
-        yield Started(_port(process), time.perf_counter() - begin, process)
+        port, lines = _ready(process)
+        yield Started(port, time.perf_counter() - begin, process, lines)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -42,14 +44,14 @@ def gpu_server(model: Path, *arguments: str, kernel_cache: Path | None = None) -
             process.kill()
 
 
-def _port(process: subprocess.Popen[str]) -> int:
+def _ready(process: subprocess.Popen[str]) -> tuple[int, tuple[str, ...]]:
     assert process.stderr is not None
     lines = []
     for line in process.stderr:
         lines.append(line)
         if match := re.search(r" at http://\S+:(\d+)$", line.rstrip()):
             threading.Thread(target=_pass_on, args=(process,), daemon=True).start()
-            return int(match[1])
+            return int(match[1]), tuple(lines)
     raise SystemExit("the server ended before it was ready:\n" + "".join(lines))
 
 

@@ -5,6 +5,7 @@ The one place that knows them all. Chooses sizes; does no work itself.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -42,6 +43,7 @@ from plait.types import EngineRequest
 if TYPE_CHECKING:  # takes longer to import than a small model to load
     from plait.tokenizer import Tokenizer
 
+_log = logging.getLogger("plait")
 Ready: TypeAlias = Callable[[EngineRequest], bool]
 
 RAM_SHARE = 4
@@ -96,7 +98,9 @@ def open_engine(
         kv = gpu_kv_config(loaded, options, backend)
     else:
         kv = kv_config(loaded.kv, options, loaded.context_length)
+    start = time.perf_counter()
     executable = backend.compile(loaded.program, kv, progress)
+    _log.info("weights prepared in %.1f s", time.perf_counter() - start)
     if (token := crash_token()) is not None:
         executable = crashing(executable, token)
     mark = fingerprint(loaded, options.kv_type, backend.name, tokenizer)

@@ -6,6 +6,8 @@ not wait: what it draws stays on the device for the next step, and comes to the 
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
@@ -43,6 +45,7 @@ from plait.ops.program import vocabulary
 from plait.ops.sampling import Sampled, SampleRow, sample_picks
 from plait.types import SamplingParams
 
+_log = logging.getLogger("plait")
 Tensor: TypeAlias = torch.Tensor
 MOST_DRAWS = 4096
 """Rows drawn in one step."""
@@ -138,12 +141,15 @@ class KernelExecutable:
         with torch.no_grad():
             with torch.cuda.device(self._device):
                 compile_together(lambda: self.rehearse(parallel, batch), self._device)
+            start = time.perf_counter()
             try:
                 for capacity, several in self._capacities(parallel, batch):
                     self.graphs.of(capacity, True, several)
                 self._try_draws()
+                torch.cuda.synchronize(self._device)
             except torch.cuda.OutOfMemoryError:
                 self._free()
+            _log.info("%d steps captured in %.1f s", len(self.graphs), time.perf_counter() - start)
 
     def rehearse(self, parallel: int, batch: int) -> None:
         """The launches of `prepare` on tensors without numbers, for `compiling.rehearse`."""
