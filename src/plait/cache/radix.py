@@ -64,14 +64,16 @@ class RadixNode:
         return self.private if isinstance(key[0], str) else self.ordered
 
     def disown(self, child: RadixNode) -> None:
-        key = child.key
-        del self.children[key]
-        keys = self.among(key)
-        if len(keys) == 1:
-            keys.clear()
-        else:
-            del keys[bisect_left(keys, key)]
         child.parent = None
+        if len(self.children) == 1:
+            self.children.clear()
+            self.ordered.clear()
+            self.private.clear()
+            return
+        key = child.key
+        keys = self.among(key)
+        del self.children[key]
+        del keys[bisect_left(keys, key)]
 
     @property
     def tokens(self) -> list[int]:
@@ -172,7 +174,7 @@ class RadixTree:
     def child(self, parent: RadixNode | None, key: PageKey, salt: str) -> RadixNode | None:
         """The node of `key` after `parent`, or after the root of `salt` where parent is None."""
         above = self._roots.get(salt) if parent is None else parent
-        return above.children.get(key) if above else None
+        return above.children.get(key) if above and above.children else None
 
     def add(self, parent: RadixNode | None, key: PageKey, salt: str) -> RadixNode:
         """A new node without pages; the caller gives it some at once. A ragged leaf that it makes useless goes."""

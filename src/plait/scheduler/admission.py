@@ -16,7 +16,7 @@ from plait.scheduler.counters import Counters
 from plait.scheduler.growth import Growth
 from plait.scheduler.lengths import OutputLengths
 from plait.scheduler.limits import Limits
-from plait.scheduler.request import Phase, Sample
+from plait.scheduler.request import ENDED, LEAVING, PENDING, RUNNING, WAITING, Sample
 from plait.scheduler.sequences import Sequences
 from plait.scheduler.waiting import WaitingQueue
 from plait.types import EngineRequest, Priority
@@ -51,7 +51,7 @@ class Admission:
         self._refused: tuple[Sample, int, int] | None = None  # who found no room, at which step, after how many left
 
     def enqueue(self, sample: Sample, *, returning: bool = False) -> None:
-        sample.phase = Phase.WAITING
+        sample.phase = WAITING
         sample.level = sample.request.priority
         sample.forget_who_waits()
         self.waiting.add(sample, returning=returning, cached=self.sequences.cached(sample))
@@ -127,7 +127,7 @@ class Admission:
             self._refused = (sample, step, self.sequences.departures)
             return False
         self.waiting.remove(sample)
-        sample.phase = Phase.RUNNING
+        sample.phase = RUNNING
         insort(self.running, sample, key=ORDER)
         self._longest += sample.longest
         growth.add(sample)
@@ -166,7 +166,7 @@ class Admission:
             if not self.sequences.longest_fit([*guarded, sample]):
                 return False
         pages_needed = self.sequences.pages_needed
-        filling = [pages_needed(one) for one in prompts if one.phase is Phase.RUNNING]  # else it has given way just now
+        filling = [pages_needed(one) for one in prompts if one.phase is RUNNING]  # else it has given way just now
         needed = [sum(of_group) for of_group in zip(pages_needed(sample), *filling, strict=True)]
         fit, running = self.sequences.fit, len(self.running)
         return fit(needed, self._longest + sample.longest, running) or fit(needed, growth.peak(sample), running)
@@ -220,7 +220,7 @@ class Admission:
         sample.preempted += 1
         sample.computed = max(sample.computed, sample.planned)
         self.leave(sample)
-        sample.phase = Phase.LEAVING
+        sample.phase = LEAVING
         return self.settle(sample)
 
     def leave(self, sample: Sample) -> None:
@@ -230,10 +230,10 @@ class Admission:
 
     def settle(self, sample: Sample) -> bool:
         """Release the sequence of a sample that leaves or has ended, unless a step in flight uses it."""
-        if sample.in_flight or sample.phase not in (Phase.LEAVING, Phase.ENDED):
+        if sample.in_flight or sample.phase not in (LEAVING, ENDED):
             return False
         self.sequences.close(sample)
-        if sample.phase is Phase.LEAVING:
+        if sample.phase is LEAVING:
             self.enqueue(sample, returning=True)
         return True
 
@@ -241,11 +241,11 @@ class Admission:
         """Verify the invariants; raises `AssertionError`."""
         self.waiting.check()
         for sample in samples:
-            assert sample.awaited is None or sample.phase is Phase.WAITING, "it waits for pages, but not in the queue"
+            assert sample.awaited is None or sample.phase is WAITING, "it waits for pages, but not in the queue"
             assert sample.lent == min([sample.request.priority, *sample.awaited_by.values()]), "what is lent"
-            assert not sample.awaited_by or sample.phase not in (Phase.PENDING, Phase.WAITING), "lent to one that waits"
-        assert set(self.waiting) == {s for s in samples if s.phase is Phase.WAITING}
-        assert self.running == sorted((s for s in samples if s.phase is Phase.RUNNING), key=ORDER)
+            assert not sample.awaited_by or sample.phase not in (PENDING, WAITING), "lent to one that waits"
+        assert set(self.waiting) == {s for s in samples if s.phase is WAITING}
+        assert self.running == sorted((s for s in samples if s.phase is RUNNING), key=ORDER)
         assert self._longest == sum(s.longest for s in self.running)
         assert all(s.preempted <= policy.MAX_PREEMPTIONS for s in samples), "a protected sample gave way"
         assert self.sequences.longest_fit([s for s in self.running if s.protected]) or len(self.running) == 1

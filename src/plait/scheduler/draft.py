@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from plait.cache.edits import GroupEdits
 from plait.scheduler.plan import FromStep, PlannedSampling, PlannedSequence, StepPlan
 from plait.scheduler.policy import OUTPUT_WEIGHT
-from plait.scheduler.request import Phase, Sample
+from plait.scheduler.request import ENDED, Sample
 from plait.scheduler.sequences import Slots, Tables
 from plait.types import TokenId
 
@@ -65,12 +65,14 @@ class Draft:
         request, position = sample.request, sample.total
         if sample.planned < position or position >= request.limit:
             return []
-        drawers = [sample] if request.drawn else [s for s in request.samples if s.phase is not Phase.ENDED]
+        drawers = [sample] if request.drawn or request.streams else [s for s in request.samples if s.phase is not ENDED]
         request.drawn = True
         request.account.tokens += OUTPUT_WEIGHT * len(drawers)
         draws = [request.sampling(one, sample.tokens, position) for one in drawers]
         sample.drawing.append(FromStep(self.step, self.outputs + drawers.index(sample)))
         self.outputs += len(draws)
+        if not request.stepwise:
+            sample.ahead = request.limit - position - 1  # it decodes from now on
         return draws
 
     def finish(self, edits: tuple[GroupEdits, ...]) -> StepPlan:

@@ -11,7 +11,7 @@ from plait.scheduler.draft import Draft
 from plait.scheduler.limits import Limits
 from plait.scheduler.plan import FromStep, PlannedSampling, PlannedSequence
 from plait.scheduler.policy import OUTPUT_WEIGHT
-from plait.scheduler.request import Phase, Sample
+from plait.scheduler.request import RUNNING, Sample
 from plait.scheduler.sequences import Sequences
 
 _new = tuple.__new__
@@ -66,8 +66,7 @@ class Planner:
         return prompts
 
     def _has_prompt(self, sample: Sample, guesses: int, draft: Draft) -> bool:
-        """Whether a running sample has a prompt to compute. If it decodes, its row is planned, and that of coming steps
-        needs no look at its request."""
+        """Whether a running sample has a prompt to compute. If it decodes, its row is planned."""
         request, total = sample.request, sample.total
         if sample.planned < request.prompt_length or sample.planned + 1 < total < request.limit:
             return True
@@ -78,8 +77,6 @@ class Planner:
         if guesses and sample.guess and not sample.drawing and self._place_guess(sample, guesses, draft):
             return False
         self._place(sample, 1, draft)
-        if sample.phase is Phase.RUNNING and not request.stepwise:
-            sample.ahead = request.limit - sample.total
         return False
 
     def _place_guess(self, sample: Sample, most: int, draft: Draft) -> bool:
@@ -96,7 +93,7 @@ class Planner:
     ) -> None:
         """Share the budget among the prompts: the most urgent first, then those that can be in time, then the
         oldest."""
-        prompts = [sample for sample in prompts if sample.phase is Phase.RUNNING]
+        prompts = [sample for sample in prompts if sample.phase is RUNNING]
         if promise is None:
             prompts.sort(key=lambda sample: (sample.urgency, sample.order))
         else:
@@ -107,7 +104,7 @@ class Planner:
 
     def _place(self, sample: Sample, count: int, draft: Draft) -> None:
         """Plan the sample's next rows, if room can be found or made for them, and it has not given way meanwhile."""
-        if sample.phase is not Phase.RUNNING:
+        if sample.phase is not RUNNING:
             return
         while (reserved := self._sequences.reserve(sample, count)) is None:
             if not self._admission.make_room(sample):

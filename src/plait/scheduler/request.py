@@ -24,7 +24,7 @@ from plait.scheduler.plan import (
     RowUse,
 )
 from plait.scheduler.policy import MAX_PREEMPTIONS, Promise, Rank, is_late
-from plait.types import EngineRequest, FinishReason, Logprob, Pooling, SamplerStage, SamplingParams, TokenId
+from plait.types import CacheMode, EngineRequest, FinishReason, Logprob, Pooling, SamplerStage, SamplingParams, TokenId
 
 Entries: TypeAlias = tuple[tuple[Logprob, ...], ...]
 
@@ -38,6 +38,10 @@ class Phase(Enum):
     RUNNING = "running"  # has a sequence and takes part in steps
     LEAVING = "leaving"  # preempted with a step in flight; its pages are held until that is in
     ENDED = "ended"  # its final event is out; a sequence, if any, is held until its steps are in
+
+
+PENDING, WAITING, RUNNING, LEAVING, ENDED = Phase
+"""By themselves: to look up a member of an enumeration takes as long as a call."""
 
 
 class Sample:
@@ -65,7 +69,7 @@ class Sample:
     def __init__(self, request: Request, index: int) -> None:
         self.request = request
         self.index = index
-        self.phase = Phase.PENDING
+        self.phase = PENDING
         self.tokens: list[TokenId] = []
         self.drawing: list[FromStep] = []
         self.sequence: int | None = None
@@ -165,9 +169,7 @@ class Sample:
         request = self.request
         if len(self.tokens) > request.prompt_length or self.awaited_by:
             return False
-        wanted = (
-            len(self.tokens) + self.rank[2] if self.phase is Phase.WAITING else request.prompt_length - self.planned
-        )
+        wanted = len(self.tokens) + self.rank[2] if self.phase is WAITING else request.prompt_length - self.planned
         return is_late(promise, now - request.arrived, wanted)
 
     def next_tokens(self, count: int) -> tuple[TokenId | FromStep, ...]:
@@ -188,15 +190,16 @@ class Request:
     `drawn` turns true when the row that draws the first tokens is planned. `open` counts the samples that have not
     ended. `arrived` is the time it came; `account` counts for its tenant. `stepwise`: what draws a token must know the
     one before it, so none of its rows is planned while that is being drawn, and nothing is guessed. `looks_back`: what
-    draws a token looks at those before it. `streams`: it asks for one sample, and is not `stepwise`.
+    draws a token looks at those before it. `streams`: it asks for one sample, and is not `stepwise`. It `reads` and
+    `writes` pages of the cache.
     `entries` are the log-probabilities of the prompt's tokens, until they are handed out; `looks`: rows of the prompt
     are looked at, no more than `longest_chunk` in a step.
     """
 
     __slots__ = (
         "account", "arrival", "arrived", "base", "drawn", "engine_request", "entries", "heirs", "limit",
-        "longest_chunk", "looks", "looks_back", "open", "params", "pooling", "priority", "prompt_length", "request_id",
-        "samples", "stepwise", "stop_ids", "streams", "tail",
+        "longest_chunk", "looks", "looks_back", "open", "params", "pooling", "priority", "prompt_length", "reads",
+        "request_id", "samples", "stepwise", "stop_ids", "streams", "tail", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -220,6 +223,8 @@ class Request:
         self.tail = history_tail(params)
         self.stepwise = params.grammar is not None or bool(params.mirostat and params.temperature)
         self.looks_back = self.stepwise or self.tail != 0
+        self.reads = request.cache is not CacheMode.OFF and not request.whole
+        self.writes = request.cache is CacheMode.READ_WRITE
         self.streams = params.n == 1 and not self.stepwise
         self.samples = [Sample(self, index) for index in range(params.n)]
         self.samples[0].tokens = list(request.prompt)
@@ -237,7 +242,7 @@ class Request:
             sample.tokens = [*request.prompt, *tokens]
             sample.mu = request.mus[sample.index] if request.mus else None
             if sample.index in request.ended:
-                sample.phase = Phase.ENDED
+                sample.phase = ENDED
                 self.open -= 1
 
     @property
@@ -253,7 +258,7 @@ class Request:
 
     @property
     def _resumed(self) -> list[Sample]:
-        return [s for s in self.samples if s.phase is Phase.PENDING] if self.drawn else []
+        return [s for s in self.samples if s.phase is PENDING] if self.drawn else []
 
     @property
     def begun(self) -> bool:
@@ -263,7 +268,7 @@ class Request:
     def all_end(self) -> list[Sample]:
         """The samples that have not ended, all of which are to end now: nobody takes over."""
         self.drawn = True
-        return [s for s in self.samples if s.phase is not Phase.ENDED]
+        return [s for s in self.samples if s.phase is not ENDED]
 
     # --- what is looked at ------------------------------------------------------------------------------------
 
@@ -301,9 +306,9 @@ class Request:
     def pass_lead(self, lead: Sample) -> Sample:
         """`lead`, which computes the prompt for all, is to end. Lets another sample that has not begun have its place:
         the two swap indices, and the one returned is the one to end."""
-        if self.drawn or lead.phase is Phase.PENDING:
+        if self.drawn or lead.phase is PENDING:
             return lead
-        heir = next((s for s in self.samples if s.phase is Phase.PENDING), None)
+        heir = next((s for s in self.samples if s.phase is PENDING), None)
         if heir is None:
             return lead
         lead.index, heir.index = heir.index, lead.index

@@ -26,7 +26,7 @@ from plait.scheduler.lookup import verified
 from plait.scheduler.pins import PinStats
 from plait.scheduler.plan import PlannedSampling, PlannedSequence, RowResult, StepPlan, StepResult
 from plait.scheduler.planner import Planner
-from plait.scheduler.request import Phase, Request, Sample
+from plait.scheduler.request import ENDED, PENDING, RUNNING, WAITING, Request, Sample
 from plait.scheduler.sequences import Sequences
 from plait.types import EngineRequest, FinishReason, Logprob, TokenEvent
 
@@ -104,7 +104,7 @@ class Scheduler:
         """End one sample with `stop`, because the caller found a stop string in its text. Tokens drawn meanwhile are
         dropped. No events if it has ended already."""
         samples = self._requests[request_id].samples if request_id in self._requests else []
-        return [self._end(s, FinishReason.STOP) for s in samples if s.index == index and s.phase is not Phase.ENDED]
+        return [self._end(s, FinishReason.STOP) for s in samples if s.index == index and s.phase is not ENDED]
 
     def expire(self) -> list[TokenEvent]:
         """End the requests whose deadline has passed, and those that were not begun within their `queue_timeout`. To
@@ -198,7 +198,7 @@ class Scheduler:
         rows, failures, at = result.rows, dict(result.failures), 0
         running = self._admission.running
         guesses, odds = self.limits.guesses(len(running)), self.limits.least_odds(len(running))
-        by_id, commit_one, still_running = self._sequences.by_id, self._sequences.commit_one, Phase.RUNNING
+        by_id, commit_one, still_running = self._sequences.by_id, self._sequences.commit_one, RUNNING
         events: list[TokenEvent] = []
         for planned in plan.sequences:
             sequence, tokens, first, _, _, outputs, _ = planned
@@ -263,12 +263,12 @@ class Scheduler:
             events += self._draw(sample, planned, drawn)
         elif drawn:  # what follows is `_draw` of a request's only sample
             del sample.drawing[0]
-            if sample.phase is not Phase.ENDED:
+            if sample.phase is not ENDED:
                 events.append(self._accept(sample, drawn[0]))
 
     def _take_guess(self, sample: Sample, planned: PlannedSequence, drawn: Sequence[RowResult]) -> list[TokenEvent]:
         """The tokens of a row and of its guesses, as far as these were right."""
-        if sample.phase is Phase.ENDED:
+        if sample.phase is ENDED:
             return []
         assert sample.lookup is not None
         row = verified(planned.tokens[1:], drawn)
@@ -285,7 +285,7 @@ class Scheduler:
         """The rows of a sequence failed: so do all samples that rely on them."""
         request = sample.request
         for other in request.samples:
-            if (other is sample or other.phase is Phase.PENDING) and other.phase is not Phase.ENDED:
+            if (other is sample or other.phase is PENDING) and other.phase is not ENDED:
                 request.drawn = True  # the prompt is to blame: nobody takes over
                 yield self._end(other, error=error)
 
@@ -296,7 +296,7 @@ class Scheduler:
             return
         if request.limit == request.prompt_length <= planned.first_position + len(planned.tokens):
             reason = FinishReason.LENGTH if request.pooling is None else FinishReason.STOP
-            yield from [self._end(s, reason) for s in request.samples if s.phase is not Phase.ENDED]
+            yield from [self._end(s, reason) for s in request.samples if s.phase is not ENDED]
         heirs = []
         for (_, sampling), row in zip(planned.outputs, drawn, strict=True):
             if not isinstance(sampling, PlannedSampling):
@@ -304,13 +304,13 @@ class Scheduler:
             target = request.samples[sampling.sample_index]
             if target is sample:
                 sample.drawing.pop(0)
-            elif target.phase is Phase.PENDING:
+            elif target.phase is PENDING:
                 target.tokens = list(request.engine_request.prompt)
                 target.cached_tokens = request.prompt_length  # all of it was computed for another sample
                 heirs.append(target)
-            if target.phase is not Phase.ENDED:
+            if target.phase is not ENDED:
                 yield self._accept(target, row)
-        heirs = [heir for heir in heirs if heir.phase is not Phase.ENDED]
+        heirs = [heir for heir in heirs if heir.phase is not ENDED]
         if heirs:
             self._sequences.keep_base(sample, heirs)
         for heir in heirs:
@@ -349,12 +349,12 @@ class Scheduler:
             made = len(sample.tokens) - request.prompt_length
             self._admission.lengths.see(request.account.tenant, request.priority, made)
         sample = request.pass_lead(sample)
-        if sample.phase is Phase.WAITING:
+        if sample.phase is WAITING:
             self._admission.waiting.remove(sample)
             sample.go_away()
-        elif sample.phase is Phase.RUNNING:
+        elif sample.phase is RUNNING:
             self._admission.leave(sample)
-        sample.phase = Phase.ENDED
+        sample.phase = ENDED
         if request.engine_request.pin and reason is not None:
             sample.pinned_until = self._clock() + request.engine_request.pin
         self._admission.settle(sample)

@@ -15,8 +15,8 @@ from plait.cache.table import Parted
 from plait.scheduler import policy
 from plait.scheduler.pins import Pins
 from plait.scheduler.plan import FromStep
-from plait.scheduler.request import Phase, Request, Sample
-from plait.types import CacheMode, EngineRequest, TokenId
+from plait.scheduler.request import RUNNING, Request, Sample
+from plait.types import TokenId
 
 Slots: TypeAlias = tuple[tuple[int, ...], ...]
 Head: TypeAlias = tuple[str, tuple[TokenId, ...]]
@@ -54,8 +54,9 @@ class Sequences:
 
     def cached(self, sample: Sample) -> int:
         """Tokens of a waiting sample that are in memory now."""
-        request = sample.request.engine_request
-        return self._cache.cached_prefix(sample.tokens, request.salt, request.salt_from) if self._reads(request) else 0
+        asked = sample.request.engine_request
+        reads = self._reads(sample.request)
+        return self._cache.cached_prefix(sample.tokens, asked.salt, asked.salt_from) if reads else 0
 
     def open(self, sample: Sample) -> None:
         """Give the sample a sequence, with what there is of its tokens: a fork of its prompt, or what is cached. At
@@ -65,10 +66,10 @@ class Sequences:
             self._cache.fork(request.base, sequence)
         else:
             asked = request.engine_request
-            self._cache.open(sequence, sample.tokens, asked.salt, self._reads(asked), asked.salt_from)
+            self._cache.open(sequence, sample.tokens, asked.salt, self._reads(request), asked.salt_from)
         sample.sequence, sample.planned = sequence, self._cache.length(sequence)
         self.by_id[sequence] = sample
-        if sample.planned < request.prompt_length and self._writes(request.engine_request):
+        if sample.planned < request.prompt_length and self._writes(request):
             self._filling.setdefault(self.head(sample), []).append(sample)
 
     def close(self, sample: Sample) -> None:
@@ -80,15 +81,15 @@ class Sequences:
             del self.by_id[sample.sequence]
             self.departures += 1
             asked = sample.request.engine_request
-            if sample.pinned_until and self._writes(asked):
+            if sample.pinned_until and self._writes(sample.request):
                 self.pins.keep(sample.tokens[:committed], asked, sample.pinned_until)
         sample.sequence, sample.planned, sample.ahead = None, 0, 0
 
-    def _reads(self, request: EngineRequest) -> bool:
-        return self._reuse and request.cache is not CacheMode.OFF and not request.whole
+    def _reads(self, request: Request) -> bool:
+        return self._reuse and request.reads
 
-    def _writes(self, request: EngineRequest) -> bool:
-        return self._reuse and request.cache is CacheMode.READ_WRITE
+    def _writes(self, request: Request) -> bool:
+        return self._reuse and request.writes
 
     def reserve(self, sample: Sample, count: int) -> tuple[Slots, Tables] | None:
         """Slots for the sample's next `count` tokens, and its page tables with them; None if there is no room."""
@@ -104,7 +105,7 @@ class Sequences:
         assert sample.sequence is not None
         request = sample.request
         tokens = sample.tokens[first : first + count]
-        self._cache.commit(sample.sequence, tokens, sound and self._writes(request.engine_request))
+        self._cache.commit(sample.sequence, tokens, sound and self._writes(request))
         if first < request.prompt_length <= first + count:
             self._filled(sample)
             if sample.awaited_by:
@@ -116,7 +117,7 @@ class Sequences:
         `sound` see `commit`."""
         assert sample.sequence is not None
         known = tuple([token for token in tokens if isinstance(token, int)])  # all of them: nothing is in flight
-        self._cache.commit(sample.sequence, known, sound and self._writes(sample.request.engine_request))
+        self._cache.commit(sample.sequence, known, sound and self._writes(sample.request))
         sample.planned -= sample.guessed + 1 - len(tokens)
         sample.guessed = 0
         self._cache.truncate(sample.sequence, sample.planned)
@@ -195,7 +196,7 @@ class Sequences:
                 return awaited
             sample.awaited = None
         request = sample.request
-        if not self._filling or sample.index in request.heirs or not self._reads(request.engine_request):
+        if not self._filling or sample.index in request.heirs or not self._reads(request):
             return None
         best, coming = None, 0
         for other in self._filling.get(self.head(sample), ()):
@@ -224,11 +225,7 @@ class Sequences:
 
     def _is_coming(self, other: Sample, tokens: int) -> bool:
         """Whether `other` is still to compute the first `tokens` of its tokens."""
-        return (
-            other.phase is Phase.RUNNING
-            and other.sequence is not None
-            and self._cache.committed(other.sequence) < tokens
-        )
+        return other.phase is RUNNING and other.sequence is not None and self._cache.committed(other.sequence) < tokens
 
     def _common(self, sample: Sample, other: Sample) -> int:
         """Tokens of whole pages that the two can share once `other` has computed its prompt."""
@@ -266,7 +263,7 @@ class Sequences:
         for sequence, sample in self.by_id.items():
             assert sample.sequence == sequence
             assert self._cache.length(sequence) == sample.planned <= sample.total + sample.guessed
-            if sample.ahead and sample.phase is Phase.RUNNING:
+            if sample.ahead and sample.phase is RUNNING:
                 assert sample.ahead == sample.request.limit - sample.total > 0
                 assert sample.planned + 1 == sample.total > sample.request.prompt_length
         self.pins.check()
