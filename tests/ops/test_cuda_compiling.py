@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.ops.cuda import compiling
-from plait.ops.cuda.compile_worker import Job
+from plait.ops.cuda.compile_worker import Job, Order
 from plait.ops.cuda.staging import ALIGNED, GroupTensors, Layout, decode_capacity, mixed_capacity
 
 FAMILIES = ("qwen3", "gemma3", "gpt2", "smollm3", "command-r-plus", "phi3-longrope")
@@ -129,6 +130,31 @@ def test_an_interrupt_leaves_no_process(monkeypatch: pytest.MonkeyPatch, tmp_pat
     while any(map(running, pids)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+HANGING = (
+    "import sys; sys.path[:] = sys.argv[1:]; from plait.ops.cuda import compile_worker; "
+    "from support.processes import hang; compile_worker.compile_job = hang; compile_worker.main()"
+)
+
+
+def test_workers_end_with_who_asked_for_them(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", HANGING, *sys.path], stdin=subprocess.PIPE,
+                               stdout=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(pickle.dumps(Order((JOB, JOB), 2, str(tmp_path))))
+    process.stdin.flush()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 100
+    while len(pids := children.read_text().split()) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.stdin.close()  # as when the engine is killed
+    assert process.wait(60) == -signal.SIGKILL
+    while any(running(int(pid)) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def interrupt(number: int, frame: object) -> None:

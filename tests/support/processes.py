@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -109,3 +110,8 @@ async def kill_often(supervisor: Supervisor, times: int, seed: int, pause_s: flo
         os.kill(supervisor.pid, signal.SIGKILL)
         while supervisor.pid is not None:
             await asyncio.sleep(0)
+
+
+def hang(work: object) -> None:
+    """What a worker does that never ends its work."""
+    time.sleep(600)
