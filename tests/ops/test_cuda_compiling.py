@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import os
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 
 from plait.ops.cuda import compiling
 from plait.ops.cuda.compile_worker import Job, Order
+from plait.ops.cuda.kernels import runtime
 from plait.ops.cuda.staging import ALIGNED, GroupTensors, Layout, decode_capacity, mixed_capacity
 
 FAMILIES = ("qwen3", "gemma3", "gpt2", "smollm3", "command-r-plus", "phi3-longrope")
@@ -43,6 +45,19 @@ def test_one_of_each_kind_launches_what_the_whole_model_does(tmp_path: Path) -> 
         assert few == whole, name
         assert {"_draw", "_prefill", "_decode"} <= {job.split("name='")[1].split("'")[0] for job in few}, name
     assert not list(tmp_path.glob("*/*.cubin"))  # nothing was compiled
+
+
+def test_every_kernel_that_is_launched_can_be_rehearsed() -> None:
+    """Others would be launched on tensors that have no memory."""
+    launched, can = set(), set()
+    for path in Path(runtime.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript):
+                launched.add(ast.unparse(node.func.value))
+            elif isinstance(node, ast.FunctionDef):
+                can |= {node.name for each in node.decorator_list if ast.unparse(each) == "Launched"}
+    assert "_draw" in launched
+    assert launched <= can
 
 
 @given(st.integers(1, 70), st.integers(0, 70), st.integers(1, 3), st.booleans(), st.booleans())
