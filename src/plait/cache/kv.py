@@ -229,6 +229,10 @@ class KVCache:
         change."""
         return self._sequences[seq].tables[group].parted()
 
+    def all_parted(self, seq: int) -> tuple[Parted, ...]:
+        """`parted` of every group."""
+        return tuple([table.parted() for table in self._sequences[seq].tables])
+
     def pages_needed(self, seq: int, count: int) -> tuple[int, ...]:
         """New pages that `reserve` would take, for each group."""
         needed, tables = self._store.pages_needed, self._sequences[seq].tables

@@ -238,7 +238,10 @@ class PageStore:
         """Whether the pages of `tokens` after the first `num_pages` can be had beside one that is to be copied: a page
         that is held until it is copied must not be the one that is missing."""
         needed = -(-len(tokens) // self.page_size) - num_pages
-        return all(pool.available > needed for pool in self.pools)
+        for pool in self.pools:  # noqa: SIM110 (hot)
+            if pool.available <= needed:
+                return False
+        return True
 
     def _hold_beginning(self, sequence: CacheSequence, node: RadixNode, count: int, tokens: Sequence[int]) -> None:
         """Share the first `count` slots of a page. Whoever writes to it first copies them, as with any shared page."""

@@ -128,7 +128,10 @@ class Admission:
             return False
         self.waiting.remove(sample)
         sample.phase = RUNNING
-        insort(self.running, sample, key=ORDER)
+        if not self.running or self.running[-1].order < sample.order:
+            self.running.append(sample)
+        else:
+            insort(self.running, sample, key=ORDER)
         self._longest += sample.longest
         growth.add(sample)
         self.sequences.leave_base(sample)

@@ -35,7 +35,6 @@ class Sequences:
         self.commit_one = cache.commit_one
         self._reuse = reuse
         self._page_size = cache.config.page_size
-        self._groups = range(len(cache.config.num_pages))
         self._windowed = [window is not None for window in cache.config.windows]
         self._based: dict[int, Request] = {}  # by arrival: those that keep a prompt for forks
         self._filling: dict[Head, list[Sample]] = {}  # running ones whose prompts are not computed yet, by first page
@@ -97,7 +96,7 @@ class Sequences:
         slots = self._cache.reserve(sample.sequence, count)
         if slots is None:
             return None
-        return slots, tuple(self._cache.parted(sample.sequence, group) for group in self._groups)
+        return slots, self._cache.all_parted(sample.sequence)
 
     def commit(self, sample: Sample, first: int, count: int, sound: bool = True) -> None:
         """`count` tokens of the sample from index `first` on, those of them that it still has, are computed. Others
