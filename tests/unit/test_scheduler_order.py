@@ -339,6 +339,19 @@ def test_what_was_lent_is_given_back_when_who_waits_goes_away(how: str) -> None:
     assert loop.begun.index("other") < loop.begun.index("first")
 
 
+def test_what_was_lent_is_given_back_when_the_pages_have_come_and_most_of_the_prompt_is_left() -> None:
+    loop = Loop(n_parallel=3, n_batch=8)
+    loop.add("other", own(1, 100), priority=Priority.NORMAL)
+    loop.add("first", (*own(0, 24), *own(5, 76)), priority=Priority.LOW)
+    loop.step()
+    loop.add("second", (*own(0, 24), *own(6, 6)), priority=Priority.HIGH)
+    while "second" not in loop.begun:
+        loop.step()
+    assert loop.owners(-1)[0] == "second"
+    loop.drain()
+    assert loop.begun == ["second", "other", "first"]
+
+
 def test_of_two_that_lent_their_class_one_goes_away_and_the_other_still_lends() -> None:
     loop = Loop(n_parallel=3, n_batch=8)
     loop.add("other", own(1, 60), priority=Priority.NORMAL)

@@ -54,8 +54,9 @@ class Sample:
     begun). `level` is its class, as it had risen when it was let in; `lent` that of the most urgent that wait for its
     pages. `preempted` counts how often it gave way; the first `computed` of its tokens had been computed when it did.
     `rank` is its place in the queue. `awaited` is the running sample whose pages it waits for, as long as that one has
-    fewer than `awaited_tokens`; that one is `awaited_by` it, and has its class until its own prompt is computed or who
-    waits has gone away. `guess` are tokens that may follow, from `lookup`; `guessed` of the planned tokens are such.
+    fewer than `awaited_tokens`; that one is `awaited_by` it, and has its class until its own prompt is computed (but
+    for a ragged end: until those pages are) or who waits has gone away. `guess` are tokens that may follow, from
+    `lookup`; `guessed` of the planned tokens are such.
     `head` is what `Sequences.head` found, once that is for good. `pinned_until` is set at its end: so long its pages
     are to stay. `mu` is Mirostat's state.
     """

@@ -193,7 +193,10 @@ class Sequences:
         if awaited is not None:
             if self._is_coming(awaited, sample.awaited_tokens):
                 return awaited
-            sample.awaited = None
+            if awaited.request.prompt_length - sample.awaited_tokens <= self._page_size:
+                sample.awaited = None  # its pages have come, and that prompt is to be done with, too
+            else:
+                sample.go_away()
         request = sample.request
         if not self._filling or sample.index in request.heirs or not self._reads(request):
             return None
