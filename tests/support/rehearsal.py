@@ -57,7 +57,7 @@ def both(model: LoadedModel) -> tuple[list[Job], list[Job]]:
 
     def everything() -> None:
         made._try_draws()
-        for capacity, several in made._capacities(PARALLEL, BATCH):
+        for capacity, several in (*made._capacities(PARALLEL, BATCH), *made._sharing(PARALLEL, BATCH)):
             made.graphs.of(capacity, True, several).replay()
 
     return rehearse(everything), rehearse(lambda: made.rehearse(PARALLEL, BATCH))

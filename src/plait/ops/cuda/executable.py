@@ -27,6 +27,7 @@ from plait.ops.cuda.kernel_run import Model, run_program
 from plait.ops.cuda.kernels.prefill import rows_of_tile
 from plait.ops.cuda.kernels.sample import Draws, draw
 from plait.ops.cuda.pending import Pending, ReadBack
+from plait.ops.cuda.sharing import LEAST_MEMBERS
 from plait.ops.cuda.staging import (
     Capacity,
     Layout,
@@ -152,11 +153,21 @@ class KernelExecutable:
             _log.info("%d steps captured in %.1f s", len(self.graphs), time.perf_counter() - start)
 
     def rehearse(self, parallel: int, batch: int) -> None:
-        """The launches of `prepare` on tensors without numbers, for `compiling.rehearse`."""
+        """The launches of `prepare`, and of steps like them, on tensors without numbers, for `compiling.rehearse`."""
         double = KernelExecutable(self.model.without_numbers())
         double._try_draws()  # first, since its kernels take longest
-        for capacity, several in self._capacities(parallel, batch):
+        for capacity, several in (*self._capacities(parallel, batch), *self._sharing(parallel, batch)):
             double.graphs.of(capacity, True, several).replay()
+
+    def _sharing(self, parallel: int, batch: int) -> Iterator[tuple[Capacity, bool]]:
+        """Steps whose rows share a beginning, one of each kind. They are captured when they come, which is quick once
+        their kernels are compiled."""
+        if parallel < LEAST_MEMBERS:
+            return
+        for size in {DECODE_ROWS[0], round_up(parallel, DECODE_ROWS) or DECODE_ROWS[-1]}:
+            yield self._decode(size, True), False
+        rows, outputs = round_up(batch, MIXED_ROWS) or MIXED_ROWS[-1], round_up(parallel, MIXED_OUTPUTS)
+        yield self._mixed(rows, min(rows, outputs or MIXED_OUTPUTS[-1]), True), True
 
     def _capacities(self, parallel: int, batch: int) -> Iterator[tuple[Capacity, bool]]:
         """Those of `_bucket`, the largest first: the graphs' memory is one pool."""
