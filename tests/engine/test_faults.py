@@ -174,7 +174,6 @@ STAGES: list[tuple[type, str, Callable[..., bool]]] = [
     (Packer, "pack", packs_the_culprit),
     (Scheduler, "_take", is_the_culprits),
     (Scheduler, "_accept", is_the_culprits),
-    (Scheduler, "_take_one", is_the_culprits),
 ]
 
 
@@ -190,13 +189,34 @@ def test_an_exception_while_one_request_is_packed_or_committed(
     in_flight: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    requests = requests_of(43, n=1 if name == "_take_one" else 2)
+    requests = requests_of(43, n=2)
     wanted = each_alone(model, requests)
     broken = Broken(getattr(owner, name), mine, after)
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, broken)
         engine = engine_of(model, n_batch=24, n_parallel=6, in_flight=in_flight)
         streams = serve(engine, requests, random.Random(1))
+    assert broken.count > 0
+    assert {key: s for key, s in streams.items() if key[0] != CULPRIT} == {
+        key: s for key, s in wanted.items() if key[0] != CULPRIT
+    }
+    assert set(streams) == set(wanted)
+    assert any(end is StepError for key, (_, end) in streams.items() if key[0] == CULPRIT)
+
+
+@pytest.mark.parametrize("in_flight", [0, 1])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_an_exception_on_the_short_way_of_one_request_that_decodes(
+    model: LoadedModel, after: bool, in_flight: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = requests_of(43, n=1)
+    wanted = each_alone(model, requests)
+    engines: list[Engine] = []
+    broken = Broken(KVCache.commit_one, lambda seq, _: engines[0]._scheduler.owner(seq)[0] == CULPRIT, after)
+    with monkeypatch.context() as patch:
+        patch.setattr(KVCache, "commit_one", broken)
+        engines.append(engine_of(model, n_batch=24, n_parallel=6, in_flight=in_flight))
+        streams = serve(engines[0], requests, random.Random(1))
     assert broken.count > 0
     assert {key: s for key, s in streams.items() if key[0] != CULPRIT} == {
         key: s for key, s in wanted.items() if key[0] != CULPRIT
