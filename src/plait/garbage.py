@@ -21,25 +21,23 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
-SELDOM = 50_000
-"""New objects after which the youngest are looked at, in place of Python's 700: a step keeps some thousand alive until
-the next, and every look at them finds nothing."""
+SELDOM = (50_000, 10, 100)
+"""Thresholds of the collector, in place of Python's 700, 10 and 10: a step keeps some thousand objects alive until the
+next, at which every look finds nothing; and a look at all there is goes through torch's million of them."""
 
 
 @contextmanager
 def seldom_collected() -> Iterator[None]:
-    """For a block of many steps: what was there before it is left alone, and what is new is looked at seldom. After it
-    all is as it was. Of several such blocks at a time, in one another or on several threads, the first decides."""
+    """For a block of many steps: garbage is looked for seldom, and among all objects hardly ever. After it all is as it
+    was. Of several such blocks at a time, in one another or on several threads, the first decides."""
     before = gc.get_threshold()
-    if not 0 < before[0] < SELDOM or gc.get_freeze_count():
+    if not 0 < before[0] < SELDOM[0]:
         yield
         return
-    gc.set_threshold(SELDOM, *before[1:])
-    gc.freeze()
+    gc.set_threshold(*SELDOM)
     try:
         yield
     finally:
-        gc.unfreeze()
         gc.set_threshold(*before)
 
 
@@ -49,4 +47,4 @@ def settle() -> None:
     collection would hold up a step."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(SELDOM, *gc.get_threshold()[1:])
+    gc.set_threshold(*SELDOM)

@@ -105,9 +105,9 @@ class LLM:
         `timeout`, `queue_timeout`, `cache`, `salt`, `salt_from`, `pin`. Raises `RequestError` or `PromptTooLongError`
         before anything runs if a prompt cannot be served; a failure later stays in the `error` of its sample.
         """
-        call = self._submit(prompts, params, service)
-        collected = [[list[News]() for _ in one.outputs] for one in call.running]
         with seldom_collected():
+            call = self._submit(prompts, params, service)
+            collected = [[list[News]() for _ in one.outputs] for one in call.running]
             for several in self._news(call):
                 for news in several:
                     collected[news[0]][news[1]].append(news)
