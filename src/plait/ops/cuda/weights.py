@@ -1,12 +1,16 @@
 """Weights on the device: dequantised to one float type, those that share their input in one matrix.
 
-Knows programs and lazy tensors; knows no kernel. What lies on disk in the wanted type goes over as it is.
+Knows programs and lazy tensors; knows no kernel. What lies on disk in a float type goes over as it is, piece by piece
+through pinned memory, several tensors at once: one thread that reads mapped pages is slower than the bus.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -14,11 +18,14 @@ import numpy as np
 import torch
 
 from plait.formats.random import RANDOM
-from plait.formats.tensor import LazyTensor
+from plait.formats.tensor import LazyTensor, U8Array
 from plait.ops.api import Attention, GatedMlp, LayerNorm, Linear, Moe, Program, Progress, RmsNorm, Weight
 from plait.ops.program import program_weights
 
 Tensor: TypeAlias = torch.Tensor
+PIECE = 16 << 20
+"""Bytes that are copied together. A thread has room for two: one is filled while the other is on its way."""
+THREADS = 8
 AS_STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -36,17 +43,32 @@ def load_weights(
     """Every weight of the program in `dtype`, but for those whose op computes in float32."""
     weights, exact = program_weights(program), _exact_weights(program)
     each, fused = _places(program, device, dtype)
-    total, done = sum(weight.tensor.nbytes for weight in weights), 0
     for weight in weights:
         key = id(weight.tensor)
         if key not in each:
             kept = torch.float32 if key in exact else dtype
             each[key] = torch.empty(weight.shape, dtype=kept, device=device)
-        _fill(each[key], weight.tensor)
-        done += weight.tensor.nbytes
-        if progress is not None:
-            progress(done, total)
+    if device.type != "meta":
+        _fill_all([(each[id(weight.tensor)], weight.tensor) for weight in weights], device, progress)
     return DeviceWeights(each, fused)
+
+
+def _fill_all(pairs: list[tuple[Tensor, LazyTensor]], device: torch.device, progress: Progress | None) -> None:
+    total, done = sum(tensor.nbytes for _, tensor in pairs), 0
+    filler = _Filler(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # nothing that is still to run uses this memory
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), "load") as pool:
+        try:
+            for (_, tensor), _ in zip(pairs, pool.map(filler.fill, pairs), strict=True):
+                done += tensor.nbytes
+                if progress is not None:
+                    progress(done, total)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def weight_bytes(program: Program, dtype: torch.dtype) -> int:
@@ -76,25 +98,66 @@ def _places(
     return each, fused
 
 
-def _fill(target: Tensor, tensor: LazyTensor) -> None:
-    if target.device.type == "meta":
-        return
-    if tensor.format == RANDOM:
-        _draw(target, tensor.name)
-    elif tensor.format in AS_STORED:
-        raw = np.array(tensor.raw(), copy=target.device.type == "cpu")  # torch warns of an array that is read-only
-        flat = _as_tensor(raw).view(AS_STORED[tensor.format])
-        target.copy_(flat.view(target.shape))
-    else:
-        target.copy_(torch.from_numpy(np.require(tensor.numpy(), np.float32, ["C", "W"])))
+class _Filler:
+    """Fills tensors, on whichever thread asks: each has a stream and host memory of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._own = device, threading.local()
+
+    def fill(self, pair: tuple[Tensor, LazyTensor]) -> None:
+        target, tensor = pair
+        if tensor.format == RANDOM:
+            _draw(target, tensor.name)
+        elif tensor.format in AS_STORED:
+            self._copy(target.view(-1), tensor.raw().reshape(-1), AS_STORED[tensor.format])
+        else:
+            target.copy_(torch.from_numpy(np.require(tensor.numpy(), np.float32, ["C", "W"])))
+
+    def _copy(self, target: Tensor, raw: U8Array, stored: torch.dtype) -> None:
+        pieces = self._pieces()
+        if self._device.type != "cuda":
+            for start in range(0, len(raw), PIECE):
+                piece = pieces.filled(raw[start : start + PIECE]).view(stored)
+                target[start // stored.itemsize :][: len(piece)].copy_(piece)
+            return
+        with torch.cuda.stream(pieces.stream):
+            for start in range(0, len(raw), PIECE):
+                piece = pieces.filled(raw[start : start + PIECE]).view(stored)
+                target[start // stored.itemsize :][: len(piece)].copy_(piece, non_blocking=True)
+                pieces.sent()
+
+    def _pieces(self) -> _Pieces:
+        found: _Pieces | None = getattr(self._own, "pieces", None)
+        if found is None:
+            found = self._own.pieces = _Pieces(self._device)
+        return found
 
 
-def _as_tensor(raw: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Tensor:
-    import warnings
+class _Pieces:
+    """Two pieces of host memory in turn, pinned where the device is a GPU."""
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable.*")  # it is only read
-        return torch.from_numpy(np.ascontiguousarray(raw).reshape(-1))
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self.stream = torch.cuda.Stream(device) if self._cuda else None
+        self._hosts = [torch.empty(PIECE, dtype=torch.uint8, pin_memory=self._cuda) for _ in range(2)]
+        self._sent: list[torch.cuda.Event | None] = [None, None]
+        self._turn = 0
+
+    def filled(self, raw: U8Array) -> Tensor:
+        """`raw` in the piece whose turn it is, once that is free."""
+        event = self._sent[self._turn]
+        if event is not None:
+            event.synchronize()
+        host = self._hosts[self._turn][: len(raw)]
+        np.copyto(host.numpy(), raw)
+        return host
+
+    def sent(self) -> None:
+        """The piece is on its way."""
+        event = torch.cuda.Event()
+        event.record(self.stream)
+        self._sent[self._turn] = event
+        self._turn = 1 - self._turn
 
 
 def _draw(target: Tensor, name: str) -> None:

@@ -1,0 +1,75 @@
+"""Weights on their way to the device: in pieces, by several threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from plait.formats.stored import StoredTensor  # noqa: E402 - torch may be missing
+from plait.ops.cuda import weights  # noqa: E402
+
+pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("one_torch_thread")]
+CPU = torch.device("cpu")
+STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def stored(name: str, values: torch.Tensor) -> StoredTensor:
+    form = next(form for form, dtype in STORED.items() if dtype == values.dtype)
+    raw = values.contiguous().view(torch.uint8).numpy().reshape(-1)
+    raw.flags.writeable = False
+    return StoredTensor(name, tuple(values.shape), form, raw, Path("a file"))
+
+
+@pytest.mark.parametrize("dtype", STORED.values())
+def test_what_is_stored_arrives_in_the_wanted_type(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """Vectors and matrices, shorter than a piece, as long and longer, each type to each; parts of fused matrices."""
+    monkeypatch.setattr(weights, "PIECE", 64)
+    rng = np.random.default_rng(1)
+    shapes = [(1,), (16,), (32,), (33,), (5, 7), (8, 8), (40, 9)]
+    values = [torch.tensor(rng.standard_normal(s), dtype=kept) for s in shapes for kept in STORED.values()]
+    whole = torch.zeros(sum(v.numel() for v in values), dtype=dtype)
+    targets = [part.view(v.shape) for part, v in zip(whole.split([v.numel() for v in values]), values, strict=True)]
+    told: list[tuple[int, int]] = []
+    pairs = [(t, stored(f"w{i}", v)) for i, (t, v) in enumerate(zip(targets, values, strict=True))]
+    weights._fill_all(pairs, CPU, lambda done, total: told.append((done, total)))
+    for target, value in zip(targets, values, strict=True):
+        assert torch.equal(target, value.to(dtype))
+    total = sum(v.numel() * v.itemsize for v in values)
+    assert told[-1] == (total, total)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert len(told) == len(values)
+
+
+def test_several_are_filled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights.os, "cpu_count", lambda: 2)
+    meeting = threading.Barrier(2, timeout=20)
+
+    def fill(filler: weights._Filler, pair: object) -> None:
+        meeting.wait()
+
+    monkeypatch.setattr(weights._Filler, "fill", fill)
+    weights._fill_all([(torch.zeros(1), stored("w", torch.zeros(1)))] * 4, CPU, None)
+
+
+def test_what_cannot_be_read_is_raised_and_ends_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights.os, "cpu_count", lambda: 1)
+    filled = []
+
+    def fill(filler: weights._Filler, pair: tuple[torch.Tensor, StoredTensor]) -> None:
+        filled.append(pair[1].name)
+        time.sleep(0.01)
+        if len(filled) == 2:
+            raise OSError("the disk is gone")
+
+    monkeypatch.setattr(weights._Filler, "fill", fill)
+    pairs = [(torch.zeros(1), stored(f"w{i}", torch.zeros(1))) for i in range(200)]
+    with pytest.raises(OSError, match="the disk is gone"):
+        weights._fill_all(pairs, CPU, None)
+    assert len(filled) < 200
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("load")]
