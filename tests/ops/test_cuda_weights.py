@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -73,3 +74,53 @@ def test_what_cannot_be_read_is_raised_and_ends_the_rest(monkeypatch: pytest.Mon
         weights._fill_all(pairs, CPU, None)
     assert len(filled) < 200
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("load")]
+
+
+def test_a_piece_is_not_filled_anew_while_it_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that copies when it is waited for, and no sooner: what stands in for its streams, events and copies."""
+    waiting: list[tuple[Event, torch.Tensor, torch.Tensor]] = []
+    most = 0
+
+    class Event:
+        def record(self, stream: object) -> None:
+            nonlocal most
+            assert stream == "a stream"
+            target, piece = issued.pop()
+            waiting.append((self, target, piece))
+            most = max(most, len(waiting))
+
+        def synchronize(self) -> None:
+            while any(event is self for event, _, _ in waiting):
+                _, target, piece = waiting.pop(0)
+                torch.Tensor.copy_(target, piece)
+
+    class Target(torch.Tensor):
+        def copy_(self, piece: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+            assert non_blocking
+            issued.append((self.as_subclass(torch.Tensor), piece))
+            return self
+
+    issued: list[tuple[torch.Tensor, torch.Tensor]] = []
+    pinned = []
+
+    def empty(size: int, dtype: torch.dtype, pin_memory: bool) -> torch.Tensor:
+        pinned.append(pin_memory)
+        return torch.zeros(size, dtype=dtype)
+
+    monkeypatch.setattr(weights, "PIECE", 64)
+    monkeypatch.setattr(weights.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(weights.torch, "empty", empty)
+    for name, stand_in in {
+        "Stream": lambda device: "a stream", "Event": Event, "stream": lambda stream: contextlib.nullcontext(),
+        "synchronize": lambda device: [event.synchronize() for event, _, _ in list(waiting)],
+    }.items():  # fmt: skip
+        monkeypatch.setattr(weights.torch.cuda, name, stand_in)
+    values = [torch.randn(n) for n in (100, 7, 16, 33)]
+    targets = [torch.zeros(len(v)) for v in values]
+    pairs = [(t.as_subclass(Target), stored("w", v)) for t, v in zip(targets, values, strict=True)]
+    weights._fill_all(pairs, torch.device("cuda"), None)
+    assert pinned == [True, True]
+    assert most == 2
+    assert not issued
+    for target, value in zip(targets, values, strict=True):
+        assert torch.equal(target, value)
