@@ -1,9 +1,9 @@
 """Reading safetensors onto the GPU: GB/s from the page cache, with one thread and with as many as the backend takes.
 
-    PYTHONPATH=src python benchmarks/gpu_loading.py [--smoke] [--shards 4] [--folder DIR]
+    PYTHONPATH=src python benchmarks/gpu_loading.py [--smoke] [--shards 4]
 
-Writes a checkpoint of the 8B shape (16 GB) with random weights in bf16, as Hugging Face has them, which also brings it
-into the page cache; every matrix is then compared with what was written.
+Writes a checkpoint of the 8B shape (16 GB, into the folder for temporary files) with random weights in bf16, as Hugging
+Face has them, which also brings it into the page cache; every matrix is then compared with what was written.
 """
 
 from __future__ import annotations
@@ -76,16 +76,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="a small shape")
     parser.add_argument("--shards", type=int, default=4)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "plait-gpu-checkpoint")
     args = parser.parse_args()
     shape = SMALL if args.smoke else LLAMA_8B
-    write(write_model(args.folder, shape), shape, args.shards)
     print(header())
     taken = weights.THREADS
-    for turn in range(3):
-        for threads in (1, taken):
-            rate = load(args.folder, threads, turn == 0)
-            print(f"{threads} threads: {rate:.1f} GB/s", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = write_model(Path(name), shape)
+        write(folder, shape, args.shards)
+        for turn in range(3):
+            for threads in (1, taken):
+                rate = load(folder, threads, turn == 0)
+                print(f"{threads} threads: {rate:.1f} GB/s", flush=True)
 
 
 if __name__ == "__main__":

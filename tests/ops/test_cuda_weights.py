@@ -103,7 +103,7 @@ def test_a_piece_is_not_filled_anew_while_it_is_on_its_way(monkeypatch: pytest.M
     issued: list[tuple[torch.Tensor, torch.Tensor]] = []
     pinned = []
 
-    def empty(size: int, dtype: torch.dtype, pin_memory: bool) -> torch.Tensor:
+    def empty(size: int, dtype: torch.dtype, pin_memory: bool = False) -> torch.Tensor:
         pinned.append(pin_memory)
         return torch.zeros(size, dtype=dtype)
 
@@ -124,3 +124,38 @@ def test_a_piece_is_not_filled_anew_while_it_is_on_its_way(monkeypatch: pytest.M
     assert not issued
     for target, value in zip(targets, values, strict=True):
         assert torch.equal(target, value)
+
+
+def test_where_nothing_can_be_pinned_what_is_not_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = torch.empty
+
+    def empty(size: int, dtype: torch.dtype, pin_memory: bool = False) -> torch.Tensor:
+        if pin_memory:
+            raise RuntimeError("CUDA error: out of memory")
+        return real(size, dtype=dtype)
+
+    monkeypatch.setattr(weights.torch, "empty", empty)
+    assert len(weights._host_memory(64, True)) == 64
+
+
+def test_no_more_than_two_are_made_at_a_time() -> None:
+    """A tensor that is not stored as a float is a whole one in the host's memory."""
+    now, most, lock = 0, 0, threading.Lock()
+
+    class Packed:
+        name, shape, format, nbytes = "w", (4,), "Q4_0", 16
+
+        def numpy(self) -> np.ndarray:
+            nonlocal now, most
+            with lock:
+                now += 1
+                most = max(most, now)
+            time.sleep(0.005)
+            with lock:
+                now -= 1
+            return np.ones(4, np.float32)
+
+    targets = [torch.zeros(4) for _ in range(20)]
+    weights._fill_all([(target, Packed()) for target in targets], CPU, None)
+    assert most <= 2
+    assert all((target == 1).all() for target in targets)

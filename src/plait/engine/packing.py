@@ -108,7 +108,7 @@ class Packer:
         tokens = [t if isinstance(t, int) else token(t) for of_one in given for t in of_one]
         row_seq, positions = np.arange(len(counts), dtype=np.int32), np.array(first, np.int32)
         store_row = np.arange(len(tokens), dtype=np.int32)
-        if len(tokens) > len(counts):
+        if set(counts) != {1}:
             starts = np.cumsum(counts, dtype=np.int32) - np.array(counts, np.int32)
             positions = store_row + np.repeat(positions - starts, counts)
             row_seq = np.repeat(row_seq, counts)

@@ -1,6 +1,7 @@
 """A process that compiles kernels into Triton's cache, several at a time in processes of their own.
 
-Knows where kernels are found and how Triton is asked for one; never uses a device, and knows nothing of models.
+Knows where kernels are found and how Triton is asked for one; never uses a device, and knows nothing of models. What
+not every version of Triton has is imported where it is used: a backend without it starts more slowly, but starts.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ from typing import IO, Any
 
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.driver import CudaLauncher, library_dirs
 from triton.compiler import ASTSource, make_backend
-from triton.runtime.cache import get_cache_key, get_cache_manager
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,28 +53,29 @@ class Order:
 
 
 def is_compiled(job: Job) -> bool:
-    """Whether Triton's cache has it."""
+    """Whether Triton's cache has it. Raises ImportError where this Triton does not tell."""
+    from triton._C.libtriton import get_cache_invalidating_env_vars
+    from triton.runtime.cache import get_cache_key, get_cache_manager
+
     source, backend = job.source(), make_backend(GPUTarget(*job.target))
-    key = get_cache_key(source, backend, backend.parse_options(job.options), _environment())
+    key = get_cache_key(source, backend, backend.parse_options(job.options), get_cache_invalidating_env_vars())
     folder = get_cache_manager(hashlib.sha256(key.encode()).hexdigest())
     return folder.get_group(f"{source.name[:150]}.json") is not None
-
-
-def _environment() -> Any:
-    from triton._C.libtriton import get_cache_invalidating_env_vars
-
-    return get_cache_invalidating_env_vars()
 
 
 def compile_job(job: Job) -> None:
     """Compiles the kernel, and the function in C that launches it, which Triton keeps in the same cache."""
     compiled = triton.compile(job.source(), target=GPUTarget(*job.target), options=job.options)
     if job.target[0] == "cuda" and _has_driver():
+        from triton.backends.nvidia.driver import CudaLauncher
+
         CudaLauncher(compiled.src, compiled.metadata)
 
 
 def _has_driver() -> bool:
     """Whether there is a library of the driver to link with."""
+    from triton.backends.nvidia.driver import library_dirs
+
     try:
         return bool(library_dirs())
     except AssertionError:

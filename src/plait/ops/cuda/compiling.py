@@ -30,6 +30,10 @@ _log = logging.getLogger("plait")
 SIDE_BY_SIDE = True
 """Off: every kernel is compiled where it is first launched."""
 LEAST_JOBS = 2
+_one_rehearsal = threading.Lock()
+"""Held while Triton's hook is changed: it is the process's, and two engines may start at a time."""
+MOST_AT_ONCE = 16
+"""There are some 25 kernels, of which a few take half of the time; and a container may have a share of a large host."""
 MOST_SECONDS = 300
 _WORKER = "import sys; sys.path[:] = sys.argv[1:]; from plait.ops.cuda.compile_worker import main; main()"
 
@@ -60,7 +64,7 @@ def rehearse(work: Callable[[], object]) -> list[Job]:
     thread do nothing meanwhile; those of others are as ever."""
     runtime = triton.knobs.runtime
     found: dict[str, Job] = {}
-    before = runtime.jit_cache_hook
+    before: Callable[..., Any] | None = None
 
     def note(**told: Any) -> bool:
         if not rehearsing.get():
@@ -70,13 +74,14 @@ def rehearse(work: Callable[[], object]) -> list[Job]:
             found[distinct] = _job(told["fn"], told["compile"])
         return True  # to Triton: do not compile
 
-    token = rehearsing.set(True)
-    runtime.jit_cache_hook = note
-    try:
-        work()
-    finally:
-        runtime.jit_cache_hook = before
-        rehearsing.reset(token)
+    with _one_rehearsal:
+        before, runtime.jit_cache_hook = runtime.jit_cache_hook, note
+        token = rehearsing.set(True)
+        try:
+            work()
+        finally:
+            runtime.jit_cache_hook = before
+            rehearsing.reset(token)
     return list(found.values())
 
 
@@ -108,8 +113,9 @@ def compile_jobs(jobs: list[Job]) -> list[str]:
             bound.start()
             assert process.stdin is not None
             assert process.stdout is not None
-            process.stdin.write(pickle.dumps(Order(tuple(jobs), min(len(jobs), _cores()), folder)))
-            process.stdin.flush()
+            with suppress(BrokenPipeError):  # it has ended already, and its errors say why
+                process.stdin.write(pickle.dumps(Order(tuple(jobs), min(len(jobs), _cores()), folder)))
+                process.stdin.flush()
             failed = [": ".join(json.loads(line)) for line in process.stdout]
             if process.wait():
                 errors.seek(0)
@@ -122,7 +128,7 @@ def compile_jobs(jobs: list[Job]) -> list[str]:
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    return min(len(os.sched_getaffinity(0)), MOST_AT_ONCE)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -83,7 +83,7 @@ class KnownFacts:
     step to step. Number i of `numbers` has row i of the tables: `ints` and `floats` as the kernels take them (a
     temperature that is not in the chain is 1), but for what is the row's own."""
 
-    def __init__(self, most: int = 4096) -> None:
+    def __init__(self, most: int) -> None:
         """`most` is of rows in a step, and of parameters that are remembered."""
         self.ints = np.zeros((most, INTS), np.uint32)
         self.floats = np.zeros((most, FLOATS), np.float64)
@@ -111,8 +111,7 @@ class KnownFacts:
         return bool(self.on_device[self.numbers([row.params for row in rows])].all())
 
     def _add(self, params: SamplingParams) -> None:
-        number = self._numbers[id(params)] = len(self._params)
-        self._params.append(params)
+        number = len(self._params)
         stages, seed = stages_of(params), params.seed or 0
         self.on_device[number], self.penalised[number] = _params_drawn(params), _penalty(params)
         self.thins[number] = bool(stages)
@@ -123,6 +122,8 @@ class KnownFacts:
         least = math.log(params.min_p) if params.min_p > 0 else -math.inf
         penalties = (params.repeat_penalty, params.frequency_penalty, params.presence_penalty)
         self.floats[number] = (heat, params.top_p, least, *penalties)
+        self._params.append(params)
+        self._numbers[id(params)] = number
 
 
 def draw_arrays(picks: Sequence[int], rows: Sequence[SampleRow], known: KnownFacts | None = None) -> DrawArrays:

@@ -1,7 +1,8 @@
 """Weights on the device: dequantised to one float type, those that share their input in one matrix.
 
 Knows programs and lazy tensors; knows no kernel. What lies on disk in a float type goes over as it is, piece by piece
-through pinned memory, several tensors at once: one thread that reads mapped pages is slower than the bus.
+through pinned memory, several tensors at once: one thread that reads mapped pages is slower than the bus. What must be
+made from what lies there is a whole tensor in the host's memory: no more than two at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from plait.formats.random import RANDOM
-from plait.formats.tensor import LazyTensor, U8Array
+from plait.formats.tensor import LazyTensor, RowReader, U8Array
 from plait.ops.api import Attention, GatedMlp, LayerNorm, Linear, Moe, Program, Progress, RmsNorm, Weight
 from plait.ops.program import program_weights
 
@@ -55,7 +56,7 @@ def load_weights(
 
 def _fill_all(pairs: list[tuple[Tensor, LazyTensor]], device: torch.device, progress: Progress | None) -> None:
     total, done = sum(tensor.nbytes for _, tensor in pairs), 0
-    filler = _Filler(device)
+    filler = _Filler(device, min(PIECE, max((tensor.nbytes for _, tensor in pairs), default=0)))
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # nothing that is still to run uses this memory
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), "load") as pool:
@@ -101,17 +102,22 @@ def _places(
 class _Filler:
     """Fills tensors, on whichever thread asks: each has a stream and host memory of its own."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._own = device, threading.local()
+    def __init__(self, device: torch.device, piece: int) -> None:
+        self._device, self._piece, self._own = device, piece, threading.local()
+        self._making = threading.Semaphore(2)
 
     def fill(self, pair: tuple[Tensor, LazyTensor]) -> None:
         target, tensor = pair
         if tensor.format == RANDOM:
             _draw(target, tensor.name)
-        elif tensor.format in AS_STORED:
+        elif tensor.format in AS_STORED and not isinstance(tensor, RowReader):
             self._copy(target.view(-1), tensor.raw().reshape(-1), AS_STORED[tensor.format])
         else:
-            target.copy_(torch.from_numpy(np.require(tensor.numpy(), np.float32, ["C", "W"])))
+            with self._making:
+                if tensor.format in AS_STORED:
+                    self._copy(target.view(-1), tensor.raw().reshape(-1), AS_STORED[tensor.format])
+                else:
+                    target.copy_(torch.from_numpy(np.require(tensor.numpy(), np.float32, ["C", "W"])))
 
     def _copy(self, target: Tensor, raw: U8Array, stored: torch.dtype) -> None:
         pieces = self._pieces()
@@ -129,17 +135,17 @@ class _Filler:
     def _pieces(self) -> _Pieces:
         found: _Pieces | None = getattr(self._own, "pieces", None)
         if found is None:
-            found = self._own.pieces = _Pieces(self._device)
+            found = self._own.pieces = _Pieces(self._device, self._piece)
         return found
 
 
 class _Pieces:
-    """Two pieces of host memory in turn, pinned where the device is a GPU."""
+    """Two pieces of host memory in turn, pinned where the device is a GPU and the system lets them be."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, size: int) -> None:
         self._cuda = device.type == "cuda"
         self.stream = torch.cuda.Stream(device) if self._cuda else None
-        self._hosts = [torch.empty(PIECE, dtype=torch.uint8, pin_memory=self._cuda) for _ in range(2)]
+        self._hosts = [_host_memory(size, self._cuda) for _ in range(2)]
         self._sent: list[torch.cuda.Event | None] = [None, None]
         self._turn = 0
 
@@ -158,6 +164,15 @@ class _Pieces:
         event.record(self.stream)
         self._sent[self._turn] = event
         self._turn = 1 - self._turn
+
+
+def _host_memory(size: int, pinned: bool) -> Tensor:
+    try:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+    except RuntimeError:
+        if not pinned:
+            raise
+        return torch.empty(size, dtype=torch.uint8)  # no more may be pinned: copies are slower, and as right
 
 
 def _draw(target: Tensor, name: str) -> None:
