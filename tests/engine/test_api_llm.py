@@ -4,7 +4,7 @@ import itertools
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 
 from plait import LLM, EngineOptions, SamplingParams
 from plait.api import Delta
+from plait.api.news import News
 from plait.errors import DeadlineError, OptionError, PromptTooLongError, RequestError, StepError
 from plait.tokenizer.output import OutputText
 from plait.types import ChatMessage, FinishReason
@@ -119,6 +120,25 @@ def test_threads_share_the_engine(llm: LLM) -> None:
     for thread in threads:
         thread.join()
     assert [found[i] for i in range(len(PROMPTS))] == expected
+
+
+def test_a_call_is_open_until_its_last_news_are_there(llm: LLM) -> None:
+    """Who reads on another thread would else end without them."""
+    call = llm._submit("Once upon a time", SamplingParams(max_tokens=3, n=2, seed=1), {})
+    opened: list[int] = []
+
+    class Watched(deque[News]):
+        def append(self, news: News) -> None:
+            opened.append(call.open)
+            super().append(news)
+
+    call.news = Watched()
+    while call.open:
+        llm._pump(call)
+        call.take()
+    assert len(opened) == 6
+    assert min(opened) >= 1
+    llm._forget(call)
 
 
 def test_chat_answers_with_the_models_template(llm: LLM) -> None:

@@ -90,6 +90,37 @@ def test_one_that_waits_for_a_prefix_does_not_hold_back_background_work() -> Non
     assert loop.scheduler.counters.preemptions == 0
 
 
+def test_background_work_that_gave_way_as_often_as_it_must_is_lent_no_place() -> None:
+    """It would not give it back: an urgent request would wait for all of its answer."""
+    compiled = ["batch"]
+    loop = Loop(n_parallel=1, ready=lambda request: request.request_id in compiled)
+    loop.add("batch", own(9), max_tokens=120, priority=Priority.BACKGROUND)
+    loop.step()
+    for number in range(policy.MAX_PREEMPTIONS + 2):
+        name = f"grammar{number}"
+        loop.add(name, own(number), max_tokens=2)
+        loop.step()
+        loop.step()
+        compiled.append(name)
+        steps = 0
+        while name not in loop.ended:
+            loop.step()
+            steps += 1
+        assert steps <= 6
+    assert loop.scheduler.counters.preemptions == policy.MAX_PREEMPTIONS
+    loop.drain()
+    assert loop.ended[-1] == "batch"
+
+
+def test_background_work_that_waits_for_a_prefix_does_not_hold_back_the_rest_of_it() -> None:
+    loop = Loop(n_parallel=4, n_batch=16)
+    for number in range(6):
+        loop.add(f"alike{number}", (*own(0, 60), number), priority=Priority.BACKGROUND)
+    loop.add("other", own(1), priority=Priority.BACKGROUND)
+    loop.step()
+    assert "other" in loop.begun
+
+
 def test_background_work_leaves_the_places_that_are_wanted_soon() -> None:
     """One place can be taken back for each step, so no more is lent than that."""
     loop = Loop(n_parallel=4, n_batch=64)

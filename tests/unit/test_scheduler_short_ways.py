@@ -66,11 +66,11 @@ def traffic(seed: int) -> Iterator[list[EngineRequest | str]]:
 @pytest.mark.parametrize("in_flight", [0, 1])
 @pytest.mark.parametrize("windows", [(None,), (None, 3)], ids=str)
 @pytest.mark.parametrize("n_draft", [0, 3])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("seed", "pages"), [*((seed, 24) for seed in range(5)), (26, 16), (27, 12)])
 def test_plans_and_events_are_those_of_the_general_way(
-    seed: int, n_draft: int, windows: tuple[int | None, ...], in_flight: int
+    seed: int, pages: int, n_draft: int, windows: tuple[int | None, ...], in_flight: int
 ) -> None:
-    config = CacheConfig(4, (24,) * len(windows), windows, 4)
+    config = CacheConfig(4, (pages,) * len(windows), windows, 4)
     limits = Limits(n_batch=16, n_parallel=6, context_length=40, n_draft=n_draft)
     short = Scheduler(KVCache(config), limits, clock=lambda: 1.0)
     general = General(GeneralCache(config), limits, clock=lambda: 1.0)

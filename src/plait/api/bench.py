@@ -127,7 +127,6 @@ class Bench:
         windows = tuple(group.window for group in loaded.kv.groups)
         self._cache = KVCache(CacheConfig(kv.page_size, kv.num_pages, windows))
         self._packer = Packer(len(kv.num_pages))
-        self._groups = range(len(kv.num_pages))
         self._n_batch, self._vocab, self._sample = options.n_batch, loaded.vocab_size, sample
 
     def measure(self, case: BenchCase) -> BenchTimes:
@@ -200,14 +199,14 @@ class Bench:
         planned: list[PlannedSequence] = []
         out_rows: list[int] = []
         rows = 0
-        cache, groups = self._cache, self._groups
+        cache = self._cache
         for (seq, tokens), wants in zip(parts, wanted, strict=True):
             first = cache.length(seq)
             place = cache.extend_one(seq) if len(tokens) == 1 else None
             if place is None:
                 reserved = cache.reserve(seq, len(tokens))
                 assert reserved is not None, f"the KV memory has no room for sequence {seq} at {first}"
-                place = (reserved, tuple([cache.parted(seq, group) for group in groups]))
+                place = (reserved, cache.all_parted(seq))
             slots, tables = place
             planned.append(PlannedSequence(seq, tokens, first, tables, slots))
             rows += len(tokens)

@@ -101,9 +101,7 @@ def _deliver(one: Running, event: TokenEvent, finish: Callable[[str, int], None]
         shown = output.see(event)
         if not event.final:
             finish(event.request_id, event.index)
-    one.open -= event.final
-    one.call.open -= event.final
-    if shown is None:
+    if shown is None:  # not of a final event
         return
     if shown.finish:
         finish(event.request_id, event.index)
@@ -122,3 +120,6 @@ def _deliver(one: Running, event: TokenEvent, finish: Callable[[str, int], None]
             embedding=event.embedding,
         )
     )
+    # Last: who reads on another thread takes a call that is not open for one whose news are all there.
+    one.open -= event.final
+    one.call.open -= event.final

@@ -125,8 +125,9 @@ class KVCache:
         return slots
 
     def extend_one(self, seq: int) -> tuple[tuple[tuple[int, ...], ...], tuple[Parted, ...]] | None:
-        """`reserve` of one token and `parted` of every group in one go, the way of a sequence that decodes; None where
-        that takes a copy, or there is no room: then nothing has changed, and `reserve` may still do it."""
+        """`reserve` of one token and `all_parted` in one go, the way of a sequence that decodes; None where that takes
+        a copy, or a page beside others or of a ragged sequence, or there is no room: then nothing has changed, and
+        `reserve` may still do it."""
         sequence = self._sequences[seq]
         if self._several or sequence.positions is not None:
             slots = self._one_more(sequence)
@@ -151,7 +152,7 @@ class KVCache:
     def _one_in_a_new_page(
         self, sequence: CacheSequence, table: PageTable
     ) -> tuple[tuple[tuple[int, ...], ...], tuple[Parted, ...]] | None:
-        """`extend_one` of a sequence with one group, whose last page is full."""
+        """`extend_one` of a sequence with one group, whose last page is full, or which has none."""
         if not self._store.pools[0].available:
             return None
         page = self._store.take(0)
@@ -224,13 +225,9 @@ class KVCache:
         at a multiple of 64 tokens (`CacheConfig.block_tokens`)."""
         return self._sequences[seq].tables[group].entries()
 
-    def parted(self, seq: int, group: int = 0) -> Parted:
-        """`table` of a sequence that has tokens, the last entry apart; those before it are the same object until they
-        change."""
-        return self._sequences[seq].tables[group].parted()
-
     def all_parted(self, seq: int) -> tuple[Parted, ...]:
-        """`parted` of every group."""
+        """`table` of every group, of a sequence that has tokens, the last entry apart; those before it are the same
+        object until they change."""
         return tuple([table.parted() for table in self._sequences[seq].tables])
 
     def pages_needed(self, seq: int, count: int) -> tuple[int, ...]:

@@ -79,7 +79,8 @@ class Admission:
             else:
                 budget -= policy.first_share(sample.wanted, budget, True)
         growth = Growth(self.lengths, self.running)
-        passed, self.held_back = 0, False
+        passed = urgent = 0  # those that could not run in this step; of them, those above the background
+        self.held_back = False
         for sample in self.waiting.ordered(now, promise):
             if behind and promise is not None and sample.is_late(promise, now):
                 for begun in behind:  # the late that have begun go before the late that have not
@@ -87,17 +88,19 @@ class Admission:
                 behind = []
             if budget <= 0 or passed >= MOST_PASSED:
                 return
-            if sample.request.priority >= Priority.BACKGROUND and self._wanted(passed, limits.places):
+            if sample.request.priority >= Priority.BACKGROUND and self._wanted(sample, urgent, limits.places):
                 return
             if self.sequences.coming_from(sample) is not None:
                 sample.lend(_risen(sample, now))
                 passed += 1
+                urgent += sample.request.priority < Priority.BACKGROUND
                 continue
             if len(self.running) >= limits.places:
                 return
             if not self._is_ready(sample):
                 self.held_back = True
                 passed += 1
+                urgent += sample.request.priority < Priority.BACKGROUND
                 continue
             if not self._open(sample, prompts, growth, step):
                 return
@@ -105,10 +108,13 @@ class Admission:
             prompts.append(sample)
             budget -= policy.first_share(sample.wanted, budget, True)
 
-    def _wanted(self, passed: int, places: int) -> bool:
-        """Whether the place that a background request would take is wanted soon by one of the `passed` more urgent
-        ones, which could not run in this step: one place a step can be taken back for them, and is lent till then."""
-        return bool(self.running) and len(self.running) + passed > places
+    def _wanted(self, sample: Sample, urgent: int, places: int) -> bool:
+        """Whether the place that a background request would take is wanted soon by one of the `urgent` ones, which
+        could not run in this step: one place a step can be taken back for them, and is lent till then, but not to a
+        sample that gave way so often that it does not any more."""
+        if sample.protected:
+            return urgent > 0 and len(self.running) + urgent >= places
+        return bool(self.running) and len(self.running) + urgent > places
 
     def _is_ready(self, sample: Sample) -> bool:
         return self._ready is None or self._ready(sample.request.engine_request)
@@ -223,6 +229,7 @@ class Admission:
         sample.preempted += 1
         sample.computed = max(sample.computed, sample.planned)
         self.leave(sample)
+        sample.ahead = 0
         sample.phase = LEAVING
         return self.settle(sample)
 

@@ -49,11 +49,11 @@ class Planner:
             request, planned, drawing = sample.request, sample.planned, sample.drawing
             slots, tables = place
             following = planned + 1
-            if request.looks_back:
+            if request.tail:
                 sampling = request.sampling(sample, sample.tokens, following)
             else:
                 sampling = _new(PlannedSampling, (request.params, sample.index, following, (), None, (), None, None))
-            token = drawing[0] if drawing else sample.tokens[planned]
+            token = drawing[-1] if drawing else sample.tokens[planned]
             drawing.append(_new(FromStep, (step, outputs)))
             rows.append(_new(PlannedSequence, (sequence, (token,), planned, tables, slots, ((0, sampling),), 0)))
             request.account.tokens += OUTPUT_WEIGHT

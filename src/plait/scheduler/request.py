@@ -189,17 +189,16 @@ class Request:
 
     `base` is a sequence that keeps the prompt's pages for the samples in `heirs`, which have not been forked yet.
     `drawn` turns true when the row that draws the first tokens is planned. `open` counts the samples that have not
-    ended. `arrived` is the time it came; `account` counts for its tenant. `stepwise`: what draws a token must know the
-    one before it, so none of its rows is planned while that is being drawn, and nothing is guessed. `looks_back`: what
-    draws a token looks at those before it. `streams`: it asks for one sample, and is not `stepwise`. It `reads` and
-    `writes` pages of the cache.
+    ended. `arrived` is the time it came; `account` counts for its tenant. `stepwise`: what draws a token must know
+    the one before it, so none of its rows is planned while that is being drawn, and nothing is guessed. `streams`: it
+    asks for one sample, and is not `stepwise`. It `reads` and `writes` pages of the cache.
     `entries` are the log-probabilities of the prompt's tokens, until they are handed out; `looks`: rows of the prompt
     are looked at, no more than `longest_chunk` in a step.
     """
 
     __slots__ = (
         "account", "arrival", "arrived", "base", "drawn", "engine_request", "entries", "heirs", "limit",
-        "longest_chunk", "looks", "looks_back", "open", "params", "pooling", "priority", "prompt_length", "reads",
+        "longest_chunk", "looks", "open", "params", "pooling", "priority", "prompt_length", "reads",
         "request_id", "samples", "stepwise", "stop_ids", "streams", "tail", "writes",
     )  # fmt: skip
 
@@ -223,7 +222,6 @@ class Request:
         self.stop_ids = request.stop_token_ids | frozenset(params.stop_token_ids)
         self.tail = history_tail(params)
         self.stepwise = params.grammar is not None or bool(params.mirostat and params.temperature)
-        self.looks_back = self.stepwise or self.tail != 0
         self.reads = request.cache is not CacheMode.OFF and not request.whole
         self.writes = request.cache is CacheMode.READ_WRITE
         self.streams = params.n == 1 and not self.stepwise

@@ -1,8 +1,9 @@
 """Paged attention of single rows: keys split over programs, the heads of a group packed, partials merged in order.
 
-The work is a list of items, (row, sequence, first key, end, which of the rows), made on the host: the same launch serves
-any lengths, so it can be captured. A row of one item is done when that is. Of several, each leaves (max, sum, output),
-and whichever ends last merges them all in ascending order, so that the result does not depend on which that is.
+The work is a list of items, (row, sequence, first key, end, which of the rows), made on the host: the same launch
+serves any lengths, so it can be captured. A row of one item is done when that is. Of several, each leaves (max, sum,
+output), and whichever ends last merges them all in ascending order, so that the result does not depend on which that
+is.
 """
 
 from __future__ import annotations
