@@ -106,3 +106,15 @@ def test_parameters_remembered_and_forgotten_give_what_they_give_anew() -> None:
         seeds = got.ints.view(np.uint32)[:, 1:3].astype(np.uint64)
         assert (seeds[:, 0] | seeds[:, 1] << np.uint64(32)).tolist() == [row.params.seed for row in chosen]
         assert got.ints[:, 5].tolist() == [row.position >> 32 for row in chosen]
+
+
+@pytest.mark.parametrize("chain", [LLAMA_CPP_CHAIN, OPENAI_CHAIN])
+def test_no_share_at_all_leaves_the_most_probable(chain: tuple[SamplerStage, ...]) -> None:
+    rng = np.random.default_rng(3)
+    logits = rng.standard_normal((3, VOCABULARY)).astype(np.float32)
+    logits[2] = np.round(logits[2])
+    params = [SamplingParams(seed=s, top_p=0.0, top_k=0, min_p=0.0, temperature=1.3, samplers=chain) for s in range(3)]
+    rows = [SampleRow(each, 0, 9, ()) for each in params]
+    want = [sampled.token for sampled in sample_rows(logits, rows)]
+    assert [sampled.token for sampled in drawn_by_kernels(logits, rows)] == want
+    assert want[:2] == logits[:2].argmax(1).tolist()

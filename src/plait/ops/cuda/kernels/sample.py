@@ -21,6 +21,8 @@ from plait.ops.cuda.kernels.select import compact, floor_key, kth_key, light_key
 CHUNK = 1024
 SWEEP, WEIGHED, SHORT = 4096, 2048, 1024
 """Entries of a list that are looked at together; that are weighed; of one that has become short."""
+LEAST_MASS = tl.constexpr(1e-300)
+"""What top-p is to leave at least: of a share of 0 the most probable is left."""
 STAGES = 4
 TOP_K, TOP_P, MIN_P, TEMPERATURE = 1, 2, 3, 4
 INTS = 9 + STAGES
@@ -111,13 +113,14 @@ def _draw_thinned(
             thins = share < 1
             if thins:
                 whole = mass_from(x_row, count, top, now, key, WEIGHED)
+                wanted_mass = tl.maximum(share * whole, LEAST_MASS)
                 if count > SHORT:
                     least = light_key(count, top, now, (1 - share) * whole)
                     count = compact(x_row, id_row, count, least, count, SWEEP)
                 if count <= SHORT:
-                    key, ties = mass_key(x_row, count, top, now, share * whole, SHORT)
+                    key, ties = mass_key(x_row, count, top, now, wanted_mass, SHORT)
                 else:
-                    key, ties = mass_key(x_row, count, top, now, share * whole, WEIGHED)
+                    key, ties = mass_key(x_row, count, top, now, wanted_mass, WEIGHED)
         elif stage == 3:
             key = floor_key(top, now, tl.load(real + 2))
         if thins:
