@@ -47,6 +47,24 @@ def test_what_is_stored_arrives_in_the_wanted_type(monkeypatch: pytest.MonkeyPat
     assert len(told) == len(values)
 
 
+def test_what_is_made_may_be_more_than_what_lies_in_the_file() -> None:
+    """Integers of four bits become halves: the pieces are as long as the longest tensor in the file."""
+    values = torch.randn(300).half()
+
+    class Made:
+        name, shape, format, nbytes = "w", (300,), "F16", 150
+
+        def raw(self) -> np.ndarray:
+            return values.view(torch.uint8).numpy()
+
+        def raw_rows(self, rows: slice) -> np.ndarray:
+            return self.raw()[rows]
+
+    target = torch.zeros(300)
+    weights._fill_all([(target, Made())], CPU, None)
+    assert torch.equal(target, values.float())
+
+
 def test_several_are_filled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights.os, "cpu_count", lambda: 2)
     meeting = threading.Barrier(2, timeout=20)

@@ -56,7 +56,7 @@ def load_weights(
 
 def _fill_all(pairs: list[tuple[Tensor, LazyTensor]], device: torch.device, progress: Progress | None) -> None:
     total, done = sum(tensor.nbytes for _, tensor in pairs), 0
-    filler = _Filler(device, min(PIECE, max((tensor.nbytes for _, tensor in pairs), default=0)))
+    filler = _Filler(device, min(PIECE, _whole(max((tensor.nbytes for _, tensor in pairs), default=1))))
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # nothing that is still to run uses this memory
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), "load") as pool:
@@ -99,6 +99,11 @@ def _places(
     return each, fused
 
 
+def _whole(nbytes: int) -> int:
+    """Rounded up, so that every piece begins with a whole number."""
+    return -(-nbytes // 64) * 64
+
+
 class _Filler:
     """Fills tensors, on whichever thread asks: each has a stream and host memory of its own."""
 
@@ -120,15 +125,15 @@ class _Filler:
                     target.copy_(torch.from_numpy(np.require(tensor.numpy(), np.float32, ["C", "W"])))
 
     def _copy(self, target: Tensor, raw: U8Array, stored: torch.dtype) -> None:
-        pieces = self._pieces()
+        pieces, size = self._pieces(), self._piece  # which may be less than a tensor that is made has
         if self._device.type != "cuda":
-            for start in range(0, len(raw), PIECE):
-                piece = pieces.filled(raw[start : start + PIECE]).view(stored)
+            for start in range(0, len(raw), size):
+                piece = pieces.filled(raw[start : start + size]).view(stored)
                 target[start // stored.itemsize :][: len(piece)].copy_(piece)
             return
         with torch.cuda.stream(pieces.stream):
-            for start in range(0, len(raw), PIECE):
-                piece = pieces.filled(raw[start : start + PIECE]).view(stored)
+            for start in range(0, len(raw), size):
+                piece = pieces.filled(raw[start : start + size]).view(stored)
                 target[start // stored.itemsize :][: len(piece)].copy_(piece, non_blocking=True)
                 pieces.sent()
 
