@@ -156,6 +156,17 @@ def test_where_nothing_can_be_pinned_what_is_not_serves(monkeypatch: pytest.Monk
     assert len(weights._host_memory(64, True)) == 64
 
 
+def test_what_is_stored_as_a_float_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights.os, "cpu_count", lambda: 4)
+    meeting = threading.Barrier(4, timeout=20)
+
+    def copy(filler: weights._Filler, target: torch.Tensor, raw: np.ndarray, kept: torch.dtype) -> None:
+        meeting.wait()
+
+    monkeypatch.setattr(weights._Filler, "_copy", copy)
+    weights._fill_all([(torch.zeros(1), stored("w", torch.zeros(1)))] * 8, CPU, None)
+
+
 def test_no_more_than_two_are_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tensor that is not stored as a float is a whole one in the host's memory."""
     monkeypatch.setattr(weights.os, "cpu_count", lambda: 8)

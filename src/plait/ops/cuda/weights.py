@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from plait.formats.random import RANDOM
-from plait.formats.tensor import LazyTensor, RowReader, U8Array
+from plait.formats.stored import StoredTensor
+from plait.formats.tensor import LazyTensor, U8Array
 from plait.ops.api import Attention, GatedMlp, LayerNorm, Linear, Moe, Program, Progress, RmsNorm, Weight
 from plait.ops.program import program_weights
 
@@ -115,7 +116,7 @@ class _Filler:
         target, tensor = pair
         if tensor.format == RANDOM:
             _draw(target, tensor.name)
-        elif tensor.format in AS_STORED and not isinstance(tensor, RowReader):
+        elif tensor.format in AS_STORED and isinstance(tensor, StoredTensor):
             self._copy(target.view(-1), tensor.raw().reshape(-1), AS_STORED[tensor.format])
         else:
             with self._making:
