@@ -91,7 +91,7 @@ class Steps:
         self.times: list[tuple[float, int, dict[str, float]]] = []
         self._parts = {} if parts is None else parts
         self._step, self._engine = llm._engine.step, llm._engine
-        llm._engine.step = self._timed  # type: ignore[method-assign]
+        llm._engine.step = self._timed
 
     def _timed(self) -> Any:
         running = len(self._engine.requests)
@@ -184,9 +184,9 @@ def at_once(work: Callable[[], Any]) -> Future[Any]:
 
 
 def make(folder: Path, sequences: int) -> LLM:
-    build.open_cuda = lambda dtype: HostBackend()  # type: ignore[attr-defined]
+    build.open_cuda = lambda dtype: HostBackend()
     nothing = Nothing(int(str(SHAPE["vocab_size"])))
-    executable.run_program, executable.draw = nothing.run, nothing.draw  # type: ignore[attr-defined]
+    executable.run_program, executable.draw = nothing.run, nothing.draw
     llm = LLM(folder, load_format="random", device="cuda", adaptive="off", n_parallel=sequences, n_batch=2048)
     runner: Any = llm._engine._runner
     runner._executable.use_graphs = True  # laid out as for a captured step
@@ -198,10 +198,10 @@ def run(llm: LLM, sequences: int, kind: str, parts: dict[str, float] | None = No
     rng = np.random.default_rng(2)
     prompts = [rng.integers(256, 4000, PROMPT).tolist() for _ in range(sequences)]
     longest = STEPS + WARM_UP + sequences * PROMPT // 2048 + 2
-    params = SamplingParams(max_tokens=longest, seed=7, ignore_eos=True, **KINDS[kind])  # type: ignore[arg-type]
+    params = SamplingParams(max_tokens=longest, seed=7, ignore_eos=True, **KINDS[kind])
     steps = Steps(llm, parts)
     answers = llm.generate(prompts, params)
-    del llm._engine.step  # type: ignore[method-assign]
+    del llm._engine.step
     assert all(len(answer.samples[0].token_ids) == longest for answer in answers)
     return steps.of_decoding(sequences)
 
@@ -222,7 +222,7 @@ def main() -> None:
             tenth = sorted(times)[len(times) // 10]
             print(f"{kind}, {given.sequences} sequences: {median(times):.2f} ms of the CPU for a step, 10% {tenth:.2f}")
         if given.profile:
-            llm._engine._runner._plain.queue = at_once  # type: ignore[attr-defined]
+            llm._engine._runner._plain.queue = at_once
             profile = cProfile.Profile()
             profile.runcall(run, llm, given.sequences, "drawn")
             pstats.Stats(profile).sort_stats("tottime").print_stats(30)

@@ -148,7 +148,7 @@ class LLM:
         if pooling not in set(Pooling):
             raise RequestError(f"pooling is {pooling!r}; choose one of {', '.join(Pooling)}")
         call = self._submit(prompts, SamplingParams(), service, Pooling(pooling))
-        ends = {news.prompt_index: news for several in self._news(call) for news in several if news.final}
+        ends = {news.prompt_index: news for several in self._news(call) for news in several}  # the last of each
         for news in ends.values():
             if news.error is not None:
                 raise news.error

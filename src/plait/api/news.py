@@ -18,7 +18,7 @@ from plait.errors import StepError
 from plait.tokenizer.output import OutputText
 from plait.types import EngineRequest, FinishReason, Logprob, TokenEvent, TokenId
 
-_new = tuple.__new__
+_new = tuple.__new__  # hot: records are made without their constructors
 
 
 class News(NamedTuple):
@@ -34,10 +34,6 @@ class News(NamedTuple):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     embedding: tuple[float, ...] = ()
-
-    @property
-    def final(self) -> bool:
-        return self.finish_reason is not None or self.error is not None
 
     def delta(self) -> Delta:
         return Delta(**self._asdict())

@@ -156,7 +156,7 @@ class KVCache:
         if not self._store.pools[0].available:
             return None
         page = self._store.take(0)
-        self._fresh[0][page] = 0
+        self._first_fresh[page] = 0
         table.push(page, 1)
         sequence.length += 1
         return ((page * self._page_size,),), (table.parted(),)

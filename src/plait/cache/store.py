@@ -12,7 +12,7 @@ from plait.cache.config import CacheConfig
 from plait.cache.edits import GroupEdits
 from plait.cache.pages import PagePool
 from plait.cache.pending import PendingEdits
-from plait.cache.radix import LEAST_COPIED, PageKey, RadixNode, RadixTree, Salt
+from plait.cache.radix import LEAST_COPIED, RadixNode, RadixTree, Salt
 from plait.cache.sequence import CacheSequence
 from plait.cache.table import Entry, PageTable
 
@@ -298,9 +298,7 @@ class PageStore:
         tree, number = self.tree, node.depth if node else 0
         whole = len(tail) // size * size
         for at in range(0, whole, size):
-            key: PageKey = tuple(tail[at : at + size])
-            if salt.inner:
-                key = salt.key(number, tuple(tail[at : at + size]))
+            key = salt.key(number, tuple(tail[at : at + size]))
             node = tree.child(node, key, salt.root) or tree.add(node, key, salt.root)
             for g, table in enumerate(sequence.tables):
                 entry = number - table.start // size

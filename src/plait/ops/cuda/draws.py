@@ -26,7 +26,7 @@ _CODES = {
     SamplerStage.TEMPERATURE: TEMPERATURE,
 }
 _WORD = 0xFFFFFFFF
-_new = tuple.__new__
+_new = tuple.__new__  # hot: records are made without their constructors
 
 
 @dataclass(frozen=True, slots=True)

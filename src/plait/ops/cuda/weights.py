@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -116,23 +117,18 @@ class _Filler:
         target, tensor = pair
         if tensor.format == RANDOM:
             _draw(target, tensor.name)
-        elif tensor.format in AS_STORED and isinstance(tensor, StoredTensor):
-            self._copy(target.view(-1), tensor.raw().reshape(-1), AS_STORED[tensor.format])
-        else:
-            with self._making:
-                if tensor.format in AS_STORED:
-                    self._copy(target.view(-1), tensor.raw().reshape(-1), AS_STORED[tensor.format])
-                else:
-                    target.copy_(torch.from_numpy(np.require(tensor.numpy(), np.float32, ["C", "W"])))
+            return
+        stored = AS_STORED.get(tensor.format)
+        lies_there = stored is not None and isinstance(tensor, StoredTensor)
+        with nullcontext() if lies_there else self._making:
+            if stored is None:
+                target.copy_(torch.from_numpy(np.require(tensor.numpy(), np.float32, ["C", "W"])))
+            else:
+                self._copy(target.view(-1), tensor.raw().reshape(-1), stored)
 
     def _copy(self, target: Tensor, raw: U8Array, stored: torch.dtype) -> None:
         pieces, size = self._pieces(), self._piece  # which may be less than a tensor that is made has
-        if self._device.type != "cuda":
-            for start in range(0, len(raw), size):
-                piece = pieces.filled(raw[start : start + size]).view(stored)
-                target[start // stored.itemsize :][: len(piece)].copy_(piece)
-            return
-        with torch.cuda.stream(pieces.stream):
+        with torch.cuda.stream(pieces.stream) if pieces.stream else nullcontext():
             for start in range(0, len(raw), size):
                 piece = pieces.filled(raw[start : start + size]).view(stored)
                 target[start // stored.itemsize :][: len(piece)].copy_(piece, non_blocking=True)
@@ -149,9 +145,8 @@ class _Pieces:
     """Two pieces of host memory in turn, pinned where the device is a GPU and the system lets them be."""
 
     def __init__(self, device: torch.device, size: int) -> None:
-        self._cuda = device.type == "cuda"
-        self.stream = torch.cuda.Stream(device) if self._cuda else None
-        self._hosts = [_host_memory(size, self._cuda) for _ in range(2)]
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._hosts = [_host_memory(size, self.stream is not None) for _ in range(2)]
         self._sent: list[torch.cuda.Event | None] = [None, None]
         self._turn = 0
 
@@ -165,7 +160,9 @@ class _Pieces:
         return host
 
     def sent(self) -> None:
-        """The piece is on its way."""
+        """The piece is on its way; where there is no stream, it has arrived."""
+        if self.stream is None:
+            return
         event = torch.cuda.Event()
         event.record(self.stream)
         self._sent[self._turn] = event

@@ -16,7 +16,7 @@ import triton.language as tl
 
 from plait.ops.cuda.kernels.philox import token_uniform
 from plait.ops.cuda.kernels.runtime import Launched, begin, overlap, power
-from plait.ops.cuda.kernels.select import compact, floor_key, kth_key, light_key, mass_from, mass_key, weight
+from plait.ops.cuda.kernels.select import compact, floor_key, kth_key, light_key, mass_key, weight, whole_mass
 
 CHUNK = 1024
 SWEEP, WEIGHED, SHORT = 4096, 2048, 1024
@@ -112,7 +112,7 @@ def _draw_thinned(
             share = tl.load(real + 1)
             thins = share < 1
             if thins:
-                whole = mass_from(x_row, count, top, now, key, WEIGHED)
+                whole = whole_mass(x_row, count, top, now, WEIGHED)
                 wanted_mass = tl.maximum(share * whole, LEAST_MASS)
                 if count > SHORT:
                     least = light_key(count, top, now, (1 - share) * whole)

@@ -46,14 +46,13 @@ def kth_key(values, count, k, SWEEP: tl.constexpr):
 
 
 @triton.jit
-def mass_from(values, count, top, temperature, key, SWEEP: tl.constexpr):
-    """What those of at least `key` weigh."""
+def whole_mass(values, count, top, temperature, SWEEP: tl.constexpr):
+    """What all of them weigh."""
     total = tl.zeros((SWEEP,), tl.float64)
     for start in range(0, count, SWEEP):
         at = start + tl.arange(0, SWEEP)
         x = tl.load(values + at, mask=at < count, other=float("-inf"))
-        kept = (at < count) & (key_of(x) >= key)
-        total += tl.where(kept, weight(x, top, temperature), 0.0)
+        total += tl.where(at < count, weight(x, top, temperature), 0.0)
     return tl.sum(total, 0)
 
 
