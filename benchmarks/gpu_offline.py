@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--only", default=",".join(ROWS))
     parser.add_argument("--parallel", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--batch", type=int, default=8192, help="tokens a step: nobody waits for the next one")
     args = parser.parse_args()
     folder = write_model(Path(tempfile.gettempdir()) / "plait-gpu", SMALL if args.smoke else LLAMA_8B)
     scale = 16 if args.smoke else 1

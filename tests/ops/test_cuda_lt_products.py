@@ -96,10 +96,12 @@ def test_the_rows_of_the_next_measurement_unless_it_is_far(caplog: pytest.LogCap
         return ProductShape(rows, 10, 8, "bf16", "bf16")
 
     choices = LtChoices({at(4): algorithm(4), at(8): None, at(64): algorithm(64), at(100): algorithm(100)})
-    assert choices.of(at(4)) == choices.of(at(3)) == algorithm(4)
+    assert choices.of(at(4)) == algorithm(4)
     assert choices.of(at(5)) is choices.of(at(8)) is None  # torch's choice was as good
-    assert choices.of(at(32)) is choices.of(at(2)) is None  # twice as many were measured, which says nothing of these
-    assert choices.of(at(33)) == choices.of(at(64)) == algorithm(64)
+    assert choices.of(at(51)) is choices.of(at(3)) is None  # what is best for a third more says nothing of these
+    assert choices.of(at(52)) == choices.of(at(64)) == algorithm(64)
+    assert choices.of(at(79)) is None
+    assert choices.of(at(80)) == algorithm(100)
     assert choices.of(at(101)) is choices.of(at(0)) is None
     assert choices.of(at(4)._replace(columns=11)) is choices.of(at(4)._replace(output="f32")) is None
 

@@ -8,7 +8,9 @@ import pytest
 pytest.importorskip("torch")
 
 from plait.ops.api import I32Array, KVInputs, StepInputs
+from plait.ops.cuda.graphs import MIXED_OUTPUTS
 from plait.ops.cuda.sharing import LEAST_KEYS, LEAST_MEMBERS, find_shared
+from plait.ops.cuda.staging import fits, mixed_capacity, pack_step
 from plait.ops.cuda.work import lengths_of, page_table, sequences_of
 
 PAGE = 16
@@ -44,10 +46,12 @@ def test_work_lists_are_those_of_a_plain_loop(seed: int) -> None:
     none = i32([])
     inputs = KVInputs(i32(starts), i32(entries), none, none)
     row_seq = [s for s, count in enumerate(counts) for _ in range(count)]
-    sequences = sequences_of(StepInputs(none, none, i32(row_seq), none, (inputs,)))
+    positions = rng.integers(0, 30, len(row_seq))
+    sequences = sequences_of(StepInputs(none, i32(positions), i32(row_seq), none, (inputs,)))
     lengths, (pages, begins, page) = lengths_of(inputs), page_table(inputs, PAGE)
 
     single = [s for s, count in enumerate(counts) if count == 1]
+    single.sort(key=lambda s: -positions[row_seq.index(s)])  # the longest are begun first
     several = [s for s, count in enumerate(counts) if count > 1]
     assert (sequences.single.tolist(), sequences.several.tolist()) == (single, several)
     assert sequences.single_row.tolist() == [row_seq.index(s) for s in single]
@@ -86,3 +90,17 @@ def test_a_shared_beginning_is_split_into_as_many_items_as_fill_a_device(kv_head
     assert (shared.skip == pages * PAGE).all()
     first, last = shared.items[3], shared.items[4]
     assert (last - first).sum() == 8 * pages * PAGE
+
+
+@pytest.mark.parametrize(("singles", "several", "wanted"), [(64, 1, 64), (96, 64, 64), (97, 1, 256), (2, 200, 256)])
+def test_the_sequences_of_a_mixed_step_have_room(singles: int, several: int, wanted: int) -> None:
+    rows, tile_rows = singles + 2 * several, 32
+    row_seq = [*range(singles), *np.repeat(np.arange(singles, singles + several), 2).tolist()]
+    count = singles + several
+    inputs = KVInputs(
+        i32(range(count + 1)), i32([(s + 1, 0, 2) for s in range(count)]), i32(range(rows)), i32(range(rows))
+    )
+    step = StepInputs(i32([0] * rows), i32([1] * rows), i32(row_seq), i32([]), (inputs,))
+    packed = pack_step(step, PAGE, tile_rows, (False,), 1)
+    able = [size for size in MIXED_OUTPUTS if fits(packed, mixed_capacity(512, size, tile_rows, 1, 512))]
+    assert able[0] == wanted

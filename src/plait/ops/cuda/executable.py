@@ -227,14 +227,12 @@ class KernelExecutable:
         if size is None:
             return None
         sharing = any(work.shared.items.shape[1] for work in packed.work)
-        if several:
-            outputs = round_up(len(packed.step.out_rows), MIXED_OUTPUTS)
-            if outputs is None:
-                return None
-            capacity = self._mixed(size, min(outputs, size), sharing)
-        else:
-            capacity = self._decode(size, sharing)
-        return capacity if fits(packed, capacity) else None
+        able = (
+            (self._mixed(size, min(outputs, size), sharing) for outputs in MIXED_OUTPUTS)
+            if several
+            else (self._decode(size, sharing),)
+        )
+        return next((capacity for capacity in able if fits(packed, capacity)), None)
 
     def _mixed(self, rows: int, outputs: int, sharing: bool = False) -> Capacity:
         groups = len(self._memory.shape.groups)

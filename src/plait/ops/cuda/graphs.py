@@ -23,6 +23,8 @@ DECODE_ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 2
 MIXED_ROWS = (64, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 1792, 2048)
 """From some 200 rows on, a row that only fills up costs as much as any other."""
 MIXED_OUTPUTS = (64, 256, 512)
+"""Rows of logits, and sequences, of a mixed step. Work that is not there costs the start of a program that ends at
+once: 22 us a layer where 2,048 rows were provided for, 5 where 64 were."""
 
 
 @dataclass(slots=True)

@@ -130,9 +130,9 @@ def decode_capacity(rows: int, groups: int, entries: int, sharing: bool = False)
 def mixed_capacity(
     rows: int, outputs: int, tile_rows: int, groups: int, entries: int, sharing: bool = False
 ) -> Capacity:
-    """Steps of up to `rows` tokens, however they are shared out."""
-    tiles = -(-rows // tile_rows) + rows // 2
-    return Capacity(rows, outputs, rows, rows + SPLITS, tiles, groups, entries, MOST_ITEMS if sharing else 0)
+    """Steps of up to `rows` tokens of up to `outputs` sequences, and rows of logits."""
+    tiles = -(-rows // tile_rows) + outputs
+    return Capacity(rows, outputs, rows, outputs + SPLITS, tiles, groups, entries, MOST_ITEMS if sharing else 0)
 
 
 def fits(packed: Packed, capacity: Capacity) -> bool:

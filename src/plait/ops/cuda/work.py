@@ -33,7 +33,8 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """Which rows a step's sequences have: those with one row, then those with several."""
+    """Which rows a step's sequences have: those with one row, the latest positions first, so that the longest work is
+    begun first; then those with several."""
 
     single: I64Array
     single_row: I64Array
@@ -47,12 +48,10 @@ def sequences_of(step: StepInputs) -> Sequences:
     begins = np.ones(len(row_seq), np.bool_)
     np.not_equal(row_seq[1:], row_seq[:-1], out=begins[1:])
     first = np.flatnonzero(begins)
-    if len(first) == len(row_seq):
-        none = first[:0]
-        return Sequences(row_seq, first, none, none, none)
-    own, count = row_seq[first], np.append(first[1:], len(row_seq)) - first
-    one = count == 1
-    return Sequences(own[one], first[one], own[~one], first[~one], count[~one])
+    count = np.append(first[1:], len(row_seq)) - first
+    single, several = first[count == 1], first[count > 1]
+    single = single[np.argsort(-step.positions[single], kind="stable")]
+    return Sequences(row_seq[single], single, row_seq[several], several, count[count > 1])
 
 
 def lengths_of(inputs: KVInputs) -> I64Array:

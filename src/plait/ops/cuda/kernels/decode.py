@@ -63,7 +63,8 @@ def _decode(
     BLOCK_V: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     begin(PDL)
-    item, kv_head = tl.program_id(0), tl.program_id(1)
+    # The heads of an item run together: their keys lie side by side.
+    item, kv_head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
     if item < tl.load(counts):
         row = tl.load(items + item).to(tl.int64)
         sequence = tl.load(items + capacity + item)
@@ -151,8 +152,8 @@ class Shape:
 
 
 STAGES = 2
-MANY_ROWS = 100
-"""From so many on, programs are many, and small ones serve better: several on a multiprocessor at once."""
+MANY_ROWS = 64
+"""With more, programs are many, and small ones serve better: several on a multiprocessor at once."""
 
 
 def block_keys(dim: int, itemsize: int) -> int:
@@ -176,7 +177,7 @@ def decode_attention(
     part_top, part_sum = (
         torch.empty((capacity + lanes, heads), dtype=torch.float32, device=q.device) for _ in range(2)
     )
-    many, keys = work.rows.shape[1] > MANY_ROWS, block_keys(max(tile(dim), tile(v_dim)), k.element_size())
+    many, keys = work.rows.shape[1] - 1 > MANY_ROWS, block_keys(max(tile(dim), tile(v_dim)), k.element_size())
     scale, cap = shape.scale * LOG2_E, (shape.softcap or 1.0) * LOG2_E
     common = {
         "KV_HEADS": kv_heads, "GROUP": group, "DIM": dim, "V_DIM": v_dim, "CAPPED": shape.softcap is not None,
@@ -190,7 +191,7 @@ def decode_attention(
             BLOCK_N=32 if wide else 64, STAGES=2 if wide else 3, num_warps=8, **common,
         )  # fmt: skip
     of_row = work.rows if shared is None else shared.of_row
-    _decode[(capacity, kv_heads)](
+    _decode[(capacity * kv_heads,)](
         q, k, v, row_positions, pages.table, pages.starts, pages.positions, work.items, work.rows, work.counts,
         capacity, work.rows.shape[1], of_row, of_row.shape[1], tickets.zeros, part_out, part_top, part_sum, shape.sinks,
         out, scale, cap, shape.window or 0, WINDOWED=shape.window is not None, SINKS=shape.sinks is not None,
