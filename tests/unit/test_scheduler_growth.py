@@ -49,15 +49,17 @@ class Checked:
         self._has_room = Admission._has_room
         monkeypatch.setattr(Admission, "_has_room", lambda *given: self(*given))
 
-    def __call__(self, admission: Admission, sample: Sample, prompts: list[Sample], growth: Growth) -> bool:
-        found = self._has_room(admission, sample, prompts, growth)
+    def __call__(self, admission: Admission, sample: Sample, growth: Growth) -> bool:
+        found = self._has_room(admission, sample, growth)
         sequences, running = admission.sequences, admission.running
         guarded = [other for other in running if other.protected]
         futures = [future(admission.lengths, one) for one in (*running, sample)]
-        each = [sequences.pages_needed(one) for one in (*prompts, sample) if one.phase is not Phase.LEAVING]
+        filling = [one for one in growth._prompts if one.phase is Phase.RUNNING]
+        each = [sequences.pages_needed(one) for one in (*filling, sample)]
         needed = [sum(of_group) for of_group in zip(*each, strict=True)]
         fit = sequences.fit(needed, peak(futures), len(running))
         longest = sum(one.longest for one in (*running, sample))
+        assert growth.pages(sample) == needed
         assert growth.peak(sample) == peak(futures) <= longest
         assert found == (fit and (not sample.protected or sequences.longest_fit([*guarded, sample])))
         self.close += fit and not sequences.fit(needed, longest, len(running))

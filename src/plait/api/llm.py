@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Any, TypeAlias, Unpack
 
 from plait.api.model import Model
-from plait.api.news import Call, News, Running, publish
-from plait.api.results import Delta, Generation, Sample
+from plait.api.news import Call, Gathered, News, Running, publish
+from plait.api.results import Delta, Generation
 from plait.api.turns import Turns
 from plait.config import EngineOptions, from_environment
 from plait.engine.build import build_engine
@@ -107,18 +107,18 @@ class LLM:
         """
         with seldom_collected():
             call = self._submit(prompts, params, service)
-            collected = [[list[News]() for _ in one.outputs] for one in call.running]
+            gathered = [[Gathered() for _ in one.outputs] for one in call.running]
             for several in self._news(call):
                 for news in several:
-                    collected[news[0]][news[1]].append(news)
+                    gathered[news[0]][news[1]].add(news)
         return [
             Generation(
                 prompt=one.prompt,
                 prompt_token_ids=one.request.prompt,
-                samples=tuple(_join(each) for each in samples),
+                samples=tuple(each.sample() for each in samples),
                 seed=one.request.sampling.seed or 0,
             )
-            for one, samples in zip(call.running, collected, strict=True)
+            for one, samples in zip(call.running, gathered, strict=True)
         ]
 
     def stream(
@@ -310,16 +310,3 @@ def _message(fields: Mapping[str, Any]) -> ChatMessage:
     if not isinstance(content, str):
         raise RequestError(f"the content of a message is {type(content).__name__}; give text")
     return ChatMessage(role=str(fields["role"]), content=content, extra=extra)
-
-
-def _join(several: list[News]) -> Sample:
-    last = several[-1]
-    return Sample(
-        index=last.index,
-        text="".join([news.text for news in several]),
-        token_ids=tuple([token for news in several for token in news.token_ids]),
-        logprobs=tuple([entry for news in several for entry in news.logprobs]),
-        finish_reason=last.finish_reason,
-        error=last.error,
-        cached_tokens=last.cached_tokens,
-    )

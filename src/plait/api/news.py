@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
 
-from plait.api.results import Delta
+from plait.api.results import Delta, Sample
 from plait.errors import StepError
 from plait.tokenizer.output import OutputText
 from plait.types import EngineRequest, FinishReason, Logprob, TokenEvent, TokenId
@@ -37,6 +37,39 @@ class News(NamedTuple):
 
     def delta(self) -> Delta:
         return Delta(**self._asdict())
+
+
+class Gathered:
+    """What came of one sample. It is put together as it comes, while the device computes the next step: half a million
+    tokens at the end would have it wait for a third of a second."""
+
+    __slots__ = ("_last", "_logprobs", "_text", "_token_ids")
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._token_ids: list[TokenId] = []
+        self._logprobs: list[tuple[Logprob, ...]] = []
+        self._last: News | None = None
+
+    def add(self, news: News) -> None:
+        self._text.append(news.text)
+        self._token_ids += news.token_ids
+        self._logprobs += news.logprobs
+        self._last = news
+
+    def sample(self) -> Sample:
+        """The whole; its last news must have come."""
+        last = self._last
+        assert last is not None
+        return Sample(
+            index=last.index,
+            text="".join(self._text),
+            token_ids=tuple(self._token_ids),
+            logprobs=tuple(self._logprobs),
+            finish_reason=last.finish_reason,
+            error=last.error,
+            cached_tokens=last.cached_tokens,
+        )
 
 
 @dataclass

@@ -78,7 +78,7 @@ class Admission:
                 behind.append(sample)
             else:
                 budget -= policy.first_share(sample.wanted, budget, True)
-        growth = Growth(self.lengths, self.running)
+        growth = Growth(self.lengths, self.sequences, self.running, prompts)
         passed = urgent = 0  # those that could not run in this step; of them, those above the background
         self.held_back = False
         for sample in self.waiting.ordered(now, promise):
@@ -102,7 +102,7 @@ class Admission:
                 passed += 1
                 urgent += sample.request.priority < Priority.BACKGROUND
                 continue
-            if not self._open(sample, prompts, growth, step):
+            if not self._open(sample, growth, step):
                 return
             sample.level = _risen(sample, now)
             prompts.append(sample)
@@ -119,7 +119,7 @@ class Admission:
     def _is_ready(self, sample: Sample) -> bool:
         return self._ready is None or self._ready(sample.request.engine_request)
 
-    def _open(self, sample: Sample, prompts: list[Sample], growth: Growth, step: int) -> bool:
+    def _open(self, sample: Sample, growth: Growth, step: int) -> bool:
         """Give a waiting sample a sequence, if there is room for it."""
         alone = not self.sequences.by_id
         if self._refused is not None and not alone:
@@ -128,7 +128,7 @@ class Admission:
                 return False
         self._refused = None
         self.sequences.open(sample)
-        if not alone and not self._find_room(sample, prompts, growth):
+        if not alone and not self._find_room(sample, growth):
             self.sequences.close(sample)
             self._refused = (sample, step, self.sequences.departures)
             return False
@@ -160,24 +160,22 @@ class Admission:
             if len(self._seen) > MOST_SEEN:
                 self._seen.popitem(last=False)
 
-    def _find_room(self, sample: Sample, prompts: list[Sample], growth: Growth) -> bool:
+    def _find_room(self, sample: Sample, growth: Growth) -> bool:
         """Whether there is room for the sample, once pins have gone for it; a background request leaves them alone."""
-        while not self._has_room(sample, prompts, growth):
+        while not self._has_room(sample, growth):
             if sample.request.priority >= Priority.BACKGROUND or not self.sequences.pins.drop_one():
                 return False
+            growth.look_again()
         return True
 
-    def _has_room(self, sample: Sample, prompts: list[Sample], growth: Growth) -> bool:
+    def _has_room(self, sample: Sample, growth: Growth) -> bool:
         """Whether all of the sample's tokens fit beside what the running ones still have to put in, with head-room for
         what they are expected to generate. One that gave way often must fit at its longest."""
         if sample.protected:
             guarded = [other for other in self.running if other.protected]
             if not self.sequences.longest_fit([*guarded, sample]):
                 return False
-        pages_needed = self.sequences.pages_needed
-        filling = [pages_needed(one) for one in prompts if one.phase is RUNNING]  # else it has given way just now
-        needed = [sum(of_group) for of_group in zip(pages_needed(sample), *filling, strict=True)]
-        fit, running = self.sequences.fit, len(self.running)
+        needed, fit, running = growth.pages(sample), self.sequences.fit, len(self.running)
         return fit(needed, self._longest + sample.longest, running) or fit(needed, growth.peak(sample), running)
 
     # --- giving way -----------------------------------------------------------------------------------------------

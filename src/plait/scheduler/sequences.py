@@ -129,6 +129,10 @@ class Sequences:
         assert sample.sequence is not None
         return self._cache.pages_needed(sample.sequence, sample.wanted)
 
+    def shares_tail(self, sample: Sample) -> bool:
+        """Whether a sample that was just opened has part of a page from somebody else."""
+        return sample.planned % self._page_size > 0
+
     def fit(self, needed: Sequence[int], growth: int, running: int) -> bool:
         """Whether the pages `needed` can be had in each group, with head-room: for `growth` tokens to come of
         `running` sequences, and a ragged page for each. A window group does not grow."""
@@ -201,8 +205,15 @@ class Sequences:
         if not self._filling or sample.index in request.heirs or not self._reads(request):
             return None
         best, coming = None, 0
+        tokens, size, committed = sample.tokens, self._page_size, self._cache.committed  # hot: for each pair of them
         for other in self._filling.get(self.head(sample), ()):
-            if self._part_before(sample, other, coming):
+            if other.sequence is None:
+                continue
+            # Most of many that share a beginning part before a whole page beyond what is known to be common or computed
+            # already, and comparing all of it each time would take longer than a step.
+            known = max(coming, committed(other.sequence))
+            start = known - known % size
+            if tokens[start : start + size] != other.tokens[start : start + size]:
                 continue
             common = self._common(sample, other)
             if common > coming and self._is_coming(other, common):
@@ -214,16 +225,6 @@ class Sequences:
             return None
         sample.wait_for(best, coming)
         return best
-
-    def _part_before(self, sample: Sample, other: Sample, tokens: int) -> bool:
-        """Whether the two are seen to part before a whole page beyond `tokens` and beyond what `other` has computed:
-        most of many that share a beginning do, and comparing all of it each time would take longer than a step."""
-        if other.sequence is None:
-            return True
-        known = max(tokens, self._cache.committed(other.sequence))
-        start = known - known % self._page_size
-        page = slice(start, start + self._page_size)
-        return sample.tokens[page] != other.tokens[page]
 
     def _is_coming(self, other: Sample, tokens: int) -> bool:
         """Whether `other` is still to compute the first `tokens` of its tokens."""
