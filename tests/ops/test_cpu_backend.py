@@ -15,8 +15,8 @@ import pytest
 from plait.errors import BackendError
 from plait.formats.tensor import F32Array
 from plait.ops.api import KVConfig, KVShape, Program, Rope, RopeLayout, Value, Weight
+from plait.ops.cores import usable_cores, usable_cpus
 from plait.ops.cpu import CpuBackend, CpuExecutable
-from plait.ops.cpu.cores import usable_cores
 from plait.ops.recorder import Ops
 from support.programs import VOCAB, everything, rows_program
 from support.steps import Chunk, Driver
@@ -203,8 +203,9 @@ def test_threads_default_to_the_physical_cores(tmp_path: Path) -> None:
     assert usable_cores(pair, none) == len({cpu // 2 for cpu in allowed})
     limit = tmp_path / "cpu.max"
     limit.write_text("150000 100000\n")
-    assert usable_cores(none, limit) == min(2, len(allowed))
+    assert usable_cores(none, limit) == usable_cpus(limit) == min(2, len(allowed))
     limit.write_text("max 100000\n")
     assert usable_cores(none, limit) == len(allowed)
     limit.write_text("1000 100000\n")
-    assert usable_cores(none, limit) == 1
+    assert usable_cores(none, limit) == usable_cpus(limit) == 1
+    assert usable_cpus(none) == len(allowed)

@@ -20,8 +20,8 @@ from plait.formats.open import open_model
 from plait.formats.quant import quantize
 from plait.models.registry import load_model
 from plait.ops.api import KVConfig, Program, Weight
+from plait.ops.cores import by_core, usable_cores
 from plait.ops.cpu import CpuBackend, CpuExecutable
-from plait.ops.cpu.cores import by_core, usable_cores
 from plait.ops.cpu.plan import plan_weights
 from plait.ops.cpu.record import new_program, record
 from plait.ops.program import program_weights

@@ -66,7 +66,7 @@ def test_what_is_made_may_be_more_than_what_lies_in_the_file() -> None:
 
 
 def test_several_are_filled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(weights, "usable_cpus", lambda: 2)
     meeting = threading.Barrier(2, timeout=20)
 
     def fill(filler: weights._Filler, pair: object) -> None:
@@ -77,7 +77,7 @@ def test_several_are_filled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_cannot_be_read_is_raised_and_ends_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(weights, "usable_cpus", lambda: 1)
     filled = []
 
     def fill(filler: weights._Filler, pair: tuple[torch.Tensor, StoredTensor]) -> None:
@@ -126,7 +126,7 @@ def test_a_piece_is_not_filled_anew_while_it_is_on_its_way(monkeypatch: pytest.M
         return torch.zeros(size, dtype=dtype)
 
     monkeypatch.setattr(weights, "PIECE", 64)
-    monkeypatch.setattr(weights.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(weights, "usable_cpus", lambda: 1)
     monkeypatch.setattr(weights.torch, "empty", empty)
     for name, stand_in in {
         "Stream": lambda device: "a stream", "Event": Event, "stream": lambda stream: contextlib.nullcontext(),
@@ -157,7 +157,7 @@ def test_where_nothing_can_be_pinned_what_is_not_serves(monkeypatch: pytest.Monk
 
 
 def test_what_is_stored_as_a_float_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(weights, "usable_cpus", lambda: 4)
     meeting = threading.Barrier(4, timeout=20)
 
     def copy(filler: weights._Filler, target: torch.Tensor, raw: np.ndarray, kept: torch.dtype) -> None:
@@ -169,7 +169,7 @@ def test_what_is_stored_as_a_float_waits_for_nobody(monkeypatch: pytest.MonkeyPa
 
 def test_no_more_than_two_are_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tensor that is not stored as a float is a whole one in the host's memory."""
-    monkeypatch.setattr(weights.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(weights, "usable_cpus", lambda: 8)
     now, most, lock = 0, 0, threading.Lock()
 
     class Packed:

@@ -22,7 +22,7 @@ from plait.errors import OptionError
 from plait.formats.tensor import F32Array
 from plait.models.registry import LoadedModel
 from plait.ops.api import KVConfig, Progress
-from plait.ops.cpu.cores import usable_cores
+from plait.ops.cores import usable_cores
 from plait.ops.sampling import SampleRow
 from plait.scheduler.plan import FromStep, PlannedSequence
 from plait.types import SamplingParams, TokenId

@@ -15,8 +15,8 @@ from plait.config import MOST_THREADS
 from plait.errors import BackendError
 from plait.formats.tensor import F32Array
 from plait.ops.api import I32Array, KVConfig, KVInputs, Program, Progress, StepInputs
+from plait.ops.cores import CAN_BIND, allowed_cpus, by_core, usable_cores
 from plait.ops.cpu import _native
-from plait.ops.cpu.cores import CAN_BIND, allowed_cpus, by_core, usable_cores
 from plait.ops.cpu.record import new_program, record
 from plait.ops.cpu.repack_cache import open_kept
 from plait.ops.cpu.sampling import PackedParams, sample_natively

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import triton
 
+from plait.ops.cores import usable_cpus
 from plait.ops.cuda.compile_worker import Job, Order, is_compiled
 from plait.ops.cuda.kernels.runtime import interpreted, rehearsing
 
@@ -114,7 +115,8 @@ def compile_jobs(jobs: list[Job]) -> list[str]:
             assert process.stdin is not None
             assert process.stdout is not None
             with suppress(BrokenPipeError):  # it has ended already, and its errors say why
-                process.stdin.write(pickle.dumps(Order(tuple(jobs), min(len(jobs), _cores()), folder)))
+                at_once = min(len(jobs), usable_cpus(), MOST_AT_ONCE)
+                process.stdin.write(pickle.dumps(Order(tuple(jobs), at_once, folder)))
                 process.stdin.flush()
             failed = [": ".join(json.loads(line)) for line in process.stdout]
             if process.wait():
@@ -125,10 +127,6 @@ def compile_jobs(jobs: list[Job]) -> list[str]:
         finally:
             bound.cancel()
             _end(process)
-
-
-def _cores() -> int:
-    return min(len(os.sched_getaffinity(0)), MOST_AT_ONCE)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -8,7 +8,6 @@ made from what lies there is a whole tensor in the host's memory: no more than t
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from plait.formats.random import RANDOM
 from plait.formats.stored import StoredTensor
 from plait.formats.tensor import LazyTensor, U8Array
 from plait.ops.api import Attention, GatedMlp, LayerNorm, Linear, Moe, Program, Progress, RmsNorm, Weight
+from plait.ops.cores import usable_cpus
 from plait.ops.program import program_weights
 
 Tensor: TypeAlias = torch.Tensor
@@ -61,7 +61,7 @@ def _fill_all(pairs: list[tuple[Tensor, LazyTensor]], device: torch.device, prog
     filler = _Filler(device, min(PIECE, _whole(max((tensor.nbytes for _, tensor in pairs), default=1))))
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # nothing that is still to run uses this memory
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), "load") as pool:
+    with ThreadPoolExecutor(min(THREADS, usable_cpus()), "load") as pool:
         try:
             for (_, tensor), _ in zip(pairs, pool.map(filler.fill, pairs), strict=True):
                 done += tensor.nbytes

@@ -19,6 +19,12 @@ def allowed_cpus() -> set[int]:
     return os.sched_getaffinity(0) if CAN_BIND else set(range(os.cpu_count() or 1))
 
 
+def usable_cpus(cgroup_limit: Path = _CGROUP_LIMIT) -> int:
+    """CPUs, hyperthreads among them, that this process may use; a container's share of CPU time bounds them. At least
+    1."""
+    return max(1, min(len(allowed_cpus()), _share(cgroup_limit)))
+
+
 def usable_cores(cpus: Path = _CPUS, cgroup_limit: Path = _CGROUP_LIMIT, *, within: Iterable[int] = ()) -> int:
     """Physical cores that this process may use, or of those `within` these CPUs: hyperthreads of one core count once,
     and a container's share of CPU time bounds them. At least 1."""
