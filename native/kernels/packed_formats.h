@@ -54,7 +54,7 @@ struct PackedQ8_0 : PackedHalves<Format::Q8_0> {
 };
 
 struct PackedQ4_0 : PackedHalves<Format::Q4_0> {
-    using Weights = SmallWeights;
+    using Weights = SmallWeights<15>;
     static std::int32_t start(const PanelBlock& x) { return x.less_8; }
     [[gnu::always_inline]] static U read(const std::uint8_t* at, int column, int quad) {
         return read_4_bits(at, column, quad);
@@ -62,7 +62,7 @@ struct PackedQ4_0 : PackedHalves<Format::Q4_0> {
 };
 
 struct PackedQ4_1 : PackedHalves<Format::Q4_1> {
-    using Weights = SmallWeights;
+    using Weights = SmallWeights<15>;
     static constexpr bool minimums = true;
     static std::int32_t start(const PanelBlock&) { return 0; }
     [[gnu::always_inline]] static U read(const std::uint8_t* at, int column, int quad) {
@@ -71,7 +71,7 @@ struct PackedQ4_1 : PackedHalves<Format::Q4_1> {
 };
 
 struct PackedQ5_0 : PackedHalves<Format::Q5_0> {
-    using Weights = SmallWeights;
+    using Weights = SmallWeights<31>;
     static std::int32_t start(const PanelBlock& x) { return 2 * x.less_8; }
     [[gnu::always_inline]] static U read(const std::uint8_t* at, int column, int quad) {
         return read_5_bits(at, column, quad);
@@ -79,7 +79,7 @@ struct PackedQ5_0 : PackedHalves<Format::Q5_0> {
 };
 
 struct PackedQ5_1 : PackedHalves<Format::Q5_1> {
-    using Weights = SmallWeights;
+    using Weights = SmallWeights<31>;
     static constexpr bool minimums = true;
     static std::int32_t start(const PanelBlock&) { return 0; }
     [[gnu::always_inline]] static U read(const std::uint8_t* at, int column, int quad) {

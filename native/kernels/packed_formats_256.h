@@ -35,9 +35,9 @@ struct PackedIQ4_XS : Packed256<Format::IQ4_XS> {
     }
 };
 
-template <Format FORMAT>
+template <Format FORMAT, int MOST>
 struct PackedPairs : Packed256<FORMAT> {
-    using Weights = SmallWeights;
+    using Weights = SmallWeights<MOST>;
     static constexpr Minimums minimums = Minimums::Of32;
     static I part_scale(const std::uint8_t* head, const std::uint8_t*, int column, int block, int) {
         return load_unsigned(head + (4 + block) * kPackedColumns + column);
@@ -47,20 +47,20 @@ struct PackedPairs : Packed256<FORMAT> {
     }
 };
 
-struct PackedQ4_K : PackedPairs<Format::Q4_K> {
+struct PackedQ4_K : PackedPairs<Format::Q4_K, 15> {
     [[gnu::always_inline]] static U read(const std::uint8_t* at, int column, int quad) {
         return read_4_bits(at, column, quad);
     }
 };
 
-struct PackedQ5_K : PackedPairs<Format::Q5_K> {
+struct PackedQ5_K : PackedPairs<Format::Q5_K, 31> {
     [[gnu::always_inline]] static U read(const std::uint8_t* at, int column, int quad) {
         return read_5_bits(at, column, quad);
     }
 };
 
 struct PackedQ6_K : Packed256<Format::Q6_K> {
-    using Weights = SmallWeights;
+    using Weights = SmallWeights<63>;
     static constexpr int parts = 2;
     static std::int32_t start(const PanelBlock& x, int part) { return x.less_32[part]; }
     [[gnu::always_inline]] static U read(const std::uint8_t* at, int column, int quad) {
@@ -88,7 +88,7 @@ struct PackedQ3_K : Packed256<Format::Q3_K> {
 };
 
 struct PackedQ2_K : Packed256<Format::Q2_K> {
-    using Weights = SmallWeights;
+    using Weights = SmallWeights<45>;
     static constexpr int parts = 0;
     static constexpr Minimums minimums = Minimums::Of16;
     [[gnu::always_inline]] static U read(const std::uint8_t* at, int column, int quad) {

@@ -7,9 +7,18 @@
 namespace plait::PLAIT_PATH {
 namespace {
 
-// Vectors of columns in a register tile of that many rows: one broadcast of activations serves them all, where registers
-// suffice. Vectors of 4 need four for one row, or sums wait for each other; from five rows on that many spill.
-constexpr int tile_vectors(int rows) { return !kManyRegisters ? 1 : kWidth == 16 || rows > 4 ? 2 : 4; }
+// Vectors of columns in a register tile of that many rows: one broadcast of activations serves them all. All 32 columns
+// at once read each line of the weights once, as it comes from memory; with more passes only the first waits for
+// memory, which rests while the others multiply.
+// With 32 registers: vectors of 4 need four for one row, or sums wait for each other; from five rows on that many spill.
+// With 16: spilled sums cost less than further passes where a product takes several instructions (AVX2), up to 4 rows.
+constexpr int tile_vectors(int rows) {
+    constexpr bool one_instruction = SmallWeights<15>::quads_in_16 == 0;
+    if (kManyRegisters) return kWidth == 16 || rows > 4 ? 2 : 4;
+    if (kWidth == 4) return 1;
+    if (one_instruction) return rows <= 2 ? 4 : 1;
+    return rows <= 4 ? 4 : 2;
+}
 constexpr int kNear = 2048, kFar = 8192;  // bytes
 // Bytes of weights per row, in 32 inputs, that come while the rows are multiplied: with more, memory is what holds up.
 constexpr int kBytesInTime = 150;
@@ -28,16 +37,40 @@ inline void fetch(const std::uint8_t* tile, Ahead& ahead) {
     for (int line = 0; line < ahead.next_lines; ++line, ahead.next += 64) __builtin_prefetch(ahead.next, 0, 2);
 }
 
+// Adds the products of `QUADS` times four inputs, from number `first` on, whose pairs are added up in 16 bits first: exact.
+template <class P, int QUADS, int ROWS, int VECTORS>
+[[gnu::always_inline]] inline void add_products_in_16(const PanelBlock* x, const std::uint8_t* at, int column,
+                                                      int first, I (&sum)[ROWS][VECTORS]) {
+    S pairs[ROWS][VECTORS] = {};
+#pragma GCC unroll 8
+    for (int quad = first; quad < first + QUADS; ++quad) {
+        for (int v = 0; v < VECTORS; ++v) {
+            const typename P::Weights w(P::read(at, column + v * kWidth, quad));
+            for (int r = 0; r < ROWS; ++r) pairs[r][v] += multiply_pairs(w.w, spread_quad(x[r].q, quad));
+        }
+    }
+    for (int r = 0; r < ROWS; ++r) {
+        for (int v = 0; v < VECTORS; ++v) sum[r][v] = widen_pairs(sum[r][v], pairs[r][v]);
+    }
+}
+
 // Adds the products of `QUADS` times four inputs, part number `part` of the block, to the sums of column...: exact.
 template <class P, int QUADS, int ROWS, int VECTORS>
 [[gnu::always_inline]] inline void add_products(const PanelBlock* x, const std::uint8_t* at, int column, int part,
                                                 I (&sum)[ROWS][VECTORS]) {
+    constexpr int in_16 = P::Weights::quads_in_16 < QUADS ? P::Weights::quads_in_16 : QUADS;
+    if constexpr (in_16 != 0) {
+        static_assert(QUADS % in_16 == 0);
 #pragma GCC unroll 8
-    for (int i = 0; i < QUADS; ++i) {
-        const int quad = part * QUADS + i;
-        for (int v = 0; v < VECTORS; ++v) {
-            const typename P::Weights w(P::read(at, column + v * kWidth, quad));
-            for (int r = 0; r < ROWS; ++r) sum[r][v] = dot_quad(sum[r][v], w, x[r].q, quad);
+        for (int i = 0; i < QUADS; i += in_16) add_products_in_16<P, in_16>(x, at, column, part * QUADS + i, sum);
+    } else {
+#pragma GCC unroll 8
+        for (int i = 0; i < QUADS; ++i) {
+            const int quad = part * QUADS + i;
+            for (int v = 0; v < VECTORS; ++v) {
+                const typename P::Weights w(P::read(at, column + v * kWidth, quad));
+                for (int r = 0; r < ROWS; ++r) sum[r][v] = dot_quad(sum[r][v], w, x[r].q, quad);
+            }
         }
     }
 }

@@ -210,14 +210,17 @@ inline U look_up(const std::uint8_t (&table)[16], U indices) {
 #endif
 }
 
-// Weights of a whole byte, and of fewer bits: up to 63.
+// Weights of a whole byte, and of fewer bits: up to MOST, 63 at most. `quads_in_16`: of how many times four inputs the
+// products' pairs may be added up in 16 bits before they are widened; 0 where products need no such pairs.
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 
 struct ByteWeights {
     static constexpr bool corrected = true;  // sums begin at -128 times the activations' sum
+    static constexpr int quads_in_16 = 0;
     U w;
     explicit ByteWeights(U bytes) : w(bytes) {}
 };
+template <int MOST>
 using SmallWeights = ByteWeights;
 
 inline I dot(I sum, const ByteWeights& w, I x) {
@@ -235,13 +238,14 @@ inline I dot(I sum, const ByteWeights& w, I x) {
 // Pairs of products are added in 16 bits. An unsigned byte up to 255 would overflow them, so the weight's magnitude, of
 // 128 at most, goes with the activation under the weight's sign.
 #if defined(__AVX512BW__)
-inline I dot_magnitudes(I sum, U w, I x) {
-    const __m512i pairs = _mm512_maddubs_epi16(reinterpret_cast<__m512i>(w), reinterpret_cast<__m512i>(x));
-    return sum + reinterpret_cast<I>(_mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+inline S multiply_pairs(U w, I x) {
+    return reinterpret_cast<S>(_mm512_maddubs_epi16(reinterpret_cast<__m512i>(w), reinterpret_cast<__m512i>(x)));
 }
+inline I widen_pairs(I sum, S pairs) { return add_pairs(sum, pairs, S{} + std::int16_t{1}); }
 
 struct ByteWeights {
     static constexpr bool corrected = false;
+    static constexpr int quads_in_16 = 0;
     U magnitude;
     __mmask64 negative;
     explicit ByteWeights(U bytes) {
@@ -254,16 +258,17 @@ struct ByteWeights {
 inline I dot(I sum, const ByteWeights& w, I x) {
     const __m512i v = reinterpret_cast<__m512i>(x);
     const __m512i turned = _mm512_mask_sub_epi8(v, w.negative, _mm512_setzero_si512(), v);
-    return dot_magnitudes(sum, w.magnitude, reinterpret_cast<I>(turned));
+    return widen_pairs(sum, multiply_pairs(w.magnitude, reinterpret_cast<I>(turned)));
 }
 #else
-inline I dot_magnitudes(I sum, U w, I x) {
-    const __m256i pairs = _mm256_maddubs_epi16(reinterpret_cast<__m256i>(w), reinterpret_cast<__m256i>(x));
-    return sum + reinterpret_cast<I>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+inline S multiply_pairs(U w, I x) {
+    return reinterpret_cast<S>(_mm256_maddubs_epi16(reinterpret_cast<__m256i>(w), reinterpret_cast<__m256i>(x)));
 }
+inline I widen_pairs(I sum, S pairs) { return add_pairs(sum, pairs, S{} + std::int16_t{1}); }
 
 struct ByteWeights {
     static constexpr bool corrected = false;
+    static constexpr int quads_in_16 = 0;
     U magnitude, w;
     explicit ByteWeights(U bytes) : w(bytes ^ 0x80808080u) {
         magnitude = reinterpret_cast<U>(_mm256_abs_epi8(reinterpret_cast<__m256i>(w)));
@@ -272,27 +277,31 @@ struct ByteWeights {
 
 inline I dot(I sum, const ByteWeights& w, I x) {
     const __m256i turned = _mm256_sign_epi8(reinterpret_cast<__m256i>(x), reinterpret_cast<__m256i>(w.w));
-    return dot_magnitudes(sum, w.magnitude, reinterpret_cast<I>(turned));
+    return widen_pairs(sum, multiply_pairs(w.magnitude, reinterpret_cast<I>(turned)));
 }
 #endif
 
+// A pair of products is at most 2 x 128 x MOST, so several fit.
+template <int MOST>
 struct SmallWeights {
+    static constexpr int quads_in_16 = 32767 / (2 * 128 * MOST);
     U w;
     explicit SmallWeights(U bytes) : w(bytes) {}
 };
-
-inline I dot(I sum, const SmallWeights& w, I x) { return dot_magnitudes(sum, w.w, x); }
 
 #elif defined(PLAIT_NEON)
 
 // Products are of signed bytes: a weight of a whole byte loses its 128 here, so that sums need no correction.
 struct ByteWeights {
     static constexpr bool corrected = false;
+    static constexpr int quads_in_16 = 0;
     int8x16_t w;
     explicit ByteWeights(U bytes) : w(reinterpret_cast<int8x16_t>(bytes ^ 0x80808080u)) {}
 };
 
+template <int MOST>
 struct SmallWeights {
+    static constexpr int quads_in_16 = 0;
     int8x16_t w;
     explicit SmallWeights(U bytes) : w(reinterpret_cast<int8x16_t>(bytes)) {}
 };
@@ -326,10 +335,12 @@ inline I dot(I sum, const W& w, I x) {
 // Bytes 0 and 2 of each lane, and 1 and 3, as 16-bit numbers.
 struct ByteWeights {
     static constexpr bool corrected = true;
+    static constexpr int quads_in_16 = 0;
     S even, odd;
     explicit ByteWeights(U bytes)
         : even(reinterpret_cast<S>(bytes & 0x00ff00ffu)), odd(reinterpret_cast<S>(bytes >> 8 & 0x00ff00ffu)) {}
 };
+template <int MOST>
 using SmallWeights = ByteWeights;
 
 inline I dot(I sum, const ByteWeights& w, I x) {
@@ -339,13 +350,18 @@ inline I dot(I sum, const ByteWeights& w, I x) {
 
 #endif
 
-// sum + the products with x[4 * quad]..., the same four for every lane.
+// x[4 * quad]..., the same four for every lane.
+inline I spread_quad(const std::int8_t* x, int quad) {
+    std::int32_t four;
+    __builtin_memcpy(&four, x + 4 * quad, sizeof four);
+    return spread(four);
+}
+
+// sum + the products with them.
 #if !defined(PLAIT_DOT_QUAD)
 template <class W>
 [[gnu::always_inline]] inline I dot_quad(I sum, const W& w, const std::int8_t* x, int quad) {
-    std::int32_t four;
-    __builtin_memcpy(&four, x + 4 * quad, sizeof four);
-    return dot(sum, w, spread(four));
+    return dot(sum, w, spread_quad(x, quad));
 }
 #endif
 
