@@ -16,8 +16,7 @@ constexpr int tile_vectors(int rows) {
     constexpr bool one_instruction = SmallWeights<15>::quads_in_16 == 0;
     if (kManyRegisters) return kWidth == 16 || rows > 4 ? 2 : 4;
     if (kWidth == 4) return 1;
-    if (one_instruction) return rows <= 2 ? 4 : 1;
-    return rows <= 4 ? 4 : 2;
+    return rows <= (one_instruction ? 2 : 4) ? 4 : 1;
 }
 constexpr int kNear = 2048, kFar = 8192;  // bytes
 // Bytes of weights per row, in 32 inputs, that come while the rows are multiplied: with more, memory is what holds up.
@@ -37,7 +36,7 @@ inline void fetch(const std::uint8_t* tile, Ahead& ahead) {
     for (int line = 0; line < ahead.next_lines; ++line, ahead.next += 64) __builtin_prefetch(ahead.next, 0, 2);
 }
 
-// Adds the products of `QUADS` times four inputs, from number `first` on, whose pairs are added up in 16 bits first: exact.
+// Adds the products of `QUADS` times four inputs, number `first`..., as pairs added up in 16 bits: exact.
 template <class P, int QUADS, int ROWS, int VECTORS>
 [[gnu::always_inline]] inline void add_products_in_16(const PanelBlock* x, const std::uint8_t* at, int column,
                                                       int first, I (&sum)[ROWS][VECTORS]) {
