@@ -10,7 +10,7 @@ namespace {
 // Vectors of columns in a register tile of that many rows: one broadcast of activations serves them all. All 32 columns
 // at once read each line of the weights once, as it comes from memory; with more passes only the first waits for
 // memory, which rests while the others multiply.
-// With 32 registers: vectors of 4 need four for one row, or sums wait for each other; from five rows on that many spill.
+// With 32 registers: vectors of 4 need four for one row, or sums wait for each other; from five rows on they spill.
 // With 16: spilled sums cost less than further passes where a product takes several instructions (AVX2), up to 4 rows.
 constexpr int tile_vectors(int rows) {
     constexpr bool one_instruction = SmallWeights<15>::quads_in_16 == 0;

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+from contextlib import suppress
 
 import pytest
 
@@ -123,7 +124,8 @@ def test_an_engine_that_always_dies_is_given_up() -> None:
         stream = asyncio.ensure_future(collect(supervisor, request("a", range(3, 4000), n=2, max_tokens=None)))
         while supervisor.health().state is not EngineState.FAILED:
             if supervisor.pid is not None:
-                os.kill(supervisor.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it is dead, and the supervisor has not heard of it yet
+                    os.kill(supervisor.pid, signal.SIGKILL)
             await asyncio.sleep(0.02)
         assert [type(sample.final.error) for sample in await stream] == [EngineDownError] * 2  # type: ignore[union-attr]
         assert "SIGKILL" in supervisor.health().reason
